@@ -1,0 +1,105 @@
+"""What can be known to be wrong before anything starts: cross-field rules, missing data, an impossible world size."""
+
+from pathlib import Path
+
+from dist_plm.config import Config
+from dist_plm.data.format import Manifest
+from dist_plm.errors import UserError
+
+
+def check(config: Config, world_size: int) -> None:
+    """Raise a UserError that names the keys at fault and what mends them; return in silence otherwise."""
+    _check_values(config)
+    _check_batch(config, world_size)
+    _check_data(config)
+    from dist_plm.model.backbones import check_model
+
+    check_model(config.model)
+
+
+def _check_values(config: Config) -> None:
+    positive = {
+        "data.workers": config.data.workers,
+        "data.prefetch": config.data.prefetch,
+        "views.size": config.views.size,
+        "views.count": config.views.count,
+        "model.dim": config.model.dim,
+        "batch.groups": config.batch.groups,
+        "batch.group_size": config.batch.group_size,
+        "batch.refresh_epochs": config.batch.refresh_epochs,
+        "batch.micro_batches": config.batch.micro_batches,
+        "manifold.dim": config.manifold.dim,
+        "loss.delta": config.loss.delta,
+        "optimiser.lr": config.optimiser.lr,
+        "train.epochs": config.train.epochs,
+        "train.evaluate_epochs": config.train.evaluate_epochs,
+        "train.log_steps": config.train.log_steps,
+        "evaluation.batch_size": config.evaluation.batch_size,
+        "checkpoint.every_steps": config.checkpoint.every_steps,
+        "checkpoint.keep": config.checkpoint.keep,
+        "runtime.timeout_seconds": config.runtime.timeout_seconds,
+    }
+    for key, value in positive.items():
+        if value <= 0:
+            raise UserError(f"{key} is {value}: it must be greater than 0")
+    shares = {
+        "model.momentum": config.model.momentum,
+        "manifold.threshold": config.manifold.threshold,
+        "views.flip": config.views.flip,
+    }
+    for key, value in shares.items():
+        if not 0 <= value <= 1:
+            raise UserError(f"{key} is {value}: it must lie in [0, 1]")
+    low, high = config.views.scale
+    if not 0 < low <= high <= 1:
+        raise UserError(f"views.scale is [{low}, {high}]: it must be 0 < smallest <= largest <= 1")
+    if config.views.resize < config.views.size:
+        raise UserError(
+            f"views.resize {config.views.resize} is smaller than views.size {config.views.size}: "
+            "the centre crop would not fit; raise views.resize"
+        )
+    for key, count in {"proxies.count": config.proxies.count, "warm_up.epochs": config.warm_up.epochs,
+                       "train.max_steps": config.train.max_steps, "runtime.threads": config.runtime.threads}.items():  # fmt: skip
+        if count < 0:
+            raise UserError(f"{key} is {count}: it can't be negative")
+
+
+def _check_batch(config: Config, world_size: int) -> None:
+    groups, manifold = config.batch.groups, config.manifold
+    if groups % world_size:
+        valid = [size for size in range(1, groups + 1) if groups % size == 0]
+        raise UserError(
+            f"batch.groups {groups} can't be split over {world_size} ranks: whole groups go to a rank. "
+            f"Start {', '.join(map(str, valid))} ranks, or set --batch.groups to a multiple of {world_size}"
+        )
+    if config.train.method != "plm":
+        return
+    if manifold.k <= manifold.dim:
+        raise UserError(
+            f"manifold.k {manifold.k} leaves no candidate beyond the {manifold.dim} points that span a neighbourhood: "
+            f"set --manifold.k above manifold.dim"
+        )
+    if manifold.dim > config.model.dim:
+        raise UserError(f"manifold.dim {manifold.dim} is larger than model.dim {config.model.dim}")
+    points = config.batch.images * config.views.count // (world_size if manifold.scope == "rank" else 1)
+    if manifold.k >= points:
+        raise UserError(
+            f"manifold.k {manifold.k} neighbours don't exist among {points} points "
+            f"(batch.groups x batch.group_size x views.count{' / ranks' if manifold.scope == 'rank' else ''}): "
+            "lower manifold.k or enlarge the batch"
+        )
+
+
+def _check_data(config: Config) -> None:
+    manifest = Manifest.load(Path(config.data.shards))
+    for key, split in (("data.train_split", config.data.train_split), ("data.gallery_split", config.data.gallery_split)):
+        if split and split not in manifest.splits:
+            raise UserError(
+                f"{key} is {split!r}, but {config.data.shards} has the splits {', '.join(manifest.splits)}"
+            )
+    samples = manifest.splits[config.data.train_split].samples
+    if samples < config.batch.images:
+        raise UserError(
+            f"split {config.data.train_split!r} of {config.data.shards} has {samples} images, fewer than one batch of "
+            f"{config.batch.images}: lower batch.groups or batch.group_size"
+        )

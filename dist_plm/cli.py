@@ -1,0 +1,68 @@
+"""The command line: YAML under typed overrides in, a Config out; whatever a person got wrong ends in one line and status 2."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
+
+from dist_plm.config import Config
+from dist_plm.errors import RunFailure, UserError
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+class _Parser(ArgumentParser):
+    """Says what is wrong in one line where argparse would print the usage of a hundred options before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if os.environ.get("RANK", "0") == "0":  # every rank sees the same mistake; one says so
+            text = " ".join(str(message).split())
+            print(f"{self.prog}: {text} (--help lists the keys)", file=sys.stderr)
+        sys.exit(2)
+
+
+def config_parser(command: str, description: str) -> ArgumentParser:
+    """A parser of `--config FILE`, `--section.key value` and `--print_config`."""
+    name = f"python -m dist_plm.{command}"
+    usage = f"{name} [--config FILE] [--section.key VALUE ...]"
+    parser = _Parser(prog=name, usage=usage, description=description)
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file; later options override it")
+    parser.add_class_arguments(Config, as_group=False)
+    return parser
+
+
+def config_of(parser: ArgumentParser, parsed: Namespace) -> Config:
+    """The Config in the parsed arguments."""
+    instances = parser.instantiate_classes(parsed).as_dict()
+    return Config(**{name: instances[name] for name in Config.__dataclass_fields__})
+
+
+def load_config(path: Path) -> Config:
+    """The Config in a YAML file.
+
+    Raises:
+        UserError: the file is missing, not YAML, or not of this schema.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Config, as_group=False)
+    try:
+        return config_of(parser, parser.parse_object(yaml.safe_load(path.read_text(encoding="utf-8"))))
+    except (OSError, yaml.YAMLError, TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is not a configuration of this version: {error}") from error
+    except Exception as error:  # jsonargparse derives its error from Exception alone
+        raise UserError(f"{path} is not a configuration of this version: {error}") from error
+
+
+def run_command(command: Callable[[], int]) -> NoReturn:
+    """Run a command and leave with its status: 2 after a UserError, 1 after a RunFailure, each told in its own words."""
+    try:
+        status = command()
+    except (UserError, RunFailure) as error:
+        if os.environ.get("RANK", "0") == "0" or isinstance(error, RunFailure):
+            print(f"error: {error}", file=sys.stderr)
+        status = 2 if isinstance(error, UserError) else 1
+    sys.exit(status)

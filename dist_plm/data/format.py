@@ -1,0 +1,136 @@
+"""The data set on disk: WebDataset tars, one offset table and one label table a split, and a manifest that binds them.
+
+    manifest.json          this module's `Manifest`
+    {split}-000000.tar     "{key}.jpg" (or .png, ...), the image's bytes as they came, then "{key}.json"
+    {split}.offsets.npy    OFFSET_DTYPE, one row a sample; a sample's id is its row
+    {split}.labels.npy     int32, an index into the split's classes, -1 where there is none
+    rejected.jsonl         {"source", "reason"}, one line for each source that could not be read
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dist_plm.errors import UserError
+from dist_plm.runtime.atomic import replacing
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+REJECTED = "rejected.jsonl"
+
+LABEL_DTYPE = np.dtype("<i4")
+
+OFFSET_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("size", "<u4")])
+"""Where a sample's image lies: position in the split's list of shards, first byte in that tar, bytes. 16 B packed."""
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One tar: its name in the folder, its samples and its size in bytes."""
+
+    file: str
+    samples: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """One split: its samples, whether any has a label, the names that labels index, and its shards in order."""
+
+    samples: int
+    labelled: bool
+    classes: list[str]
+    shards: list[ShardInfo]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a data set is.
+
+    Args:
+        name: For people.
+        fingerprint: SHA-256 (hex) over key, SHA-256 of the bytes, and label of every sample in order; the same
+            for the same content, however it is cut into shards.
+        splits: By name, in order.
+        rejected: Sources that could not be read.
+        inputs: SHA-256 (hex) of the list of sources and the cut into shards: tells whether a build would repeat itself.
+    """
+
+    name: str
+    fingerprint: str
+    splits: dict[str, SplitInfo]
+    rejected: int = 0
+    inputs: str = ""
+    format: int = field(default=FORMAT)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Manifest":
+        """Read `folder`/manifest.json. Raises UserError where it is missing, damaged or of another format."""
+        path = Path(folder) / MANIFEST
+        try:
+            return _parse(json.loads(path.read_text()))
+        except FileNotFoundError:
+            raise UserError(
+                f"{folder} holds no data set: {MANIFEST} is missing; make one with `python shards/build.py`"
+            ) from None
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{path} is no manifest of format {FORMAT} ({type(error).__name__}: {error}); build the data set again"
+            ) from error
+
+    def save(self, folder: str | Path) -> None:
+        """Write `folder`/manifest.json, whole or not at all."""
+        document = {"format": self.format, **{k: v for k, v in asdict(self).items() if k != "format"}}
+        with replacing(Path(folder) / MANIFEST) as file:
+            file.write((json.dumps(document, indent=1) + "\n").encode())
+
+
+def offsets_path(folder: str | Path, split: str) -> Path:
+    """The offset table of a split."""
+    return Path(folder) / f"{split}.offsets.npy"
+
+
+def labels_path(folder: str | Path, split: str) -> Path:
+    """The label table of a split."""
+    return Path(folder) / f"{split}.labels.npy"
+
+
+def fingerprint_line(split: str, key: str, sha256: str, label: int) -> bytes:
+    """What one sample adds to the fingerprint; `label` is -1 where there is none."""
+    return f"{split}/{key} {sha256} {label}\n".encode()
+
+
+def _parse(document: dict[str, Any]) -> Manifest:
+    if document["format"] != FORMAT:
+        raise ValueError(f"it says format {document['format']}")
+    splits = {
+        name: SplitInfo(
+            samples=int(split["samples"]),
+            labelled=bool(split["labelled"]),
+            classes=[str(c) for c in split["classes"]],
+            shards=[ShardInfo(_plain(s["file"]), int(s["samples"]), int(s["bytes"])) for s in split["shards"]],
+        )
+        for name, split in document["splits"].items()
+    }
+    for name, info in splits.items():
+        if info.samples != sum(shard.samples for shard in info.shards):
+            raise ValueError(f"the shards of {name} do not add up to {info.samples} samples")
+    return Manifest(
+        name=str(document["name"]),
+        fingerprint=str(document["fingerprint"]),
+        splits=splits,
+        rejected=int(document["rejected"]),
+        inputs=str(document.get("inputs", "")),
+    )
+
+
+def _plain(name: str) -> str:
+    # A manifest may come from anywhere: a shard is a file of its folder and of no other.
+    if Path(name).name != name:
+        raise ValueError(f"{name!r} is not the name of a file")
+    return name

@@ -1,0 +1,185 @@
+"""Random reads from WebDataset tars: a sample's id is its row in the split's offset table, which is memory-mapped.
+
+A tar is a container here, not a stream: one `os.pread` at (shard, offset, size) returns the bytes of an image as the
+source had them. It takes no seek and holds neither a lock nor the GIL, so any number of threads reads from one Store.
+"""
+
+import os
+import re
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from dist_plm.data.decode import decode
+from dist_plm.data.format import MANIFEST, OFFSET_DTYPE, Manifest, labels_path, offsets_path
+from dist_plm.errors import UserError
+
+# Far below the 1,024 descriptors that a process may have open by default, far above the shards a batch touches at once.
+OPEN_SHARDS = 256
+
+# A manifest may come from a stranger: no separator (`../x`), no scheme (`pipe:rm x`), no hidden file.
+PLAIN_NAME = re.compile(r"\w[\w.+ -]*")
+
+_REBUILD = "rebuild the data set: python shards/build.py"
+
+
+class Shard(NamedTuple):
+    """One tar of a split; its samples are the ids first_id .. first_id + samples - 1."""
+
+    path: Path
+    first_id: int
+    samples: int
+
+
+class _Descriptor:
+    """A file descriptor that closes with its last reference: eviction never closes one that a thread is reading."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+class Store:
+    """The samples of one split of a data set folder.
+
+    Args:
+        folder: Folder written by `python shards/build.py`.
+        split: Name of one of its splits.
+
+    Attributes:
+        offsets: OFFSET_DTYPE [n], where each image lies; memory-mapped.
+        labels: int32 [n], indices into `classes`, -1 where unlabelled; memory-mapped.
+        classes: Names of the classes of this split.
+        fingerprint: sha256 over the content of the data set, hexadecimal.
+        shards: The tars of the split, in order.
+
+    Raises:
+        UserError: If the folder is no data set, has no such split, or its files are not those that the manifest lists.
+    """
+
+    def __init__(self, folder: str | Path, split: str) -> None:
+        self.folder, self.split = Path(folder), split
+        manifest = Manifest.load(self.folder)
+        if split not in manifest.splits:
+            raise UserError(f"{folder} has no split '{split}'; it has: {', '.join(manifest.splits)}")
+        if not PLAIN_NAME.fullmatch(split):
+            raise UserError(f"{self.folder}/{MANIFEST}: '{split}' is not a plain name for a split")
+        described = manifest.splits[split]
+        self.fingerprint: str = manifest.fingerprint
+        self.classes: list[str] = list(described.classes)
+        self.shards: list[Shard] = []
+        first_id = 0
+        for shard in described.shards:
+            self.shards.append(Shard(self._checked_path(shard.file, shard.bytes), first_id, shard.samples))
+            first_id += shard.samples
+        self.offsets = _table(offsets_path(self.folder, split), OFFSET_DTYPE, described.samples)
+        self.labels: np.ndarray = _table(labels_path(self.folder, split), np.dtype("<i4"), described.samples)
+        self._check_bounds()
+        self._open: OrderedDict[int, _Descriptor] = OrderedDict()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the shards; reads that are under way finish, later ones raise ValueError."""
+        with self._lock:
+            self._closed = True
+            self._open.clear()
+
+    def read(self, id: int) -> bytes:
+        """The bytes of image `id`, as they are in the tar. Thread-safe.
+
+        Raises:
+            IndexError: If `id` is not in [0, len(store)).
+            UserError: If the shard cannot be read or ends before the image does.
+        """
+        if not 0 <= id < len(self):
+            raise IndexError(f"sample {id} is not in [0, {len(self)}) of split '{self.split}'")
+        shard, offset, size = (int(field) for field in self.offsets[id])
+        try:
+            # The reference lives as long as this frame, and with it the descriptor.
+            descriptor = self._descriptor(shard)
+            data = os.pread(descriptor.fd, size, offset)
+        except (OSError, OverflowError) as error:
+            raise UserError(self._broken(id, str(error))) from error
+        if len(data) != size:
+            raise UserError(self._broken(id, f"{len(data)} bytes read instead of {size}"))
+        return data
+
+    def read_image(self, id: int) -> Image.Image:
+        """Image `id`, decoded to RGB and upright. Thread-safe.
+
+        Raises:
+            IndexError: If `id` is not in [0, len(store)).
+            UserError: If the bytes cannot be read or are no image.
+        """
+        data = self.read(id)
+        try:
+            return decode(data)
+        except ValueError as error:
+            raise UserError(self._broken(id, str(error))) from error
+
+    def _descriptor(self, shard: int) -> _Descriptor:
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"the store of {self.folder} is closed")
+            descriptor = self._open.get(shard)
+            if descriptor is None:
+                descriptor = _Descriptor(os.open(self.shards[shard].path, os.O_RDONLY | os.O_CLOEXEC))
+                self._open[shard] = descriptor
+            self._open.move_to_end(shard)
+            while len(self._open) > OPEN_SHARDS:
+                self._open.popitem(last=False)
+            return descriptor
+
+    def _broken(self, id: int, reason: str) -> str:
+        shard, offset, _ = self.offsets[id]
+        return (f"{self.shards[shard].path}: sample {id} at offset {offset}: {reason}; "
+                f"find out what else is damaged: python shards/verify.py {self.folder}")
+
+    def _checked_path(self, file: str, size: int) -> Path:
+        if not PLAIN_NAME.fullmatch(file):
+            raise UserError(f"{self.folder}/{MANIFEST}: '{file}' is not a plain file name")
+        path = self.folder / file
+        if not path.is_file():
+            raise UserError(f"{path} is missing; copy it again or {_REBUILD}")
+        found = path.stat().st_size
+        if found != size:
+            raise UserError(f"{path} has {found} bytes, the manifest says {size}; copy it again or {_REBUILD}")
+        return path
+
+    def _check_bounds(self) -> None:
+        """First and last row of each shard: the table belongs to these tars. Rows between would page it all in."""
+        for number, shard in enumerate(self.shards):
+            if shard.samples == 0:
+                continue
+            rows = self.offsets[[shard.first_id, shard.first_id + shard.samples - 1]]
+            ends = rows["offset"].astype(np.int64) + rows["size"]
+            if (rows["shard"] != number).any() or (ends > shard.path.stat().st_size).any():
+                raise UserError(f"{self.folder}/{self.split}.offsets.npy does not describe {shard.path.name}; "
+                                f"{_REBUILD}")
+
+
+def _table(path: Path, dtype: np.dtype, samples: int) -> np.ndarray:
+    try:
+        # An empty file cannot be mapped.
+        table = np.load(path, mmap_mode="r" if samples else None, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); {_REBUILD}") from error
+    if table.dtype != dtype or table.shape != (samples,):
+        raise UserError(f"{path} holds {table.shape} of {table.dtype}, not ({samples},) of {dtype}; {_REBUILD}")
+    return table

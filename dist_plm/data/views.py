@@ -1,0 +1,106 @@
+"""Views of an image: random resized crop and flip to train, resize and centre crop to evaluate (section 4.1).
+
+What is drawn for a view is a pure function of (seed, epoch, sample, view): no order of reading, no number of ranks or
+threads changes a pixel, and there is no generator state to save.
+"""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from dist_plm.config import ViewsConfig
+
+# Aspect ratios of a crop and the number of tries to fit one, as everywhere since Inception's training.
+RATIO = (3 / 4, 4 / 3)
+TRIES = 10
+
+Box = tuple[float, float, float, float]
+
+
+def train_view(image: Image.Image, *, config: ViewsConfig, seed: int, epoch: int, sample: int, view: int) -> np.ndarray:
+    """Random resized crop, flip and, where the config asks for it, a change of brightness and contrast.
+
+    Args:
+        image: RGB, any size from 1 x 1.
+        config: Size, scale, flip, brightness.
+        seed: Of the run; like the next three a whole number in [0, 2^64).
+        epoch: Number of the epoch.
+        sample: Id of the image.
+        view: Number of the view of the image.
+
+    Returns:
+        uint8 [3, size, size], contiguous.
+    """
+    draw = _generator(seed, epoch, sample, view)
+    out = image.resize((config.size, config.size), Image.Resampling.BILINEAR, box=_random_box(image.size, config, draw))
+    if draw.random() < config.flip:
+        out = out.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if config.brightness > 0:
+        out = _change_light(out, config.brightness, draw)
+    return _channels_first(out)
+
+
+def eval_view(image: Image.Image, *, config: ViewsConfig) -> np.ndarray:
+    """Shorter side to `config.resize`, then the centre `config.size` x `config.size`; needs size <= resize.
+
+    Only the box that the crop keeps is resampled, once and straight from the image: the same pixels as resize and then
+    crop, and a strip of 1 x 10,000 never becomes 256 x 2,560,000.
+
+    Returns:
+        uint8 [3, size, size], contiguous.
+    """
+    width, height = image.size
+    short = min(width, height)
+    # Whole pixels of the resized image, rounded as torchvision's Resize and CenterCrop round.
+    resized = (config.resize * width // short, config.resize * height // short)
+    left, top = (round((side - config.size) / 2) for side in resized)
+    box = (
+        left * width / resized[0],
+        top * height / resized[1],
+        (left + config.size) * width / resized[0],
+        (top + config.size) * height / resized[1],
+    )
+    return _channels_first(image.resize((config.size, config.size), Image.Resampling.BILINEAR, box=box))
+
+
+def _generator(seed: int, epoch: int, sample: int, view: int) -> np.random.Generator:
+    """Philox counts in the lowest of its four counter words; the other words and the key name the stream.
+
+    So no two (seed, epoch, sample, view) share a number before 2^64 blocks of one stream, and a view draws about ten.
+    """
+    counter = np.array([0, view, sample, epoch], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=np.array([seed, 0], dtype=np.uint64), counter=counter))
+
+
+def _random_box(size: tuple[int, int], config: ViewsConfig, draw: np.random.Generator) -> Box:
+    """Share of the area uniform in `config.scale`, aspect ratio log-uniform in RATIO, position uniform.
+
+    An image so long that no such box fits in TRIES gives its largest central box with an allowed ratio.
+    """
+    width, height = size
+    low, high = config.scale
+    for _ in range(TRIES):
+        area = width * height * (low + (high - low) * draw.random())
+        ratio = RATIO[0] * (RATIO[1] / RATIO[0]) ** draw.random()
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(draw.random() * (width - w + 1)), int(draw.random() * (height - h + 1))
+            return (left, top, left + w, top + h)
+    w = min(width, max(1, round(height * RATIO[1])))
+    h = min(height, max(1, round(width / RATIO[0])))
+    left, top = (width - w) // 2, (height - h) // 2
+    return (left, top, left + w, top + h)
+
+
+def _change_light(image: Image.Image, most: float, draw: np.random.Generator) -> Image.Image:
+    """Multiply by a brightness factor, then stretch about the mean grey by a contrast factor, each in 1 -+ `most`."""
+    brightness, contrast = (1 + most * (2 * draw.random() - 1) for _ in range(2))
+    grey = np.asarray(image.convert("L")).mean() * brightness
+    # Both changes map a channel value to a value, so one table of 256 entries does them in one pass, rounded once.
+    table = (np.arange(256) * brightness - grey) * contrast + grey
+    return image.point(np.rint(table).clip(0, 255).astype(int).tolist() * 3)
+
+
+def _channels_first(image: Image.Image) -> np.ndarray:
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))

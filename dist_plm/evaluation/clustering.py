@@ -1,0 +1,48 @@
+"""How well k-means clusters of the embeddings agree with the classes."""
+
+import numpy as np
+from torch import Tensor
+
+
+def nmi(embeddings: Tensor | np.ndarray, labels: Tensor | np.ndarray, *, seed: int) -> float:
+    """Normalised mutual information 2 I(Y; C) / (H(Y) + H(C)) of classes Y and k-means clusters C, in [0, 1].
+
+    Args:
+        embeddings: [N, D]; read as float32.
+        labels: int [N]; rows labelled -1 are left out. K of the k-means is the number of classes that remain.
+        seed: Of the k-means; the same seed, library and version give the same value. The library is faiss where it is
+            installed, else scikit-learn; their starts differ, and so does the value in its second or third digit.
+    """
+    from sklearn.metrics import normalized_mutual_info_score
+
+    classes = _numpy(labels)
+    points = np.ascontiguousarray(_numpy(embeddings)[classes >= 0], dtype=np.float32)
+    classes = classes[classes >= 0]
+    if not len(classes):
+        raise ValueError("NMI needs labelled embeddings, and none is")
+    clusters = _k_means(points, len(np.unique(classes)), seed)
+    return float(normalized_mutual_info_score(classes, clusters, average_method="arithmetic"))
+
+
+def _k_means(points: np.ndarray, count: int, seed: int, iterations: int = 25) -> np.ndarray:
+    try:
+        import faiss
+    except ImportError:
+        from sklearn.cluster import KMeans
+
+        return KMeans(count, n_init=1, max_iter=iterations, random_state=seed).fit_predict(points)
+    # The bounds on points per centroid would otherwise subsample to 256 a cluster, and warn below 39.
+    k_means = faiss.Kmeans(
+        points.shape[1],
+        count,
+        niter=iterations,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(points),
+    )
+    k_means.train(points)
+    return k_means.index.search(points, 1)[1][:, 0]
+
+
+def _numpy(values: Tensor | np.ndarray) -> np.ndarray:
+    return values.detach().cpu().float().numpy() if isinstance(values, Tensor) else np.asarray(values)

@@ -1,0 +1,74 @@
+"""The field's protocol on one data set: embed the test split, count on every rank for its own queries, add up."""
+
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dist_plm.config import Config
+from dist_plm.data.store import Store
+from dist_plm.evaluation.clustering import nmi
+from dist_plm.evaluation.retrieval import Counts, retrieval_counts
+from dist_plm.index.gallery import Embed, sweep
+from dist_plm.runtime.progress import Display
+from dist_plm.runtime.world import World
+
+
+def evaluate(
+    embed: Embed, folder: Path, *, config: Config, world: World, display: Display
+) -> dict[str, Any] | None:
+    """Recall@K, MAP@R and NMI of `embed` on the test split; None where that split has no labels. A collective.
+
+    Args:
+        embed: uint8 views [b, 3, s, s] -> embeddings [b, D].
+        folder: For the sweeps' files; named after the weights of `embed`.
+    """
+    queries = Store(config.data.shards, config.data.test_split)
+    if not (queries.labels >= 0).any():
+        return None
+    vectors = _embed(embed, queries, folder, config, world, display)
+    gallery, gallery_vectors = queries, vectors
+    if config.data.gallery_split:
+        gallery = Store(config.data.shards, config.data.gallery_split)
+        gallery_vectors = _embed(embed, gallery, folder, config, world, display)
+    own = np.array_split(np.arange(len(queries)), world.size)[world.rank]
+    counts = retrieval_counts(
+        torch.from_numpy(vectors[own]).to(world.device),
+        torch.from_numpy(queries.labels[own].astype(np.int64)).to(world.device),
+        torch.from_numpy(gallery_vectors).to(world.device),
+        torch.from_numpy(gallery.labels.astype(np.int64)).to(world.device),
+        config.evaluation.ks,
+        own_rows=None if config.data.gallery_split else torch.from_numpy(own).to(world.device),
+    )
+    total = reduce(add, world.gather_objects(counts))
+    return _result(total, vectors, queries.labels, config, world)
+
+
+def _embed(embed: Embed, store: Store, folder: Path, config: Config, world: World, display: Display) -> np.ndarray:
+    title = f"embed {store.split}"
+    return sweep(embed, store, folder, config=config, world=world, display=display, title=title)
+
+
+def _result(counts: Counts, vectors: np.ndarray, labels: np.ndarray, config: Config, world: World) -> dict[str, Any]:
+    metrics = counts.metrics()
+    result = {
+        "recall": {str(k): share for k, share in metrics["recall"].items()},
+        "map_at_r": metrics["map_at_r"],
+        "queries": metrics["queries"],
+        "dropped": metrics["dropped"],
+    }
+    if config.evaluation.nmi:
+        own = nmi(torch.from_numpy(vectors), torch.from_numpy(labels), seed=config.seed) if world.is_first else None
+        result["nmi"] = world.gather_objects(own)[0]
+    return result
+
+
+def raw_pixels(views: Tensor) -> Tensor:
+    """Views as vectors [b, 768]: 16 x 16 colours, centred and of unit length. The floor for any embedding."""
+    pixels = functional.adaptive_avg_pool2d(views.float(), 16).flatten(1)
+    return functional.normalize(pixels - pixels.mean(dim=1, keepdim=True), dim=1)

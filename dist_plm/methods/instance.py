@@ -1,0 +1,27 @@
+"""Two-view instance discrimination (NT-Xent; Chen et al., ICML 2020, equation 1): a start for random weights, and a control."""
+
+from typing import ClassVar
+
+import torch
+from torch.nn import functional
+
+from dist_plm.methods.base import Loss, Method, Points
+
+
+class InstanceDiscrimination(Method):
+    """Each view must find the next view of its image among all points of the global batch."""
+
+    nearest_neighbour_batches: ClassVar[bool] = False
+
+    def forward(self, points: Points) -> Loss:
+        """The softmax runs over local rows x gathered columns; a row's terms live on one rank, so shares add up."""
+        z = points.student
+        everyone = self.world.gather_rows(z)
+        own = self.world.rank * len(z) + torch.arange(len(z), device=z.device)
+        logits = z @ everyone.T / self.config.warm_up.temperature
+        logits = logits.scatter(1, own[:, None], float("-inf"))
+        view = own % points.views
+        partner = own - view + (view + 1) % points.views
+        share = functional.cross_entropy(logits, partner, reduction="sum") / len(everyone)
+        hits = (logits.argmax(dim=1) == partner).to(z.dtype).mean()
+        return Loss(share, {"instance": share.detach()}, {"instance_accuracy": hits.detach()})

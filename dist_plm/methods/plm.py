@@ -1,0 +1,123 @@
+"""Piecewise-linear manifolds on W ranks: section 3 of the paper, equations 6 to 9, for one global batch."""
+
+import torch
+from torch import Tensor
+
+from dist_plm.config import Config
+from dist_plm.manifold import (
+    Neighbourhoods,
+    linear_neighbourhoods,
+    neighbourhood_loss,
+    point_loss,
+    point_similarity,
+    proxy_loss,
+    proxy_similarity,
+)
+from dist_plm.methods.base import Loss, Method, Points
+from dist_plm.model.proxies import Proxies
+from dist_plm.runtime.checkpoint import Sharded
+from dist_plm.runtime.world import World
+
+
+class PiecewiseLinearManifold(Method):
+    """The loss of equation 9 over G = W b points and P proxies.
+
+    How the pairs are shared out, with r the rank, b its points and P_r its proxies:
+
+        equation 6   rows of r x all columns      sum_{i in r} sum_j          G^2 / W pairs
+        equation 7   all points x proxies of r    sum_i sum_{j in r}          G P / W pairs
+        equation 8   all bases x proxies of r     sum_i sum_{j in r} sum_k    G P M / W pairs
+
+    Every pair is counted on exactly one rank, so the loss is the sum of the shares and, by linearity, so is every
+    gradient. rho and Psi never travel: equations 7 and 8 come to their owner, because z, f_phi and the bases [G, D, M]
+    are gathered for equation 6 anyway. dL/drho and dL/dPsi are complete on the owner; dL/dz of the own rows collects
+    what other ranks' pairs say about them in the adjoint of the gather, a reduce-scatter.
+    """
+
+    def __init__(self, config: Config, world: World) -> None:
+        super().__init__(config, world)
+        manifold, count = config.manifold, config.proxies.count
+        self.proxies: Proxies | None = None
+        if count:
+            self.proxies = Proxies(
+                count, config.model.dim, manifold.dim, seed=config.seed, rank=world.rank, world_size=world.size
+            )
+
+    def forward(self, points: Points) -> Loss:
+        weights, world = self.config.loss, self.world
+        z_all, x_all = world.gather_rows(points.student), world.gather_rows(points.teacher)
+        rows = world.rank * len(points.student) + torch.arange(len(points.student), device=z_all.device)
+        if self.config.manifold.scope == "rank":
+            own = self._neighbourhoods(points.teacher, points.teacher, rows - rows[0])
+        else:
+            own = self._neighbourhoods(points.teacher, x_all, rows)
+        basis_all = world.gather_rows(own.basis)
+
+        point = self._point_share(points, own.basis, z_all, x_all, basis_all, rows)
+        terms, share = {"point": point.detach()}, weights.point * point
+        if self.proxies is not None:
+            proxy, neighbourhood = self._proxy_shares(self.proxies, z_all, x_all, basis_all)
+            share = share + weights.proxy * proxy + weights.neighbourhood * neighbourhood
+            terms |= {"proxy": proxy.detach(), "neighbourhood": neighbourhood.detach()}
+        size = own.members.sum(dim=1).to(z_all.dtype).mean()
+        return Loss(share, terms, {"neighbourhood_size": size})
+
+    def _neighbourhoods(self, x: Tensor, candidates: Tensor, rows: Tensor) -> Neighbourhoods:
+        """P_i of points x [b, D] that are `rows` of `candidates` (section 3.2)."""
+        manifold = self.config.manifold
+        return linear_neighbourhoods(
+            x,
+            k=manifold.k,
+            dim=manifold.dim,
+            threshold=manifold.threshold,
+            centre=manifold.centre,
+            criterion=manifold.criterion,
+            candidates=candidates,
+            rows=rows,
+        )
+
+    def _point_share(
+        self, points: Points, basis: Tensor, z_all: Tensor, x_all: Tensor, basis_all: Tensor, rows: Tensor
+    ) -> Tensor:
+        """Mean of equation 6. In scope `rank` the columns are the rank's own and the mean is over W batches of b."""
+        config, z, x = self.config.manifold, points.student, points.teacher
+        if config.scope == "rank":
+            z_all, x_all, basis_all, rows = z, x, basis, rows - rows[0]
+        s = point_similarity(
+            x, basis, n_alpha=config.n_alpha, n_beta=config.n_beta, columns=x_all, column_basis=basis_all
+        )
+        if config.same_image:
+            image = torch.arange(len(x_all), device=x.device) // points.views
+            s = torch.where(image[rows][:, None] == image[None, :], 1.0, s)
+        total = point_loss(z, s, delta=self.config.loss.delta, columns=z_all, rows=rows)
+        batches = self.world.size if config.scope == "rank" else 1
+        return total / (len(z_all) * (len(z_all) - 1) * batches)
+
+    def _proxy_shares(self, proxies: Proxies, z_all: Tensor, x_all: Tensor, basis_all: Tensor) -> tuple[Tensor, Tensor]:
+        """Means of equations 7 and 8 over all points and the rank's own proxies."""
+        config = self.config.manifold
+        rho, psi = proxies.rho.to(z_all.dtype), proxies.psi.to(z_all.dtype)
+        with torch.set_grad_enabled(self.config.proxies.similarity_gradient):
+            s = proxy_similarity(x_all, basis_all, rho, psi, n_alpha=config.n_alpha, n_beta=config.n_beta)
+        pairs = len(z_all) * proxies.count
+        proxy = proxy_loss(z_all, rho, s, delta=self.config.loss.delta) / pairs
+        return proxy, neighbourhood_loss(basis_all, psi, s) / (pairs * psi.shape[-1])
+
+    @torch.no_grad()
+    def begin(self, gallery: Tensor) -> None:
+        """Place the own proxies on the data, if asked: at every n/P-th image, with the basis of its neighbourhood."""
+        if self.proxies is None or self.config.proxies.start != "data":
+            return
+        own = self.proxies.first + torch.arange(len(self.proxies.raw_rho), device=gallery.device)
+        for block in own.split(1024):  # 1,024 x n distances at a time
+            rows = block * len(gallery) // self.proxies.count
+            basis = self._neighbourhoods(gallery[rows], gallery, rows).basis
+            self.proxies.place(block - self.proxies.first, gallery[rows], basis)
+
+    def sharded(self) -> dict[str, Sharded]:
+        if self.proxies is None:
+            return {}
+        return {
+            f"proxies.{name}": Sharded(parameter, self.proxies.count)
+            for name, parameter in self.proxies.named_parameters()
+        }

@@ -1,0 +1,7 @@
+"""Networks: backbones, the encoder (student) and its momentum copy (teacher)."""
+
+from dist_plm.model.backbones import build_backbone, check_model
+from dist_plm.model.encoder import Encoder
+from dist_plm.model.teacher import Teacher
+
+__all__ = ["Encoder", "Teacher", "build_backbone", "check_model"]

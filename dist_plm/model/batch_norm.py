@@ -1,0 +1,98 @@
+"""How the batch norm layers of a backbone are treated: frozen, synchronised over all ranks, or left to each rank.
+
+A rank's own statistics make its embeddings depend on which images share its rank: gradients come out 18-28 % wrong.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+AllReduceSum = Callable[[Tensor], Tensor]
+
+
+class FrozenBatchNorm(nn.BatchNorm2d):
+    """Always normalises by the running statistics, which never change; its scale and shift are trained."""
+
+    def train(self, mode: bool = True) -> "FrozenBatchNorm":
+        """Stays in evaluation mode whatever the network around it is put in."""
+        return super().train(False)
+
+
+class SynchronisedBatchNorm(nn.BatchNorm2d):
+    """Batch norm over the images of all ranks, on CPU and GPU alike (torch's SyncBatchNorm refuses CPU).
+
+    Args:
+        channels: Of the map.
+        eps: Added to the variance.
+        momentum: Of the running statistics.
+        all_reduce_sum: Sum of a tensor over the ranks whose backward is again the sum over the ranks. Only training
+            calls it, as a collective: all ranks must run the same layers in the same order.
+    """
+
+    def __init__(self, channels: int, eps: float, momentum: float, all_reduce_sum: AllReduceSum | None) -> None:
+        super().__init__(channels, eps, momentum)
+        # A closure, since copying a network copies the object behind a bound method, and a process group has no copy.
+        self.all_reduce_sum = None if all_reduce_sum is None else lambda tensor: all_reduce_sum(tensor)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[b, C, h, w] -> [b, C, h, w]; b may differ from rank to rank."""
+        if not self.training:
+            return super().forward(input)
+        assert self.all_reduce_sum is not None, "synchronised batch norm trains only with a sum over the ranks"
+        maps = input.to(self.weight.dtype)
+        # Two passes, mean first: E[x^2] - E[x]^2 in one would cancel where the mean is large beside the deviation.
+        count = maps.new_full((1,), maps.numel() / maps.shape[1])
+        total = self.all_reduce_sum(torch.cat([maps.sum((0, 2, 3)), count]))
+        count = total[-1].detach()
+        mean = total[:-1] / count
+        centred = maps - mean[:, None, None]
+        variance = self.all_reduce_sum(centred.square().sum((0, 2, 3))) / count
+        self._update(mean.detach(), variance.detach() * count / (count - 1))
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+
+    @torch.no_grad()
+    def _update(self, mean: Tensor, unbiased_variance: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(unbiased_variance, self.momentum)
+        self.num_batches_tracked += 1
+
+
+def convert_batch_norm(
+    network: nn.Module,
+    treatment: Literal["frozen", "synchronised", "per_rank"],
+    all_reduce_sum: AllReduceSum | None = None,
+) -> nn.Module:
+    """Replaces every BatchNorm2d of a network in place, with its weights and statistics.
+
+    Args:
+        network: Changed in place.
+        treatment: As `ModelConfig.batch_norm`.
+        all_reduce_sum: Needed to train with `synchronised`; see SynchronisedBatchNorm.
+
+    Returns:
+        The network; another object only where the network is itself a batch norm layer.
+    """
+    if treatment == "per_rank":
+        return network
+    if type(network) is nn.BatchNorm2d:
+        return _converted(network, treatment, all_reduce_sum)
+    for name, child in network.named_children():
+        setattr(network, name, convert_batch_norm(child, treatment, all_reduce_sum))
+    return network
+
+
+def _converted(layer: nn.BatchNorm2d, treatment: str, all_reduce_sum: AllReduceSum | None) -> nn.BatchNorm2d:
+    assert layer.momentum is not None and layer.affine and layer.track_running_stats
+    new: nn.BatchNorm2d
+    if treatment == "frozen":
+        new = FrozenBatchNorm(layer.num_features, layer.eps, layer.momentum)
+    else:
+        new = SynchronisedBatchNorm(layer.num_features, layer.eps, layer.momentum, all_reduce_sum)
+    # Precision first: loading rounds to that of the new layer.
+    new.to(layer.weight).load_state_dict(layer.state_dict())
+    return new.train(layer.training)

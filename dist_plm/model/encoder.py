@@ -1,0 +1,55 @@
+"""The network f_theta: an image becomes a point on the unit sphere."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from dist_plm.config import ModelConfig
+from dist_plm.model.backbones import build_backbone
+from dist_plm.model.batch_norm import AllReduceSum, convert_batch_norm
+
+
+class Encoder(nn.Module):
+    """Backbone, global pooling, linear head, l2 normalisation.
+
+    Args:
+        config: Which backbone, weights, pooling and dimension.
+        seed: Of the weights that are drawn: the same seed gives every rank the same network, whatever was drawn before.
+        all_reduce_sum: Differentiable sum over the ranks, needed to train with `batch_norm: synchronised`.
+
+    Raises:
+        UserError: An unknown backbone, or weights that are missing or fit another network.
+    """
+
+    def __init__(self, config: ModelConfig, *, seed: int = 0, all_reduce_sum: AllReduceSum | None = None) -> None:
+        super().__init__()
+        self.pooling = config.pooling
+        with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed, which would also reset the generators of the GPUs.
+            torch.default_generator.manual_seed(seed)
+            self.backbone = build_backbone(config)
+            self.head = nn.Linear(self.backbone.features, config.dim)  # type: ignore[arg-type]
+            nn.init.orthogonal_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
+        convert_batch_norm(self.backbone, config.batch_norm, all_reduce_sum)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embeds images.
+
+        Args:
+            images: RGB [b, 3, h, w] in 0-255, uint8 or float.
+
+        Returns:
+            [b, D] of unit length, in the precision of the head's weights also under autocast.
+        """
+        maps = self.backbone(images)
+        with torch.autocast(maps.device.type, enabled=False):
+            return normalize(self.head(self._pool(maps.to(self.head.weight.dtype))))
+
+    def _pool(self, maps: Tensor) -> Tensor:
+        # Reductions, not pooling layers: the backward of adaptive max pooling is not deterministic on a GPU.
+        if self.pooling == "avg":
+            return maps.mean((2, 3))
+        if self.pooling == "max":
+            return maps.amax((2, 3))
+        return maps.mean((2, 3)) + maps.amax((2, 3))

@@ -1,0 +1,49 @@
+"""The momentum encoder f_phi (section 3.1.2): a copy of the student that follows it slowly and is never trained."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+class Teacher(nn.Module):
+    """phi_0 = theta_0; phi_t = gamma phi_{t-1} + (1 - gamma) theta_t (equation 1).
+
+    Always in evaluation mode and without gradients. Float buffers (statistics) move like weights; counters are copied.
+
+    Args:
+        student: The encoder itself, without a wrapper of data parallelism.
+        momentum: gamma, in [0, 1].
+    """
+
+    def __init__(self, student: nn.Module, momentum: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.encoder = copy.deepcopy(student).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stays in evaluation mode whatever the network around it is put in."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 images [b, 3, h, w] -> embeddings [b, D] on the unit sphere."""
+        return self.encoder(images)
+
+    @torch.no_grad()
+    def update(self, student: nn.Module) -> None:
+        """Equation 1, after the optimiser's step.
+
+        Args:
+            student: The network that this one was copied from.
+        """
+        mine, theirs = _tensors(self.encoder), _tensors(student)
+        assert mine.keys() == theirs.keys(), "the student is not the network that the teacher was copied from"
+        moving = [name for name, tensor in mine.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_([mine[n] for n in moving], [theirs[n] for n in moving], 1 - self.momentum)
+        for name in mine.keys() - set(moving):
+            mine[name].copy_(theirs[name])
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}

@@ -1,0 +1,84 @@
+"""Weights from a file into a network: read without executing anything, checked name by name and shape by shape."""
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dist_plm.errors import UserError
+
+SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+def check_file(weights: str) -> Path:
+    """The path of a file of weights, unread.
+
+    Raises:
+        UserError: No such file, or a suffix that is not one of SUFFIXES.
+    """
+    path = Path(weights).expanduser()
+    if path.suffix not in SUFFIXES:
+        raise UserError(
+            f"model.weights: '{weights}' is neither empty nor 'imagenet' nor a file that ends in {', '.join(SUFFIXES)}"
+        )
+    if not path.is_file():
+        raise UserError(f"model.weights: no file '{path}' (looked in {path.absolute().parent})")
+    return path
+
+
+def read_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, on the CPU.
+
+    Raises:
+        UserError: The file is damaged, or holds anything but one flat dict of tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"model.weights: '{path}' is not a plain file of tensors; anything else could run code and is not loaded. "
+            "Where you made it: torch.save(model.state_dict(), file)"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+        raise UserError(f"model.weights: cannot read '{path}': {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(
+            f"model.weights: '{path}' is not one flat dict of tensors. Save the inner one: torch.save(state_dict, file)"
+        )
+    return state
+
+
+def load(network: nn.Module, state: dict[str, Tensor], path: Path, unused: tuple[str, ...] = ()) -> None:
+    """Copies weights into a network; every tensor of the network must be there, in its shape, and nothing else.
+
+    Args:
+        network: Changed in place, in its own precision.
+        state: By the names of the network's state dict.
+        path: Named in errors.
+        unused: Beginnings of names that the file may hold beside the network's, such as a classifier.
+
+    Raises:
+        UserError: Names the first tensors that are missing, unknown or of another shape.
+    """
+    wanted = network.state_dict()
+    # The counter is of no use to layers with a fixed momentum, and files from before torch 0.4.1 lack it.
+    missing = [name for name in wanted if name not in state and not name.endswith(".num_batches_tracked")]
+    unknown = [name for name in state if name not in wanted and not name.startswith(unused)]
+    misshaped = [
+        f"{name} {list(state[name].shape)} instead of {list(wanted[name].shape)}"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
+    faults = {"missing": missing, "unknown": unknown, "of another shape": misshaped}
+    if any(faults.values()):
+        told = "; ".join(f"{len(names)} {fault}: {', '.join(names[:3])}" for fault, names in faults.items() if names)
+        raise UserError(
+            f"model.weights: '{path}' does not fit the backbone ({len(wanted)} tensors): {told}. "
+            "Take the file of this very backbone, or name its backbone in model.backbone"
+        )
+    network.load_state_dict({name: state[name] for name in wanted if name in state}, strict=False)

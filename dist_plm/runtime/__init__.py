@@ -1,0 +1,1 @@
+"""Ranks, strategy, checkpoints, signals and what a person sees."""

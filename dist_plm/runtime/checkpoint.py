@@ -1,0 +1,160 @@
+"""Sharded checkpoints that any number of ranks can read, and that execute nothing when read.
+
+    RUN_DIR/checkpoints/
+        step_00000200/                      a complete checkpoint; written as step_00000200.tmp, then renamed
+            shard-00001-model-....safetensors   tensors of rank 0: replicated ones whole, sharded ones with their offsets
+            shard-00002-model-....safetensors   tensors of rank 1
+            checkpoint.json                     position, plan, fingerprints, versions; name, size and sha256 of each file
+
+Three verbs: `save`, `find` (the newest complete one), `load`. Tensors travel through torch.distributed.checkpoint with
+its safetensors storage, which reshards on load; everything that is not a tensor is in checkpoint.json.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+
+from dist_plm.errors import UserError
+from dist_plm.runtime.atomic import replacing, sync_folder
+from dist_plm.runtime.world import World
+
+SUMMARY = "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """A rank's rows of a tensor whose `rows` rows are split over the ranks as torch.chunk splits them."""
+
+    local: Tensor
+    rows: int
+
+
+State = Mapping[str, "Tensor | Sharded"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A complete checkpoint, and the newer ones that were passed over, each with what is wrong with it."""
+
+    path: Path
+    summary: dict[str, Any]
+    rejected: list[str]
+
+
+def save(folder: Path, step: int, state: State, summary: dict[str, Any], world: World, *, keep: int) -> Path:
+    """Write the checkpoint of `step` from all ranks and drop all but the newest `keep`. A collective."""
+    final, temporary = folder / f"step_{step:08d}", folder / f"step_{step:08d}.tmp"
+    if world.agree(int(world.is_first and _is_there(final))):
+        return final
+    if world.is_first:
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob("*.tmp"):
+            shutil.rmtree(leftover)
+        temporary.mkdir()
+    world.barrier("the start of a checkpoint")
+    writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+    dcp.save(_distributed(state, world), storage_writer=writer)
+    world.barrier("the end of a checkpoint")
+    if world.is_first:
+        files = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
+        with replacing(temporary / SUMMARY) as file:
+            file.write(json.dumps({**summary, "step": step, "files": files}, indent=1).encode())
+        temporary.rename(final)
+        sync_folder(folder)
+        for old in _candidates(folder)[keep:]:
+            shutil.rmtree(old)
+    world.barrier("a checkpoint's rename")
+    return final
+
+
+def find(folder: Path) -> Found | None:
+    """The newest checkpoint in `folder` whose files all have the size and sha256 that its summary names."""
+    rejected: list[str] = []
+    for path in _candidates(folder):
+        fault = _fault(path)
+        if not fault:
+            return Found(path, _summary(path), rejected)
+        rejected.append(f"{path}: {fault}")
+    if rejected:
+        raise UserError(
+            f"no checkpoint in {folder} is intact: {'; '.join(rejected)}. Start anew in another --run_dir, or restore one"
+        )
+    return None
+
+
+def load(path: Path, state: State, world: World) -> None:
+    """Fill the tensors of `state` in place from any number of writers. A collective.
+
+    Raises:
+        UserError: a tensor is missing or has another shape, with its name.
+    """
+    reader = HuggingFaceStorageReader(str(path))
+    stored = reader.read_metadata().state_dict_metadata
+    for name, value in state.items():
+        shape = (value.rows, *value.local.shape[1:]) if isinstance(value, Sharded) else tuple(value.shape)
+        if name not in stored:
+            raise UserError(f"{path} lacks {name}: it was saved from another model or method")
+        found = tuple(getattr(stored[name], "size", ()))
+        if found != shape:
+            raise UserError(f"{path}: {name} has shape {found}, this configuration needs {shape}")
+    dcp.load(_distributed(state, world), storage_reader=HuggingFaceStorageReader(str(path)))
+
+
+def _distributed(state: State, world: World) -> dict[str, Any]:
+    mesh = init_device_mesh(world.device.type, (world.size,)) if world.size > 1 else None
+    out: dict[str, Any] = {}
+    for name, value in state.items():
+        if not isinstance(value, Sharded):
+            out[name] = value.detach()
+        elif mesh is None:
+            out[name] = value.local.detach()
+        else:
+            local = value.local.detach()
+            shape = torch.Size((value.rows, *local.shape[1:]))
+            stride = torch.empty(shape, device="meta").stride()
+            out[name] = DTensor.from_local(local, mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
+    return out
+
+
+def _candidates(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.glob("step_*") if path.suffix != ".tmp"), reverse=True)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether this step was saved before, by a run that was killed right after; a broken one makes way."""
+    if path.exists() and _fault(path):
+        shutil.rmtree(path)
+    return path.exists()
+
+
+def _fault(path: Path) -> str:
+    """What is wrong with a checkpoint; empty when all is as it was written."""
+    try:
+        for name, expected in _summary(path)["files"].items():
+            if Path(name).name != name:
+                return f"{name!r} is not a plain file name"
+            if _digest(path / name) != expected:
+                return f"{name} is not as it was written"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{SUMMARY}: {error!r}"
+    return ""
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    return json.loads((path / SUMMARY).read_text(encoding="utf-8"))
+
+
+def _digest(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -1,0 +1,70 @@
+"""One live display for all phases of a run: a rich bar on a terminal, plain lines elsewhere, never both."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from dist_plm.runtime.world import World
+
+LINE_SECONDS = 10.0  # between two lines of one phase where there is no terminal
+
+
+class Phase:
+    """A piece of work of known length."""
+
+    def __init__(self, display: "Display", title: str, total: int, unit: str, done: int) -> None:
+        self.display, self.title, self.total, self.unit = display, title, total, unit
+        self.done, self._first, self._started, self._last_line = done, done, time.monotonic(), time.monotonic()
+        self._bar = display.bars.add_task(title, total=total, completed=done, note="") if display.bars else None
+
+    def advance(self, count: int = 1, note: str = "", scale: float = 1.0) -> None:
+        """`count` more of `total` are done; `scale` turns the count into the unit of the rate."""
+        self.done += count
+        now = time.monotonic()
+        rate = (self.done - self._first) * scale / max(now - self._started, 1e-9)
+        text = f"{rate:,.0f} {self.unit}/s  {note}".strip()
+        if self.display.bars and self._bar is not None:
+            self.display.bars.update(self._bar, advance=count, note=text)
+        elif self.display.console and now - self._last_line >= LINE_SECONDS:
+            self._last_line = now
+            left = (self.total - self.done) * (now - self._started) / max(self.done - self._first, 1)
+            self.display.say(f"{self.title}  {self.done}/{self.total}  {text}  {left:,.0f} s left")
+
+    def close(self) -> None:
+        if self.display.bars and self._bar is not None:
+            self.display.bars.remove_task(self._bar)
+
+
+class Display:
+    """Speaks on the first rank, keeps silent on the others."""
+
+    def __init__(self, world: World) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True) if world.is_first else None
+        self.bars: Progress | None = None
+        if self.console and self.console.is_terminal:
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            self.bars = Progress(
+                *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self.console
+            )
+            self.bars.start()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if self.console:
+            self.console.print(text, markup=False)
+
+    @contextmanager
+    def phase(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Phase]:
+        """A phase of `total` pieces, of which `done` were done before."""
+        phase = Phase(self, title, total, unit, done)
+        try:
+            yield phase
+        finally:
+            phase.close()
+
+    def close(self) -> None:
+        if self.bars:
+            self.bars.stop()

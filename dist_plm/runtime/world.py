@@ -1,0 +1,162 @@
+"""The ranks of a run. The only module that calls collectives; with one rank every one of them is the identity."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from dist_plm.config import RuntimeConfig
+from dist_plm.errors import RunFailure, UserError
+
+# torch 2.13 renamed the two tensor collectives and warns about the old names; 2.11 has only those.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
+class RankFailure(RunFailure):
+    """A collective did not end: another rank died, or hung for longer than `runtime.timeout_seconds`."""
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # torch reports a dead peer and a time-out alike as RuntimeError
+        raise RankFailure(f"{what} failed: another rank died or hung ({str(error).splitlines()[0]})") from error
+
+
+class _GatherRows(torch.autograd.Function):
+    """x_r [b, ...] on each rank r -> [W b, ...] on all. The adjoint of a copy to every rank is the sum of what comes
+    back from every rank: with L = sum_r L_r, dL/dx_r = sum_q (dL_q/dx_gathered)[rows of r], a reduce-scatter."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor, size: int) -> Tensor:
+        ctx.size = size  # type: ignore[attr-defined]
+        gathered = rows.new_empty((size * rows.shape[0], *rows.shape[1:]))
+        _all_gather(gathered, rows.contiguous())
+        return gathered
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        own = gradient.new_empty((gradient.shape[0] // ctx.size, *gradient.shape[1:]))  # type: ignore[attr-defined]
+        with _named("reduce-scatter of gradients"):
+            _reduce_scatter(own, gradient.contiguous(), op=dist.ReduceOp.SUM)
+        return own, None
+
+
+class _AllReduceSum(torch.autograd.Function):
+    """sum_r x_r on every rank; its adjoint is the same sum over the gradients."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+@dataclass(frozen=True)
+class World:
+    """Rank `rank` of `size`, computing on `device`."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        """[b, ...] on each rank, the same b on all -> [W b, ...] in the order of the ranks, with exact gradient."""
+        if self.size == 1:
+            return rows
+        with _named(f"all-gather of {tuple(rows.shape)}"):
+            return _GatherRows.apply(rows, self.size)
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Sum over the ranks, with exact gradient."""
+        if self.size == 1:
+            return value
+        with _named(f"all-reduce of {tuple(value.shape)}"):
+            return _AllReduceSum.apply(value)
+
+    def agree(self, flag: int) -> int:
+        """The largest flag of all ranks: a decision is taken together or not at all. Travels over the CPU group."""
+        if self.size == 1:
+            return flag
+        value = torch.tensor(flag, dtype=torch.int64)
+        with _named("agreement of the ranks"):
+            dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return int(value)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """One small picklable object of each rank, on all ranks. The ranks of a run trust each other."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with _named("exchange between the ranks"):
+            dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self, what: str) -> None:
+        """Wait for all ranks, `runtime.timeout_seconds` at most."""
+        if self.size > 1:
+            with _named(f"waiting for all ranks at {what}"):
+                self.agree(0)
+
+
+def connect(config: RuntimeConfig) -> World:
+    """Join the process group described by the environment (`env://`: torchrun's variables), or stand alone.
+
+    Raises:
+        UserError: a GPU was asked for and there is none, or the environment is incomplete.
+    """
+    rank, size, local_rank = (int(os.environ.get(name, default)) for name, default in
+                              (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))  # fmt: skip
+    device = _device(config, local_rank)
+    threads = config.threads or max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    torch.set_num_threads(threads)
+    timeout = timedelta(seconds=config.timeout_seconds)
+    if size == 1:
+        store = dist.HashStore()
+        dist.init_process_group("gloo", store=store, rank=0, world_size=1, timeout=timeout)
+    else:
+        missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if missing:
+            raise UserError(f"WORLD_SIZE is {size} but {' and '.join(missing)} not set: start ranks with torchrun")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    return World(rank, size, local_rank, device)
+
+
+def disconnect() -> None:
+    """Leave the process group, if any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _device(config: RuntimeConfig, local_rank: int) -> torch.device:
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if config.device == "cpu" or (config.device == "auto" and not available):
+        return torch.device("cpu")
+    if local_rank >= available:
+        raise UserError(
+            f"local rank {local_rank} has no GPU: this machine has {available}. "
+            f"Start {max(available, 1)} processes a node, or set --runtime.device cpu"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)

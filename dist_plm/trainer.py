@@ -1,0 +1,261 @@
+"""The run: phases of epochs of steps, from wherever the newest checkpoint left it."""
+
+import time
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from dist_plm import __version__
+from dist_plm.config import Config
+from dist_plm.data.loader import Loader, to_device
+from dist_plm.data.plan import coverage, load_plan, make_plan, random_plan, rank_rows, save_plan
+from dist_plm.data.store import Store
+from dist_plm.errors import RunFailure, UserError
+from dist_plm.evaluation.protocol import evaluate, raw_pixels
+from dist_plm.index.gallery import Gallery, digest, sweep
+from dist_plm.learner import Learner, Phase, Report, collapse_warning, phases
+from dist_plm.run_directory import RunDirectory
+from dist_plm.runtime import checkpoint
+from dist_plm.runtime.metrics import Metrics
+from dist_plm.runtime.preemption import Preemption
+from dist_plm.runtime.progress import Display
+from dist_plm.runtime.world import World
+
+
+class Preempted(Exception):
+    """A signal was agreed on and the run is saved."""
+
+
+@dataclass
+class Position:
+    """Where a run is: all that is not a function of the configuration, besides the tensors.
+
+    Attributes:
+        phase: Index of the phase.
+        epoch: Epoch within the phase.
+        batch: Next step within the epoch.
+        step: Steps done in all.
+        epochs: Epochs ended in all; seeds plans and views.
+        plan: sha256 of the epoch's plan; empty until it is made.
+        sweep: Name of the teacher's weights whose embeddings the plans rest on.
+        metrics_bytes: Length of metrics.jsonl.
+    """
+
+    phase: int = 0
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    epochs: int = 0
+    plan: str = ""
+    sweep: str = ""
+    metrics_bytes: int = 0
+
+
+class Trainer:
+    """One run of a configuration on this rank."""
+
+    def __init__(self, config: Config, world: World, display: Display, preemption: Preemption) -> None:
+        self.config, self.world, self.display, self.preemption = config, world, display, preemption
+        self.directory = RunDirectory(config)
+        self.store = Store(config.data.shards, config.data.train_split)
+        self.phases = phases(config)
+        self.found = checkpoint.find(self.directory.checkpoints)
+        if self.found and self.found.summary["data"] != self.store.fingerprint:
+            raise UserError(
+                f"{self.found.path} was trained on other images than {config.data.shards} holds "
+                "(fingerprints differ): name that data set, or another --run_dir"
+            )
+        self.at = Position(**self.found.summary["position"]) if self.found else Position()
+
+    def run(self) -> None:
+        """Train what is left.
+
+        Raises:
+            Preempted: a signal arrived; the run is saved and the same command goes on.
+        """
+        if self.found and self._stopped and self.directory.ended:
+            self.display.say(f"{self.directory.path} is finished at step {self.at.step}")
+            return
+        self._open()
+        if not self.found:
+            self._judge("start", with_pixels=self.config.evaluation.raw_pixels)
+        while True:
+            while not self._stopped and self.at.epoch < self.phase.epochs:
+                self._epoch()
+            self._save()
+            self._judge(f"end of {self.phase.name}")
+            if self._stopped:
+                break
+            self._next_phase()
+        self.metrics.write("end", step=self.at.step)
+        self.metrics.close()
+
+    @property
+    def phase(self) -> Phase:
+        return self.phases[self.at.phase]
+
+    @property
+    def _stopped(self) -> bool:
+        last = self.at.phase + 1 == len(self.phases) and self.at.epoch == self.phase.epochs
+        return last or 0 < self.config.train.max_steps <= self.at.step
+
+    def _open(self) -> None:
+        """Create the run's folder or go on from its newest checkpoint."""
+        if self.world.is_first:
+            self.directory.create()
+        self.world.barrier("the start")
+        self.metrics = Metrics(self.directory.path, self.world, self.at.metrics_bytes)
+        self.learner = Learner(self.config, self.world, self.phase)
+        if self.found:
+            for fault in self.found.rejected:
+                self.display.say(f"warning: passed over a broken checkpoint: {fault}")
+            checkpoint.load(self.found.path, self.learner.state(), self.world)
+            self.display.say(f"resumed from {self.found.path}")
+
+    def _epoch(self) -> None:
+        """Sweep, plan, and take the epoch's steps."""
+        at, config = self.at, self.config
+        if at.batch == 0 < at.epoch and at.epoch % config.train.evaluate_epochs == 0:
+            self._judge(f"epoch {at.epoch} of {self.phase.name}")
+        plan = self._plan()
+        steps, first = len(plan), at.batch
+        loader = Loader(
+            self.store,
+            rank_rows(plan, self.world.rank, self.world.size),
+            views=config.views,
+            seed=config.seed,
+            epoch=at.epochs,
+            first_step=first,
+            workers=config.data.workers,
+            prefetch=config.data.prefetch,
+            pin=self.world.device.type == "cuda",
+        )
+        title = f"{self.phase.name} epoch {at.epoch + 1}/{self.phase.epochs}"
+        with self.display.phase(title, steps, "images", done=first) as bar:
+            clock = Clock(loader)
+            for batch in loader:
+                batch = to_device(batch, self.world.device)
+                step = at.epoch * steps + at.batch
+                report = self.learner.step(batch.views, step, self.phase.epochs * steps)
+                at.batch, at.step = at.batch + 1, at.step + 1
+                bar.advance(note=self._log(report, clock), scale=config.batch.images)
+                if at.batch == steps:
+                    at.epoch, at.batch, at.epochs, at.plan = at.epoch + 1, 0, at.epochs + 1, ""
+                self._boundary()
+                if self._stopped:
+                    break
+
+    def _boundary(self) -> None:
+        """Between two steps: leave if any rank was told to, save if it is time."""
+        if signal := self.world.agree(self.preemption.signal):
+            self._save()
+            raise Preempted(f"signal {signal}: saved at step {self.at.step}; the same command goes on")
+        if self.at.step % self.config.checkpoint.every_steps == 0:
+            self._save()
+
+    def _plan(self) -> np.ndarray:
+        """This epoch's plan: the saved one if the epoch was begun before, else a new one."""
+        at, path, n = self.at, self.directory.plan(self.at.epochs), len(self.store)
+        if at.plan:
+            return load_plan(path, at.plan)
+        if self.learner.method.nearest_neighbour_batches:
+            gallery = self._gallery()
+            if at.epoch == 0:
+                self.learner.method.begin(torch.from_numpy(gallery.embeddings).to(self.world.device, self.learner.dtype))
+            plan = make_plan(
+                n, batch=self.config.batch, seed=self.config.seed, epoch=at.epochs, neighbours=gallery.neighbours
+            )
+        else:
+            plan = random_plan(n, self.config.batch, self.config.seed, at.epochs)
+        at.plan = self.world.gather_objects(save_plan(path, plan) if self.world.is_first else "")[0]
+        self.metrics.write(
+            "plan", step=at.step, epoch=at.epochs, steps=len(plan), coverage=coverage(plan, n), sha256=at.plan
+        )
+        return load_plan(path, at.plan)
+
+    def _gallery(self) -> Gallery:
+        """Embeddings of the training images by the momentum encoder, `batch.refresh_epochs` old at most."""
+        at, started = self.at, time.monotonic()
+        if at.epoch % self.config.batch.refresh_epochs == 0:
+            at.sweep = digest(self.learner.teacher)
+        embeddings = sweep(
+            self.learner.embed_with(self.learner.teacher),
+            self.store,
+            self.directory.sweep(at.sweep),
+            config=self.config,
+            world=self.world,
+            display=self.display,
+            title=f"sweep {self.store.split}",
+        )
+        self.directory.keep_sweep(at.sweep, self.world)
+        self.metrics.write("sweep", step=at.step, epoch=at.epochs, seconds=time.monotonic() - started)
+        return Gallery(embeddings, self.config.runtime.index, self.world)
+
+    def _judge(self, when: str, with_pixels: bool = False) -> None:
+        """Evaluate student and teacher."""
+        learner, at = self.learner, self.at
+        judged = {"student": (learner.embed_with(learner.student), digest(learner.student)),
+                  "teacher": (learner.embed_with(learner.teacher), digest(learner.teacher))}  # fmt: skip
+        if with_pixels:
+            judged = {"raw pixels": (raw_pixels, "pixels")} | judged
+        for name, (embed, weights) in judged.items():
+            folder = self.directory.sweep(weights)
+            result = evaluate(embed, folder, config=self.config, world=self.world, display=self.display)
+            if result is None:
+                self.display.say(f"split {self.config.data.test_split!r} has no labels: nothing to evaluate")
+                return
+            self.metrics.write("eval", step=at.step, epoch=at.epochs, model=name, when=when, **result)
+            recall = "  ".join(f"R@{k} {100 * share:5.2f}" for k, share in result["recall"].items())
+            self.display.say(f"{when:>20}  {name:<10}  {recall}  MAP@R {100 * result['map_at_r']:5.2f}")
+
+    def _log(self, report: Report, clock: "Clock") -> str:
+        """Every `log_steps` a line of metrics, the same for any number of ranks but for the times; returns a note."""
+        at = self.at
+        clock.steps += 1
+        if at.step % self.config.train.log_steps:
+            return clock.note
+        values = self.learner.describe(report)
+        times = clock.lap(self.config.batch.images)
+        self.metrics.write(
+            "step", step=at.step, epoch=at.epochs, phase=self.phase.name, **values, lr=self.learner.rate, **times
+        )
+        if not np.isfinite(values["loss"]):
+            raise RunFailure(f"the loss is {values['loss']} at step {at.step}; the last checkpoint is intact")
+        if (warning := collapse_warning(values)) and not clock.warned:
+            self.display.say(f"warning: {warning}")
+            clock.warned = True
+        clock.note = f"loss {values['loss']:.4f}  waiting {100 * times['wait_share']:.0f} %"
+        return clock.note
+
+    def _next_phase(self) -> None:
+        at = self.at
+        at.phase, at.epoch, at.batch, at.plan, at.sweep = at.phase + 1, 0, 0, "", ""
+        self.learner.enter(self.phase)
+
+    def _save(self) -> None:
+        self.at.metrics_bytes = self.metrics.position()
+        summary = {
+            "position": asdict(self.at),
+            "data": self.store.fingerprint,
+            "world_size": self.world.size,
+            "versions": {"dist_plm": __version__, "torch": torch.__version__},
+        }
+        state, keep = self.learner.state(), self.config.checkpoint.keep
+        checkpoint.save(self.directory.checkpoints, self.at.step, state, summary, self.world, keep=keep)
+
+
+class Clock:
+    """Images a second, and the share of the time that went by waiting for data, since the last lap of an epoch."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader, self.note, self.warned, self.steps = loader, "", False, 0
+        self._time, self._wait = time.monotonic(), loader.wait_seconds
+
+    def lap(self, images: int) -> dict[str, float]:
+        """Rate and waiting since the last lap; `images` is the global batch."""
+        now, wait = time.monotonic(), self.loader.wait_seconds
+        seconds = max(now - self._time, 1e-9)
+        result = {"images_per_second": self.steps * images / seconds, "wait_share": (wait - self._wait) / seconds}
+        self.steps, self._time, self._wait = 0, now, wait
+        return result

@@ -1,0 +1,170 @@
+"""A whole data set from a source: cut into shards, written in parallel, bound by tables and a manifest; resumable."""
+
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dist_plm.data.format import (
+    LABEL_DTYPE,
+    MANIFEST,
+    OFFSET_DTYPE,
+    REJECTED,
+    Manifest,
+    ShardInfo,
+    SplitInfo,
+    fingerprint_line,
+    labels_path,
+    offsets_path,
+)
+from dist_plm.errors import UserError
+from dist_plm.runtime.atomic import replacing
+from shards.entry import Entry, Source
+from shards.pool import ordered
+from shards.progress import progress
+from shards.writer import BUILD, ShardTask, finish_shard, load_record
+
+REQUEST = "request.json"
+
+
+class Finished(NamedTuple):
+    """A written shard, as much of it as a build keeps in memory."""
+
+    record: Path
+    split: str
+    samples: int
+    rejected: int
+
+
+def build(source: Source, out: Path, *, shard_bytes: int, workers: int) -> Manifest:
+    """Write `source` into the folder `out`, going on where an earlier run was stopped.
+
+    Args:
+        source: What to write.
+        out: New, empty, or holding (a part of) this very data set.
+        shard_bytes: A shard is closed when its images reach this size.
+        workers: Processes; the result does not depend on it.
+
+    Raises:
+        UserError: `out` holds something else, another build is writing to it, or no image of a split can be read.
+    """
+    if (out / MANIFEST).exists() and not (out / BUILD).exists():
+        return _unless_other(source, out, shard_bytes)
+    with _building(source, out, shard_bytes):
+        finished, inputs = [], hashlib.sha256()
+        with progress(f"building {source.name}", source.total) as advance:
+            for path in ordered(finish_shard, plan(source, out, shard_bytes), workers):
+                record = load_record(path)
+                advance(len(record.samples) + len(record.rejected))
+                inputs.update(record.inputs.encode())
+                finished.append(Finished(path, record.split, len(record.samples), len(record.rejected)))
+        return _bind(source, out, finished, inputs.hexdigest())
+
+
+def plan(source: Source, out: Path, shard_bytes: int) -> Iterator[ShardTask]:
+    """Cut the entries into shards, holding no more than one of them."""
+    for split, entries in groupby(source.entries(), key=lambda entry: entry.split):
+        number, size = 0, 0
+        pending: list[Entry] = []
+        for entry in entries:
+            pending.append(entry)
+            size += max(entry.size, 0)
+            if size >= shard_bytes:
+                yield ShardTask(out, split, number, pending)
+                number, size, pending = number + 1, 0, []
+        if pending:
+            yield ShardTask(out, split, number, pending)
+
+
+def _unless_other(source: Source, out: Path, shard_bytes: int) -> Manifest:
+    manifest = Manifest.load(out)
+    inputs = hashlib.sha256()
+    for task in plan(source, out, shard_bytes):
+        inputs.update(task.digest().encode())
+    if inputs.hexdigest() != manifest.inputs:
+        raise UserError(f"--out {out} holds the data set '{manifest.name}' from other inputs: choose another folder")
+    return manifest
+
+
+@contextmanager
+def _building(source: Source, out: Path, shard_bytes: int) -> Iterator[None]:
+    """Claim `out` for this build; .build goes away when all is bound, and stays for the next run otherwise."""
+    classes = hashlib.sha256(json.dumps(source.classes).encode()).hexdigest()
+    request = json.dumps({"name": source.name, "classes": classes, "shard_bytes": shard_bytes})
+    work = out / BUILD
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is not a folder")
+    if work.is_dir():
+        found = (work / REQUEST).read_text() if (work / REQUEST).exists() else request
+        if found != request:
+            raise UserError(f"--out {out} holds part of another data set ({found}): remove it, or choose another")
+    elif out.is_dir() and any(out.iterdir()):
+        raise UserError(f"--out {out} is not empty and holds no data set: choose another folder")
+    work.mkdir(parents=True, exist_ok=True)
+    with open(work / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another build is writing to --out {out}: wait for it, or stop it") from None
+        with replacing(work / REQUEST) as file:
+            file.write(request.encode())
+        yield
+        shutil.rmtree(work)
+
+
+def _bind(source: Source, out: Path, finished: list[Finished], inputs: str) -> Manifest:
+    """Tables, rejected.jsonl and manifest from the records of all shards; the manifest comes last."""
+    with replacing(out / REJECTED) as log:
+        for shard in finished:
+            for name, reason in load_record(shard.record).rejected:
+                log.write((json.dumps({"source": name, "reason": reason}) + "\n").encode())
+    fingerprint = hashlib.sha256()
+    splits = {}
+    for split, classes in source.classes.items():
+        shards = [shard for shard in finished if shard.split == split]
+        if not any(shard.samples for shard in shards):
+            raise UserError(f"no image of the split '{split}' can be read; {out / REJECTED} says why")
+        splits[split] = _bind_split(out, split, classes, shards, fingerprint.update)
+    _remove_strays(out, splits)
+    manifest = Manifest(source.name, fingerprint.hexdigest(), splits, sum(shard.rejected for shard in finished), inputs)
+    manifest.save(out)
+    return manifest
+
+
+def _bind_split(
+    out: Path, split: str, classes: list[str], finished: list[Finished], fingerprint: Callable[[bytes], None]
+) -> SplitInfo:
+    """Both tables of a split, record by record; `fingerprint` takes in its samples. Empty shards are left out."""
+    finished = [shard for shard in finished if shard.samples]
+    shards, labelled = [], False
+    with replacing(offsets_path(out, split)) as offsets, replacing(labels_path(out, split)) as labels:
+        for table, dtype in ((offsets, OFFSET_DTYPE), (labels, LABEL_DTYPE)):
+            shape = (sum(shard.samples for shard in finished),)
+            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(table, header)
+        for number, shard in enumerate(finished):
+            record = load_record(shard.record)
+            rows = [(number, offset, size) for _, _, _, offset, size in record.samples]
+            found = np.array([label for _, _, label, _, _ in record.samples], LABEL_DTYPE)
+            offsets.write(np.array(rows, OFFSET_DTYPE).tobytes())
+            labels.write(found.tobytes())
+            labelled |= bool((found >= 0).any())
+            for key, sha256, label, _, _ in record.samples:
+                fingerprint(fingerprint_line(split, key, sha256, label))
+            shards.append(ShardInfo(record.file, shard.samples, record.bytes))
+    return SplitInfo(shape[0], labelled, classes, shards)
+
+
+def _remove_strays(out: Path, splits: dict[str, SplitInfo]) -> None:
+    """Shards that an earlier, interrupted run wrote and this one does not have, and files it left half written."""
+    kept = {shard.file for info in splits.values() for shard in info.shards}
+    for path in [*out.glob("*.tar"), *out.glob(".*.tmp")]:
+        if path.name not in kept:
+            path.unlink()

@@ -1,0 +1,97 @@
+"""Make a data set: `python shards/build.py KIND --source DIR --out DIR`, or `demo --images N --out DIR`.
+
+The same command again resumes a build that was stopped, and does nothing when it is complete.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+# A checkout works without being installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dist_plm.data.format import REJECTED, Manifest
+from dist_plm.errors import UserError
+from shards import demo
+from shards.arguments import Parser, megabytes, positive
+from shards.assembly import build
+from shards.entry import Source
+from shards.sources import KINDS
+
+SHARD_MB = 32.0
+# Glyphs are small: about 1,200 of them, so that a few ranks have a shard each even of a small set.
+DEMO_SHARD_MB = 2.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit status: 0 done, 1 stopped, 2 wrong usage."""
+    options = _parser().parse_args(arguments)
+    started = time.monotonic()
+    try:
+        source = _source(options)
+        manifest = build(source, options.out, shard_bytes=round(options.shard_size * 1e6), workers=options.workers)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 1
+    print(summary(manifest, source.official, options.out))
+    print(f"{options.out} complete after {time.monotonic() - started:.1f} s", file=sys.stderr)
+    return 0
+
+
+def summary(manifest: Manifest, official: dict[str, int], out: Path) -> str:
+    """A line for each split, one for the whole, and one for each split that is not the official one."""
+    lines = []
+    for split, info in manifest.splits.items():
+        size = sum(shard.bytes for shard in info.shards) / 1e6
+        counts = f"{info.samples:,} samples  {len(info.classes):,} classes  {len(info.shards):,} shards  {size:,.1f} MB"
+        lines.append(f"{manifest.name}/{split}  {counts}")
+    why = f" (see {out / REJECTED})" if manifest.rejected else ""
+    lines.append(f"rejected {manifest.rejected:,}{why}  fingerprint {manifest.fingerprint}")
+    for split, expected in official.items():
+        samples = manifest.splits[split].samples
+        if samples != expected:
+            lines.append(f"warning: {split} has {samples:,} samples, the official {manifest.name} {expected:,}")
+    return "\n".join(lines)
+
+
+def _source(options: argparse.Namespace) -> Source:
+    if options.kind == "demo":
+        return demo.source(options.images, classes=options.classes, pixels=options.size, seed=options.seed)
+    return KINDS[options.kind](options.source)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python shards/build.py", description=__doc__)
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", parser_class=Parser)
+    for kind, layout in KINDS.items():
+        sub = kinds.add_parser(kind, help=str(layout.__doc__).splitlines()[0], description=layout.__doc__)
+        sub.add_argument("--source", type=Path, required=True, help="folder, or an uncompressed tar of it")
+        _add_common(sub, SHARD_MB)
+    sub = kinds.add_parser("demo", help="rendered glyphs, made on the spot", description=demo.__doc__)
+    sub.add_argument("--images", type=positive, default=6000, help="images of both splits (default: %(default)s)")
+    sub.add_argument("--classes", type=positive, default=0, help="glyphs of both splits (default: one per 50 images)")
+    sub.add_argument("--size", type=positive, default=64, help="side of an image, pixels (default: %(default)s)")
+    sub.add_argument("--seed", type=int, default=0, help="of glyphs and images (default: %(default)s)")
+    _add_common(sub, DEMO_SHARD_MB)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, shard_mb: float) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--shard-size",
+        type=megabytes,
+        default=shard_mb,
+        metavar="MB",
+        help="of its images (default: %(default)s)",
+    )
+    parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes (default: %(default)s)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""What a data set is made of before it is written: an `Entry` for each image, and the `Source` that lists them."""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+MAX_BYTES = 2**28
+"""Largest file taken for an image, 256 MiB: a worker holds one at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One image to be. Its `repr` is its identity: what it shows decides whether a finished shard can be reused.
+
+    Args:
+        split: Split it belongs to.
+        source: Its name in its data set: a relative path, unique.
+        label: Index of its class in the split's classes, None where it has none.
+        class_name: Name of that class.
+        size: Bytes, -1 where there is no regular file.
+    """
+
+    split: str
+    source: str
+    label: int | None
+    class_name: str | None
+    size: int
+
+    @property
+    def key(self) -> str:
+        """The sample's name in a tar."""
+        return key_of(self.source)
+
+    def read(self) -> bytes:
+        """The image file's bytes. Raises OSError or ValueError where there are none."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry(Entry):
+    """An image in a file of its own, or in a stretch of one (a member of a tar).
+
+    Args:
+        path: The file.
+        offset: First byte.
+    """
+
+    path: Path = field(repr=False)
+    offset: int = field(default=0, repr=False)
+
+    def read(self) -> bytes:
+        if self.size < 0:
+            raise FileNotFoundError("missing, or not a regular file")
+        if self.size > MAX_BYTES:
+            raise ValueError(f"{self.size:,} bytes, at most {MAX_BYTES:,}")
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+        if len(data) != self.size:
+            raise ValueError(f"only {len(data):,} of {self.size:,} bytes could be read")
+        return data
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set to be written.
+
+    Args:
+        name: For people.
+        classes: Class names of each split, in the order of the splits; empty where nothing is labelled.
+        entries: Starts a fresh iteration over all entries, split after split in the order of `classes`.
+        total: Number of entries, None where only the iteration tells.
+        official: Samples of each split in the complete data set, where that is known.
+    """
+
+    name: str
+    classes: dict[str, list[str]]
+    entries: Callable[[], Iterator[Entry]]
+    total: int | None = None
+    official: dict[str, int] = field(default_factory=dict)
+
+
+def key_of(source: str) -> str:
+    """A name that is safe in a tar: at most 65 letters, digits, - and _, ending in 64 bits of the source's hash.
+
+    It depends on the source alone, so that no list of names is held, and a damaged source is told from its key.
+    """
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", PurePosixPath(source).stem)[:48]
+    return f"{stem}-{hashlib.sha256(source.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"

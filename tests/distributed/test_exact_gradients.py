@@ -1,0 +1,136 @@
+"""W ranks against one process on the concatenated batch: the loss and every gradient, in float64."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, ProxiesConfig
+from dist_plm.methods import Points, build_method
+from dist_plm.runtime.strategy import DataParallel
+from dist_plm.runtime.world import World, _GatherRows
+from tests.distributed.ranks import on_ranks
+
+GROUPS, GROUP_SIZE, VIEWS, DIM = 12, 2, 2, 6
+POINTS = GROUPS * GROUP_SIZE * VIEWS
+PROXIES = (0, 1, 7, 100)
+Gradients = dict[str, Tensor]
+
+
+class Network(nn.Module):
+    """An encoder small enough for float64: two layers and the sphere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.head = nn.Linear(12, 16), nn.Linear(16, DIM)
+
+    def forward(self, views: Tensor) -> Tensor:
+        return nn.functional.normalize(self.head(torch.tanh(self.backbone(views.flatten(1)))), dim=-1)
+
+
+def config(proxies: int, scope: str = "global", micro_batches: int = 1) -> Config:
+    return Config(
+        seed=3,
+        model=ModelConfig(dim=DIM),
+        batch=BatchConfig(groups=GROUPS, group_size=GROUP_SIZE, micro_batches=micro_batches),
+        manifold=ManifoldConfig(dim=2, k=5, scope=scope),
+        proxies=ProxiesConfig(count=proxies),
+    )
+
+
+def gradients(world: World, config: Config, method_name: str = "plm", rows: slice | None = None) -> Gradients:
+    """Loss and gradients of this rank's rows, through the same calls as a training step."""
+    torch.manual_seed(0)
+    student, teacher = Network().double(), Network().double()
+    views = torch.rand(POINTS, 3, 2, 2, dtype=torch.float64)
+    own = POINTS // world.size
+    # x once for all, then sliced: the PCA amplifies the rounding of a product of another shape by 1 / eigenvalue gap.
+    x = teacher(views).detach()
+    rows = rows or slice(world.rank * own, (world.rank + 1) * own)
+    views, x = views[rows], x[rows]
+    method = build_method(method_name, config, world).double()
+    strategy = DataParallel(student, world, precision="fp64", micro_batches=config.batch.micro_batches)
+    embedded = strategy.embed(views)
+    z = embedded.detach().requires_grad_()
+    loss = method(Points(z, x, VIEWS))
+    loss.share.backward()
+    strategy.backward(views, embedded, z.grad)
+    result = {"loss": world.sum(loss.share.detach()).reshape(1)}
+    result |= {name: p.grad for name, p in student.named_parameters()}
+    return result | {f"own {name}": p.grad for name, p in method.named_parameters()}
+
+
+def all_gradients(world: World, cases: list[tuple[Config, str]]) -> list[Gradients]:
+    return [gradients(world, *case) for case in cases]
+
+
+def together(ranks: list[Gradients]) -> Gradients:
+    """One process's view: replicated gradients are the same everywhere, owned ones lie in slices."""
+    for other in ranks[1:]:
+        for name in ranks[0]:
+            assert name.startswith("own ") or torch.equal(ranks[0][name], other[name]), f"{name} differs between ranks"
+    return {
+        name: torch.cat([rank[name] for rank in ranks]) if name.startswith("own ") else value
+        for name, value in ranks[0].items()
+    }
+
+
+def error(found: Gradients, expected: Gradients) -> float:
+    """The largest relative difference over all tensors."""
+    assert found.keys() == expected.keys()
+    return max(
+        (float((found[name] - expected[name]).norm() / expected[name].norm().clamp_min(1e-300)) for name in expected)
+    )
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_global_scope_equals_one_process(size: int, tmp_path: Path) -> None:
+    cases = [(config(p), "plm") for p in PROXIES] + [(config(0), "instance")]
+    cases += [(config(7, micro_batches=pieces), "plm") for pieces in (2, 3)]
+    ranks = on_ranks(size, tmp_path, all_gradients, cases)
+    for number, (case, method) in enumerate(cases):
+        alone = gradients(World(), replace(case, batch=replace(case.batch, micro_batches=1)), method)
+        assert all(g.norm() > 0 for g in alone.values())
+        assert error(together([rank[number] for rank in ranks]), alone) <= 1e-12, (case.proxies.count, method)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_rank_scope_is_the_mean_of_single_processes(size: int, tmp_path: Path) -> None:
+    cases = [(config(p, scope="rank"), "plm") for p in PROXIES]
+    ranks = on_ranks(size, tmp_path, all_gradients, cases)
+    own = POINTS // size
+    for number, (case, method) in enumerate(cases):
+        single = [gradients(World(), case, method, slice(r * own, (r + 1) * own)) for r in range(size)]
+        mean = {name: torch.stack([each[name] for each in single]).mean(dim=0) for name in single[0]}
+        assert error(together([rank[number] for rank in ranks]), mean) <= 1e-12, case.proxies.count
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 5])
+def test_accumulation_equals_the_whole_batch(pieces: int) -> None:
+    assert error(gradients(World(), config(7, micro_batches=pieces)), gradients(World(), config(7))) <= 1e-12
+
+
+def mutated(world: World, mutation: str) -> Gradients:
+    """The same step with a gather that is wrong in one way."""
+
+    def gather_rows(self: World, rows: Tensor) -> Tensor:
+        if mutation == "no gradient":
+            return _GatherRows.apply(rows.detach(), self.size)
+        gathered = _GatherRows.apply(rows, self.size)
+        if mutation == "wrong scale":
+            return gathered.detach() + (gathered - gathered.detach()) * self.size
+        return gathered.roll(len(rows), 0)
+
+    World.gather_rows = gather_rows  # type: ignore[method-assign]
+    return gradients(world, config(7))
+
+
+@pytest.mark.parametrize("mutation", ["no gradient", "wrong scale", "wrong order"])
+def test_a_wrong_gather_is_seen(mutation: str, tmp_path: Path) -> None:
+    alone = gradients(World(), config(7))
+    found = together(on_ranks(2, tmp_path, mutated, mutation))
+    assert error(found, alone) > 1e-2
+    if mutation != "wrong order":  # what makes this mistake so common: the loss itself does not show it
+        assert torch.allclose(found["loss"], alone["loss"], rtol=1e-12)

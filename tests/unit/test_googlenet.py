@@ -1,0 +1,102 @@
+"""The Caffe GoogLeNet against its layers written out with torch's primitives, on the published weights."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
+from dist_plm.config import ModelConfig
+from dist_plm.errors import UserError
+from dist_plm.model import build_backbone
+from dist_plm.model.bvlc_googlenet import BvlcGooglenet, LocalResponseNorm
+
+SHARED = Path(os.environ.get("DIST_PLM_SHARED", Path(__file__).parents[2] / ".." / "shared"))
+WEIGHTS = SHARED / "weights" / "bvlc_googlenet_fp16.safetensors"
+
+
+@pytest.fixture(scope="module")
+def caffe():
+    if not WEIGHTS.is_file():
+        pytest.skip(f"no published weights at {WEIGHTS} (set DIST_PLM_SHARED)")
+    return {name: tensor.float() for name, tensor in load_file(WEIGHTS).items()}
+
+
+def images(count=4, size=97):
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def caffe_forward(w, rgb):
+    """Layer after layer as in Caffe's train_val.prototxt, with every rectifier and pool in its own place."""
+
+    def conv(x, name, stride=1, pad=0):
+        return F.conv2d(x, w[f"{name}.weight"], w[f"{name}.bias"], stride, pad).clamp_min(0)
+
+    def pool(x):
+        # Caffe's ceil: pad by what the last window lacks, then the ordinary floor.
+        side = x.shape[-1]
+        out = -(-(side - 3) // 2) + 1
+        lack = (out - 1) * 2 + 3 - side
+        return F.max_pool2d(F.pad(x, (0, lack, 0, lack), value=float("-inf")), 3, 2)
+
+    def inception(x, name):
+        five = conv(conv(x, f"{name}/5x5_reduce"), f"{name}/5x5", pad=2)
+        three = conv(conv(x, f"{name}/3x3_reduce"), f"{name}/3x3", pad=1)
+        pooled = conv(F.max_pool2d(x, 3, 1, 1), f"{name}/pool_proj")
+        return torch.cat([conv(x, f"{name}/1x1"), three, five, pooled], 1)
+
+    blue_green_red = torch.stack([rgb[:, 2] - 104.0, rgb[:, 1] - 117.0, rgb[:, 0] - 123.0], 1)
+    x = F.local_response_norm(pool(conv(blue_green_red, "conv1/7x7_s2", 2, 3)), 5, 1e-4, 0.75, 1.0)
+    x = pool(F.local_response_norm(conv(conv(x, "conv2/3x3_reduce"), "conv2/3x3", pad=1), 5, 1e-4, 0.75, 1.0))
+    for name in ("3a", "3b", "pool", "4a", "4b", "4c", "4d", "4e", "pool", "5a", "5b"):
+        x = pool(x) if name == "pool" else inception(x, f"inception_{name}")
+    return x
+
+
+@pytest.mark.parametrize("size", [64, 97, 227])
+def test_feature_map_equals_the_layers_written_out(caffe, size):
+    rgb = images(size=size)
+    expected = caffe_forward(caffe, rgb.float())
+    with torch.no_grad():
+        actual = build_backbone(ModelConfig(weights=str(WEIGHTS)))(rgb)
+    assert actual.shape == expected.shape
+    assert expected.abs().max() > 1
+    torch.testing.assert_close(actual, expected, atol=1e-4 * float(expected.max()), rtol=1e-4)
+
+
+def test_local_response_norm_equals_a_loop_over_channels():
+    maps = 100 * torch.randn(2, 7, 3, 3, dtype=torch.float64)
+    expected = torch.empty_like(maps)
+    for channel in range(7):
+        near = maps[:, max(0, channel - 2) : channel + 3]
+        expected[:, channel] = maps[:, channel] / (1 + 1e-4 / 5 * (near**2).sum(1)) ** 0.75
+    torch.testing.assert_close(LocalResponseNorm(7).double()(maps), expected, rtol=1e-7, atol=0)
+
+
+def test_local_response_norm_survives_activations_whose_squares_overflow_half_precision():
+    maps = torch.full((1, 8, 2, 2), 1000.0)
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert torch.equal(LocalResponseNorm(8)(maps.half()), LocalResponseNorm(8)(maps))
+
+
+def test_random_weights_keep_the_scale_of_caffe():
+    weight = BvlcGooglenet().conv2["3x3"].weight
+    bound = (3 / (64 * 9)) ** 0.5
+    assert 0.99 * bound < weight.abs().max() <= bound
+
+
+def test_the_classifier_may_be_absent_but_nothing_else(caffe, tmp_path):
+    trunk = {name: tensor for name, tensor in caffe.items() if not name.startswith("loss3")}
+    save_file(trunk, tmp_path / "trunk.safetensors")
+    build_backbone(ModelConfig(weights=str(tmp_path / "trunk.safetensors")))
+
+    del trunk["inception_4d/5x5.bias"]
+    trunk["conv1/7x7_s2.bias"] = torch.zeros(63)
+    trunk["conv9/odd.weight"] = torch.zeros(1)
+    save_file(trunk, tmp_path / "broken.safetensors")
+    with pytest.raises(UserError) as caught:
+        build_backbone(ModelConfig(weights=str(tmp_path / "broken.safetensors")))
+    for part in ("inception_4d.5x5.bias", "conv1.7x7_s2.bias [63] instead of [64]", "conv9.odd.weight"):
+        assert part in str(caught.value)

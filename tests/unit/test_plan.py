@@ -1,0 +1,188 @@
+"""Plans against a planner that walks the full list of neighbours of every image, and their stated properties."""
+
+import hashlib
+import io
+
+import numpy as np
+import pytest
+
+from dist_plm.config import BatchConfig
+from dist_plm.data.plan import (
+    coverage,
+    load_plan,
+    make_plan,
+    random_plan,
+    rank_rows,
+    save_plan,
+    valid_world_sizes,
+)
+from dist_plm.errors import UserError
+
+SHAPES = [(1, 4), (3, 2), (4, 5), (7, 3), (5, 1), (2, 10)]
+
+
+def neighbour_lists(n, seed, spread=1.0):
+    """All other images of every image, nearest first, ties by id; `spread` 0 puts all images at one place."""
+    points = spread * np.random.default_rng(seed).standard_normal((n, 2)).round(1)
+    squared = ((points[:, None] - points[None]) ** 2).sum(2)
+    np.fill_diagonal(squared, np.inf)
+    return np.argsort(squared, axis=1, kind="stable")[:, : n - 1]
+
+
+def search_in(lists, calls=None):
+    def neighbours(seeds, depth):
+        assert depth <= lists.shape[1]
+        if calls is not None:
+            calls.append((len(seeds), depth))
+        return lists[seeds, :depth]
+
+    return neighbours
+
+
+def brute_random(order, lists, steps, groups, size):
+    plan = []
+    for step in range(steps):
+        seeds = [int(order[step * groups + g]) for g in range(groups)]
+        batch = []
+        for seed in seeds:
+            free = [int(i) for i in lists[seed] if i not in seeds and all(i not in group for group in batch)]
+            batch.append([seed, *free[: size - 1]])
+        plan.append(batch)
+    return np.array(plan)
+
+
+def brute_disjoint(order, lists, steps, groups, size):
+    left = [int(i) for i in order]
+    plan = []
+    while len(plan) < steps * groups:
+        seed = left.pop(0)
+        near = [int(i) for i in lists[seed][: 8 * size] if i in left][: size - 1]
+        fill = [i for i in reversed(left) if i not in near][: size - 1 - len(near)]
+        left = [i for i in left if i not in near + fill]
+        plan.append([seed, *near, *fill])
+    return np.array(plan).reshape(steps, groups, size)
+
+
+def order_of(n, seed, epoch):
+    """The seeds' permutation as a caller sees it: one batch of all images."""
+    return random_plan(n, BatchConfig(groups=1, group_size=n), seed, epoch).ravel()
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.0])
+@pytest.mark.parametrize("groups, size", SHAPES)
+@pytest.mark.parametrize("cover, brute", [("random", brute_random), ("disjoint", brute_disjoint)])
+def test_plan_is_that_of_the_full_walk(cover, brute, groups, size, spread):
+    for seed in range(4):
+        for n in (groups * size, groups * size + 1, 61, 100):
+            lists = neighbour_lists(n, seed, spread)
+            batch = BatchConfig(groups=groups, group_size=size, cover=cover)
+            plan = make_plan(n, batch=batch, seed=seed, epoch=2, neighbours=search_in(lists))
+            steps = n // (groups * size)
+            assert plan.dtype == np.int64 and plan.shape == (steps, groups, size)
+            if size > 1:
+                assert (plan == brute(order_of(n, seed, 2), lists, steps, groups, size)).all()
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.0])
+def test_random_cover_repeats_no_image_in_a_batch_and_no_seed_in_an_epoch(spread):
+    lists = neighbour_lists(400, 0, spread)
+    plan = make_plan(400, batch=BatchConfig(), seed=0, epoch=0, neighbours=search_in(lists))
+    assert all(len(np.unique(step)) == 100 for step in plan)
+    assert len(np.unique(plan[:, :, 0])) == 40
+    assert coverage(plan, 400) == len({int(i) for i in plan.ravel()}) / 400
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.0])
+def test_disjoint_cover_repeats_no_image_in_an_epoch(spread):
+    lists = neighbour_lists(450, 0, spread)
+    batch = BatchConfig(cover="disjoint")
+    plan = make_plan(450, batch=batch, seed=0, epoch=0, neighbours=search_in(lists))
+    assert plan.size == len(np.unique(plan)) == 400
+    assert coverage(plan, 450) == 400 / 450
+
+
+def test_only_steps_that_run_out_look_deeper():
+    calls = []
+    lists = neighbour_lists(3000, 1)
+    batch = BatchConfig(groups=10, group_size=5)
+    make_plan(3000, batch=batch, seed=1, epoch=0, neighbours=search_in(lists, calls))
+    assert calls[0] == (600, 10)
+    assert all(seeds < 600 and depth > 10 for seeds, depth in calls[1:])
+    assert calls[-1][1] <= 49
+
+
+def test_seed_and_epoch_decide_the_plan():
+    lists = neighbour_lists(100, 0)
+
+    def plan(seed, epoch):
+        batch = BatchConfig(groups=5, group_size=4)
+        return make_plan(100, batch=batch, seed=seed, epoch=epoch, neighbours=search_in(lists)).tobytes()
+
+    assert plan(0, 0) == plan(0, 0)
+    assert len({plan(seed, epoch) for seed in range(3) for epoch in range(3)}) == 9
+
+
+def test_random_plan_is_a_permutation():
+    plan = random_plan(103, BatchConfig(groups=5, group_size=4), 3, 1)
+    assert plan.shape == (5, 5, 4)
+    assert len(np.unique(plan)) == 100 and plan.min() >= 0 and plan.max() < 103
+    # Means of the 100 ids of 50 epochs: 51 +- 0.1 for uniform draws, since each leaves out only 3.
+    means = [random_plan(103, BatchConfig(groups=5, group_size=4), 3, epoch).mean() for epoch in range(50)]
+    assert abs(np.mean(means) - 51) < 0.5
+
+
+@pytest.mark.parametrize("groups", [1, 6, 10, 12])
+def test_rows_of_the_ranks_join_to_the_plan(groups):
+    plan = random_plan(groups * 3 * 4, BatchConfig(groups=groups, group_size=3), 0, 0)
+    valid = valid_world_sizes(groups)
+    assert valid == [w for w in range(1, 20) if groups % w == 0]
+    for world in valid:
+        rows = [rank_rows(plan, rank, world) for rank in range(world)]
+        assert all(r.shape == (4, groups // world * 3) for r in rows)
+        assert (np.concatenate(rows, axis=1) == plan.reshape(4, -1)).all()
+
+
+def test_ranks_that_do_not_divide_the_groups_are_told_which_do():
+    plan = random_plan(60, BatchConfig(groups=6, group_size=2), 0, 0)
+    with pytest.raises(UserError, match=r"batch.groups=6.*\[1, 2, 3, 6\]"):
+        rank_rows(plan, 0, 4)
+
+
+def test_fewer_images_than_a_batch_are_refused():
+    with pytest.raises(UserError, match="needs 100 images, the split has 99"):
+        random_plan(99, BatchConfig(), 0, 0)
+
+
+def test_a_search_that_repeats_itself_is_refused():
+    with pytest.raises(ValueError, match="not 7 different images"):
+        make_plan(
+            40,
+            batch=BatchConfig(groups=2, group_size=4),
+            seed=0,
+            epoch=0,
+            neighbours=lambda seeds, depth: np.repeat(seeds[:, None], depth, axis=1),
+        )
+
+
+def test_a_saved_plan_comes_back_and_its_bytes_are_its_own(tmp_path):
+    plan = random_plan(103, BatchConfig(groups=5, group_size=4), 0, 0)
+    digest = save_plan(tmp_path / "a.npy", plan)
+    assert digest == hashlib.sha256((tmp_path / "a.npy").read_bytes()).hexdigest()
+    assert digest == save_plan(tmp_path / "b.npy", np.asfortranarray(plan))
+    loaded = load_plan(tmp_path / "a.npy", digest)
+    assert isinstance(loaded, np.memmap) and loaded.dtype.str == "<i8" and (loaded == plan).all()
+    assert (np.load(io.BytesIO((tmp_path / "a.npy").read_bytes())) == plan).all()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npy", "b.npy"]
+
+
+def test_a_changed_or_missing_plan_is_refused(tmp_path):
+    path = tmp_path / "a.npy"
+    digest = save_plan(path, random_plan(100, BatchConfig(), 0, 0))
+    data = bytearray(path.read_bytes())
+    data[-8] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="not the one that was saved"):
+        load_plan(path, digest)
+    path.unlink()
+    with pytest.raises(UserError, match="cannot read the plan"):
+        load_plan(path, digest)
