@@ -58,10 +58,18 @@ def _check_values(config: Config) -> None:
             f"views.resize {config.views.resize} is smaller than views.size {config.views.size}: "
             "the centre crop would not fit; raise views.resize"
         )
-    for key, count in {"proxies.count": config.proxies.count, "warm_up.epochs": config.warm_up.epochs,
-                       "train.max_steps": config.train.max_steps, "runtime.threads": config.runtime.threads}.items():  # fmt: skip
+    counts = {
+        "seed": config.seed,
+        "proxies.count": config.proxies.count,
+        "warm_up.epochs": config.warm_up.epochs,
+        "train.max_steps": config.train.max_steps,
+        "runtime.threads": config.runtime.threads,
+    }
+    for key, count in counts.items():
         if count < 0:
             raise UserError(f"{key} is {count}: it can't be negative")
+    if config.views.count < 2 and (config.train.method == "instance" or config.warm_up.epochs):
+        raise UserError("views.count is 1: instance discrimination (warm_up, train.method instance) compares two views")
 
 
 def _check_batch(config: Config, world_size: int) -> None:
@@ -92,11 +100,12 @@ def _check_batch(config: Config, world_size: int) -> None:
 
 def _check_data(config: Config) -> None:
     manifest = Manifest.load(Path(config.data.shards))
-    for key, split in (("data.train_split", config.data.train_split), ("data.gallery_split", config.data.gallery_split)):
+    for key, split in (
+        ("data.train_split", config.data.train_split),
+        ("data.gallery_split", config.data.gallery_split),
+    ):
         if split and split not in manifest.splits:
-            raise UserError(
-                f"{key} is {split!r}, but {config.data.shards} has the splits {', '.join(manifest.splits)}"
-            )
+            raise UserError(f"{key} is {split!r}, but {config.data.shards} has the splits {', '.join(manifest.splits)}")
     samples = manifest.splits[config.data.train_split].samples
     if samples < config.batch.images:
         raise UserError(

@@ -1,5 +1,6 @@
-"""The command line: YAML under typed overrides in, a Config out; whatever a person got wrong ends in one line and status 2."""
+"""The command line: YAML and typed overrides in, a Config out; a person's mistake ends in one line and status 2."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -15,21 +16,24 @@ from dist_plm.errors import RunFailure, UserError
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
-class _Parser(ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong in one line where argparse would print the usage of a hundred options before it."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+    def error(self, message: str, *_: object) -> NoReturn:
         if os.environ.get("RANK", "0") == "0":  # every rank sees the same mistake; one says so
-            text = " ".join(str(message).split())
-            print(f"{self.prog}: {text} (--help lists the keys)", file=sys.stderr)
+            print(f"{self.prog}: {' '.join(str(message).split())} (see --help)", file=sys.stderr)
         sys.exit(2)
 
 
-def config_parser(command: str, description: str) -> ArgumentParser:
+class ConfigParser(OneLineParser, ArgumentParser):
+    """The same over the schema."""
+
+
+def config_parser(command: str, description: str) -> ConfigParser:
     """A parser of `--config FILE`, `--section.key value` and `--print_config`."""
     name = f"python -m dist_plm.{command}"
     usage = f"{name} [--config FILE] [--section.key VALUE ...]"
-    parser = _Parser(prog=name, usage=usage, description=description)
+    parser = ConfigParser(prog=name, usage=usage, description=description)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file; later options override it")
     parser.add_class_arguments(Config, as_group=False)
     return parser
@@ -58,7 +62,7 @@ def load_config(path: Path) -> Config:
 
 
 def run_command(command: Callable[[], int]) -> NoReturn:
-    """Run a command and leave with its status: 2 after a UserError, 1 after a RunFailure, each told in its own words."""
+    """Run a command and leave with its status: 2 after a UserError, 1 after a RunFailure, each in its own words."""
     try:
         status = command()
     except (UserError, RunFailure) as error:

@@ -7,8 +7,6 @@ This module imports nothing heavy, so that `--help` and a wrong key answer at on
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dist_plm.errors import UserError
-
 
 @dataclass
 class DataConfig:
@@ -57,8 +55,8 @@ class ModelConfig:
     """Student and momentum encoder.
 
     Args:
-        backbone: `bvlc_googlenet` (this literature's Caffe network), `small`, or any classification model of torchvision.
-        weights: Empty for random weights, `imagenet` to let torchvision download its own, or a file (.safetensors, .pth).
+        backbone: `bvlc_googlenet` (this literature's Caffe network), `small`, or a classifier of torchvision.
+        weights: Empty for random ones, `imagenet` for torchvision's own, or a file (.safetensors, .pth).
         dim: Dimension D of the embedding.
         pooling: Global pooling before the head; `avg_max` is the sum of both.
         batch_norm: `frozen` and `synchronised` are exact on any number of ranks; `per_rank` is not.
@@ -109,7 +107,7 @@ class ManifoldConfig:
         centre: Where the PCA is centred: the point itself (`anchor`), the `origin`, or the `mean` of X_i.
         n_alpha: Decay of similarity across a neighbourhood (equation 3).
         n_beta: Decay of similarity along a neighbourhood (equation 4).
-        scope: `global` takes neighbours from the whole batch, whatever the number of ranks; `rank` from a rank's own groups.
+        scope: `global` takes neighbours from the whole batch on any number of ranks; `rank` from a rank's groups.
         same_image: Force s = 1 between two views of one image.
     """
 
@@ -163,13 +161,15 @@ class LossConfig:
 
 @dataclass
 class OptimiserConfig:
-    """Args:
-    name: Update rule.
-    lr: Learning rate of head and backbone.
-    backbone_lr_scale: Learning rate of the backbone, as a multiple of the head's.
-    weight_decay: For the network; proxies have none.
-    schedule: Learning rate over the steps of a phase.
-    warmup_steps: Steps over which the learning rate rises from 0.
+    """How weights move.
+
+    Args:
+        name: Update rule.
+        lr: Learning rate of head and backbone.
+        backbone_lr_scale: Learning rate of the backbone, as a multiple of the head's.
+        weight_decay: For the network; proxies have none.
+        schedule: Learning rate over the steps of a phase.
+        warmup_steps: Steps over which the learning rate rises from 0.
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
@@ -182,8 +182,9 @@ class OptimiserConfig:
 
 @dataclass
 class WarmUpConfig:
-    """A phase before the method's own, for networks that start from random weights: two-view instance discrimination
-    (NT-Xent). Where all embeddings coincide every similarity is 1, so such a network is a fixed point of the method.
+    """A phase before the method's own for random weights: two-view instance discrimination (NT-Xent).
+
+    Where all embeddings coincide every similarity is 1, so an untrained network is a fixed point of the method.
 
     Args:
         epochs: Length of the phase; 0 leaves it out.
@@ -198,13 +199,15 @@ class WarmUpConfig:
 
 @dataclass
 class TrainConfig:
-    """Args:
-    method: What is trained on a batch.
-    epochs: Epochs of the method's phase; an epoch is floor(n / |B|) steps.
-    max_steps: Stop after so many steps in all (0: never).
-    evaluate_epochs: Epochs between evaluations; start and end are always evaluated.
-    log_steps: Steps between log lines.
-    precision: Of the encoders; distances, PCA and losses are always fp32 at least.
+    """What is trained, how long, and how often it speaks.
+
+    Args:
+        method: What is trained on a batch.
+        epochs: Epochs of the method's phase; an epoch is floor(n / |B|) steps.
+        max_steps: Stop after so many steps in all (0: never).
+        evaluate_epochs: Epochs between evaluations; start and end are always evaluated.
+        log_steps: Steps between log lines.
+        precision: Of the encoders; distances, PCA and losses are always fp32 at least.
     """
 
     method: Literal["plm", "instance"] = "plm"
@@ -217,11 +220,13 @@ class TrainConfig:
 
 @dataclass
 class EvaluationConfig:
-    """Args:
-    ks: K of recall@K.
-    batch_size: Images in a forward pass of evaluation and sweep.
-    nmi: Cluster the test embeddings and report NMI.
-    raw_pixels: Also report the recall of raw pixels, once, as the floor.
+    """Metrics on the test split.
+
+    Args:
+        ks: K of recall@K.
+        batch_size: Images in a forward pass of evaluation and sweep.
+        nmi: Cluster the test embeddings and report NMI.
+        raw_pixels: Also report the recall of raw pixels, once, as the floor.
     """
 
     ks: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
@@ -232,9 +237,11 @@ class EvaluationConfig:
 
 @dataclass
 class CheckpointConfig:
-    """Args:
-    every_steps: Steps between checkpoints; one is always written at the end and on a signal.
-    keep: Newest checkpoints kept.
+    """Saving.
+
+    Args:
+        every_steps: Steps between checkpoints; one is always written at the end and on a signal.
+        keep: Newest checkpoints kept.
     """
 
     every_steps: int = 200
@@ -243,11 +250,13 @@ class CheckpointConfig:
 
 @dataclass
 class RuntimeConfig:
-    """Args:
-    device: `auto` takes a GPU where there is one.
-    threads: Compute threads of a rank; 0 shares the cores of the machine among its ranks.
-    index: Backend of nearest-neighbour search; `auto` is faiss, on the GPU where both are there, else torch.
-    timeout_seconds: Bound of every wait for another rank.
+    """Machine and ranks.
+
+    Args:
+        device: `auto` takes a GPU where there is one.
+        threads: Compute threads of a rank; 0 shares the cores of the machine among its ranks.
+        index: Backend of nearest-neighbour search; `auto` is faiss, on the GPU where both are there, else torch.
+        timeout_seconds: Bound of every wait for another rank.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"

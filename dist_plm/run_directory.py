@@ -14,7 +14,7 @@ from dist_plm.errors import UserError
 from dist_plm.runtime.atomic import replacing
 from dist_plm.runtime.world import World
 
-# What may change between a run and its continuation: where and how fast it runs and what it says, never what it computes.
+# What may change between a run and its continuation: where, how fast and how talkative, never what it computes.
 HARMLESS = (
     "run_dir", "data.shards", "data.workers", "data.prefetch", "batch.micro_batches", "train.max_steps",
     "train.log_steps", "train.evaluate_epochs", "evaluation", "checkpoint", "runtime",

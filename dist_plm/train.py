@@ -1,7 +1,6 @@
 """`python -m dist_plm.train`: train an embedding, or go on with it. Under torchrun on all ranks, alone without it."""
 
 import os
-
 from typing import TYPE_CHECKING
 
 from dist_plm import __version__
@@ -14,7 +13,9 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """Parse, check, train. Status 0 done, 1 failure, 2 wrong usage, 75 preempted and saved."""
-    parser = config_parser("train", "Train a retrieval embedding from unlabelled images. The same command again resumes.")
+    parser = config_parser(
+        "train", "Train a retrieval embedding from unlabelled images. The same command again resumes."
+    )
     parser.add_argument("--plan", action="store_true", help="print what the run would need, and exit")
     parsed = parser.parse_args()
     config = config_of(parser, parsed)

@@ -162,7 +162,9 @@ class Trainer:
         if self.learner.method.nearest_neighbour_batches:
             gallery = self._gallery()
             if at.epoch == 0:
-                self.learner.method.begin(torch.from_numpy(gallery.embeddings).to(self.world.device, self.learner.dtype))
+                self.learner.method.begin(
+                    torch.from_numpy(gallery.embeddings).to(self.world.device, self.learner.dtype)
+                )
             plan = make_plan(
                 n, batch=self.config.batch, seed=self.config.seed, epoch=at.epochs, neighbours=gallery.neighbours
             )

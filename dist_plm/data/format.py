@@ -1,10 +1,10 @@
 """The data set on disk: WebDataset tars, one offset table and one label table a split, and a manifest that binds them.
 
-    manifest.json          this module's `Manifest`
-    {split}-000000.tar     "{key}.jpg" (or .png, ...), the image's bytes as they came, then "{key}.json"
-    {split}.offsets.npy    OFFSET_DTYPE, one row a sample; a sample's id is its row
-    {split}.labels.npy     int32, an index into the split's classes, -1 where there is none
-    rejected.jsonl         {"source", "reason"}, one line for each source that could not be read
+manifest.json          this module's `Manifest`
+{split}-000000.tar     "{key}.jpg" (or .png, ...), the image's bytes as they came, then "{key}.json"
+{split}.offsets.npy    OFFSET_DTYPE, one row a sample; a sample's id is its row
+{split}.labels.npy     int32, an index into the split's classes, -1 where there is none
+rejected.jsonl         {"source", "reason"}, one line for each source that could not be read
 """
 
 import json

@@ -37,9 +37,7 @@ class Batch:
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on `device`; from pinned memory the copy does not wait, and later kernels of the stream see it done."""
-    return Batch(
-        batch.step, batch.ids.to(device, non_blocking=True), batch.views.to(device, non_blocking=True)
-    )
+    return Batch(batch.step, batch.ids.to(device, non_blocking=True), batch.views.to(device, non_blocking=True))
 
 
 class Loader:

@@ -148,8 +148,10 @@ class Store:
 
     def _broken(self, id: int, reason: str) -> str:
         shard, offset, _ = self.offsets[id]
-        return (f"{self.shards[shard].path}: sample {id} at offset {offset}: {reason}; "
-                f"find out what else is damaged: python shards/verify.py {self.folder}")
+        return (
+            f"{self.shards[shard].path}: sample {id} at offset {offset}: {reason}; "
+            f"find out what else is damaged: python shards/verify.py {self.folder}"
+        )
 
     def _checked_path(self, file: str, size: int) -> Path:
         if not PLAIN_NAME.fullmatch(file):
@@ -170,8 +172,9 @@ class Store:
             rows = self.offsets[[shard.first_id, shard.first_id + shard.samples - 1]]
             ends = rows["offset"].astype(np.int64) + rows["size"]
             if (rows["shard"] != number).any() or (ends > shard.path.stat().st_size).any():
-                raise UserError(f"{self.folder}/{self.split}.offsets.npy does not describe {shard.path.name}; "
-                                f"{_REBUILD}")
+                raise UserError(
+                    f"{self.folder}/{self.split}.offsets.npy does not describe {shard.path.name}; {_REBUILD}"
+                )
 
 
 def _table(path: Path, dtype: np.dtype, samples: int) -> np.ndarray:

@@ -85,12 +85,15 @@ def _images(file: BinaryIO, shard: Shard) -> Iterator[tuple[str, bytes]]:
         for sample in group_by_keys(tar_file_expander([{"url": shard.path.name, "stream": file}])):
             images = [name for name in sample if name != "json" and not name.startswith("__")]
             if len(images) != 1:
-                raise UserError(f"{shard.path}: sample '{sample['__key__']}' has {len(images)} images instead of one; "
-                                f"{_ADVICE} {shard.path.parent}")
+                raise UserError(
+                    f"{shard.path}: sample '{sample['__key__']}' has {len(images)} images instead of one; "
+                    f"{_ADVICE} {shard.path.parent}"
+                )
             found += 1
             yield sample["__key__"], sample[images[0]]
     except tarfile.TarError as error:
         raise UserError(f"{shard.path} is not an intact tar; {_ADVICE} {shard.path.parent}") from error
     if found != shard.samples:
-        raise UserError(f"{shard.path} holds {found} samples, the manifest says {shard.samples}; "
-                        f"{_ADVICE} {shard.path.parent}")
+        raise UserError(
+            f"{shard.path} holds {found} samples, the manifest says {shard.samples}; {_ADVICE} {shard.path.parent}"
+        )

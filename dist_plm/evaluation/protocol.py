@@ -19,9 +19,7 @@ from dist_plm.runtime.progress import Display
 from dist_plm.runtime.world import World
 
 
-def evaluate(
-    embed: Embed, folder: Path, *, config: Config, world: World, display: Display
-) -> dict[str, Any] | None:
+def evaluate(embed: Embed, folder: Path, *, config: Config, world: World, display: Display) -> dict[str, Any] | None:
     """Recall@K, MAP@R and NMI of `embed` on the test split; None where that split has no labels. A collective.
 
     Args:
@@ -63,7 +61,7 @@ def _result(counts: Counts, vectors: np.ndarray, labels: np.ndarray, config: Con
         "dropped": metrics["dropped"],
     }
     if config.evaluation.nmi:
-        own = nmi(torch.from_numpy(vectors), torch.from_numpy(labels), seed=config.seed) if world.is_first else None
+        own = nmi(vectors, labels, seed=config.seed) if world.is_first else None
         result["nmi"] = world.gather_objects(own)[0]
     return result
 

@@ -25,9 +25,9 @@ def sweep(
 ) -> np.ndarray:
     """Embeddings [n, D] float32 of all images of `store`, on every rank. A collective.
 
-    Each rank streams its own shards in order and writes one file per shard under `folder`/split; a shard whose file is there
-    is not read again, so a killed sweep goes on where it was. A batch never spans two shards: an embedding is the same
-    to the bit whichever rank computes it. `folder` must be named after the weights of `embed`.
+    Each rank streams its own shards in order and writes one file per shard under `folder`/split; a shard whose file is
+    there is not read again, so a killed sweep goes on where it was. A batch never spans two shards: an embedding is the
+    same to the bit whichever rank computes it. `folder` must be named after the weights of `embed`.
     """
     folder = folder / store.split
     files = [folder / f"shard_{number:06d}.npy" for number in range(len(store.shards))]

@@ -1,4 +1,4 @@
-"""Two-view instance discrimination (NT-Xent; Chen et al., ICML 2020, equation 1): a start for random weights, and a control."""
+"""Two-view instance discrimination (NT-Xent; Chen et al., ICML 2020): a start for random weights, and a control."""
 
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ from dist_plm.methods.base import Loss, Method, Points
 
 
 class InstanceDiscrimination(Method):
-    """Each view must find the next view of its image among all points of the global batch."""
+    """Each view must find the next view of its image among all points of the global batch (their equation 1)."""
 
     nearest_neighbour_batches: ClassVar[bool] = False
 

@@ -19,7 +19,9 @@ class Proxies(nn.Module):
     vector by up to .05 sqrt(D) = .57 a step, so the parameters themselves can't be kept on the sphere.
     """
 
-    def __init__(self, count: int, dim: int, manifold_dim: int, *, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, count: int, dim: int, manifold_dim: int, *, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
         super().__init__()
         self.count = count
         rows = -(-count // world_size)

@@ -2,9 +2,9 @@
 
     RUN_DIR/checkpoints/
         step_00000200/                      a complete checkpoint; written as step_00000200.tmp, then renamed
-            shard-00001-model-....safetensors   tensors of rank 0: replicated ones whole, sharded ones with their offsets
-            shard-00002-model-....safetensors   tensors of rank 1
-            checkpoint.json                     position, plan, fingerprints, versions; name, size and sha256 of each file
+            shard-00001-model-....safetensors   rank 0: replicated tensors whole, sharded ones with offsets
+            shard-00002-model-....safetensors   rank 1
+            checkpoint.json                     position, fingerprint, versions; size and sha256 of each file
 
 Three verbs: `save`, `find` (the newest complete one), `load`. Tensors travel through torch.distributed.checkpoint with
 its safetensors storage, which reshards on load; everything that is not a tensor is in checkpoint.json.
@@ -64,7 +64,9 @@ def save(folder: Path, step: int, state: State, summary: dict[str, Any], world: 
         temporary.mkdir()
     world.barrier("the start of a checkpoint")
     writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
-    dcp.save(_distributed(state, world), storage_writer=writer)
+    # safetensors writes contiguous memory alone, and weights of convolutions lie channels-last.
+    plain = {name: _contiguous(value) for name, value in state.items()}
+    dcp.save(_distributed(plain, world), storage_writer=writer)
     world.barrier("the end of a checkpoint")
     if world.is_first:
         files = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
@@ -87,9 +89,7 @@ def find(folder: Path) -> Found | None:
             return Found(path, _summary(path), rejected)
         rejected.append(f"{path}: {fault}")
     if rejected:
-        raise UserError(
-            f"no checkpoint in {folder} is intact: {'; '.join(rejected)}. Start anew in another --run_dir, or restore one"
-        )
+        raise UserError(f"no checkpoint in {folder} is intact: {'; '.join(rejected)}. Start anew in another --run_dir")
     return None
 
 
@@ -109,6 +109,12 @@ def load(path: Path, state: State, world: World) -> None:
         if found != shape:
             raise UserError(f"{path}: {name} has shape {found}, this configuration needs {shape}")
     dcp.load(_distributed(state, world), storage_reader=HuggingFaceStorageReader(str(path)))
+
+
+def _contiguous(value: "Tensor | Sharded") -> "Tensor | Sharded":
+    if isinstance(value, Sharded):
+        return Sharded(value.local.detach().contiguous(), value.rows)
+    return value.detach().contiguous()
 
 
 def _distributed(state: State, world: World) -> dict[str, Any]:

@@ -13,7 +13,7 @@ def build_optimiser(
     backbone: Iterable[nn.Parameter], head: Iterable[nn.Parameter], own: Iterable[nn.Parameter],
     config: OptimiserConfig, *, own_lr_scale: float,
 ) -> torch.optim.Optimizer:  # fmt: skip
-    """Three groups: the backbone, the head, and the method's own parameters (no weight decay; 100 x the rate for proxies).
+    """Three groups: the backbone, the head, and the method's own parameters, which have no weight decay.
 
     The state exists from the start, so that a checkpoint of step 0 has the same tensors as any other.
     """
@@ -56,5 +56,7 @@ def learning_rate(config: OptimiserConfig, base: float, step: int, steps: int) -
 def state_by_name(optimiser: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:
     """The optimiser's tensors as `parameter name` + `.` + `moment`."""
     return {
-        f"{names[parameter]}.{key}": value for parameter, state in optimiser.state.items() for key, value in state.items()
+        f"{names[parameter]}.{key}": value
+        for parameter, state in optimiser.state.items()
+        for key, value in state.items()
     }

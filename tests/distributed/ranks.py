@@ -15,7 +15,7 @@ PATIENCE_SECONDS = 240
 
 
 def on_ranks(size: int, folder: Path, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """`function(world, *arguments)` on ranks 0..size-1; the results in that order. Raises what the first rank raised."""
+    """`function(world, *arguments)` on ranks 0..size-1; the results in that order; fails with what a rank raised."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]

@@ -81,7 +81,7 @@ def error(found: Gradients, expected: Gradients) -> float:
     """The largest relative difference over all tensors."""
     assert found.keys() == expected.keys()
     return max(
-        (float((found[name] - expected[name]).norm() / expected[name].norm().clamp_min(1e-300)) for name in expected)
+        float((found[name] - expected[name]).norm() / expected[name].norm().clamp_min(1e-300)) for name in expected
     )
 
 

@@ -58,11 +58,22 @@ def tiny_split(tmp_path: Path) -> TinySplit:
         np.save(tmp_path / f"{split}.offsets.npy", np.array(rows, packed))
         np.save(tmp_path / f"{split}.labels.npy", np.arange(len(images), dtype="<i4") % 3)
         manifest_path = tmp_path / "manifest.json"
-        manifest = json.loads(manifest_path.read_text()) if manifest_path.exists() else {
-            "format": 1, "name": "tiny", "fingerprint": "0" * 64, "splits": {}, "rejected": 0,
-        }
+        manifest = (
+            json.loads(manifest_path.read_text())
+            if manifest_path.exists()
+            else {
+                "format": 1,
+                "name": "tiny",
+                "fingerprint": "0" * 64,
+                "splits": {},
+                "rejected": 0,
+            }
+        )
         manifest["splits"][split] = {
-            "samples": len(images), "labelled": True, "classes": ["class0", "class1", "class2"], "shards": shards,
+            "samples": len(images),
+            "labelled": True,
+            "classes": ["class0", "class1", "class2"],
+            "shards": shards,
         }
         manifest_path.write_text(json.dumps(manifest))
         return images

@@ -42,7 +42,9 @@ def test_describes_the_split(tiny_split, tmp_path):
         assert store.labels.dtype == np.int32 and store.labels.tolist() == [i % 3 for i in range(10)]
         assert store.classes == ["class0", "class1", "class2"] and store.fingerprint == "0" * 64
         assert [(s.path.name, s.first_id, s.samples) for s in store.shards] == [
-            ("train-000000.tar", 0, 5), ("train-000001.tar", 5, 1), ("train-000002.tar", 6, 4),
+            ("train-000000.tar", 0, 5),
+            ("train-000001.tar", 5, 1),
+            ("train-000002.tar", 6, 4),
         ]
     with Store(tmp_path, "test") as store:
         assert len(store) == 2

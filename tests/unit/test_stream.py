@@ -47,9 +47,9 @@ def test_batches_hold_the_shard_in_order_and_no_more(tiny_split, tmp_path, batch
 def test_sweep_and_random_reads_agree(tiny_split, tmp_path):
     tiny_split([5, 6])
     with Store(tmp_path, "train") as store:
-        swept = torch.cat([
-            batch for index in range(2) for batch in sweep_shard(store, index, config=CONFIG, batch_size=4, workers=2)
-        ])
+        swept = torch.cat(
+            [batch for index in range(2) for batch in sweep_shard(store, index, config=CONFIG, batch_size=4, workers=2)]
+        )
         for id in range(11):
             assert (swept[id].numpy() == eval_view(store.read_image(id), config=CONFIG)).all()
 
@@ -58,7 +58,10 @@ def test_the_environment_of_a_rank_does_not_split_rewrite_or_cache(tiny_split, t
     tiny_split([6])
     (tmp_path / "cache").mkdir()
     for name, value in {
-        "RANK": "1", "WORLD_SIZE": "2", "GOPEN_REWRITE": "/=/nowhere/", "WDS_CACHE": str(tmp_path / "cache"),
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "GOPEN_REWRITE": "/=/nowhere/",
+        "WDS_CACHE": str(tmp_path / "cache"),
     }.items():
         monkeypatch.setenv(name, value)
     with Store(tmp_path, "train") as store:

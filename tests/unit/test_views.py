@@ -64,9 +64,7 @@ def test_streams_of_neighbours_are_unrelated_and_large_numbers_count():
 def test_distribution_of_crops_and_flips():
     image, config = coordinates(), ViewsConfig(size=64, scale=(0.16, 1.0), flip=0.3)
     n = 2000
-    crops = np.array([
-        crop_of(train_view(image, config=config, seed=3, epoch=0, sample=i, view=0)) for i in range(n)
-    ])
+    crops = np.array([crop_of(train_view(image, config=config, seed=3, epoch=0, sample=i, view=0)) for i in range(n)])
     area, log_ratio = crops[:, 2] * crops[:, 3] / 256**2, np.log(crops[:, 2] / crops[:, 3])
     expected = np.array([reference_crop(256, 256, config.scale, random.Random(i)) for i in range(20_000)])
     expected_area = expected[:, 0] * expected[:, 1] / 256**2
@@ -94,8 +92,9 @@ def reference_crop(width, height, scale, draw):
 
 def ks(a, b):
     grid = np.sort(np.concatenate([a, b]))
-    return np.abs(np.searchsorted(np.sort(a), grid, "right") / len(a)
-                  - np.searchsorted(np.sort(b), grid, "right") / len(b)).max()
+    return np.abs(
+        np.searchsorted(np.sort(a), grid, "right") / len(a) - np.searchsorted(np.sort(b), grid, "right") / len(b)
+    ).max()
 
 
 def test_no_flip_and_sure_flip_mirror_each_other():
@@ -109,9 +108,7 @@ def test_no_flip_and_sure_flip_mirror_each_other():
 def test_brightness_stays_within_its_bounds_and_moves():
     grey = Image.new("RGB", (40, 40), (100, 100, 100))
     config = ViewsConfig(size=16, brightness=0.2)
-    values = [
-        int(train_view(grey, config=config, seed=0, epoch=0, sample=i, view=0)[0, 0, 0]) for i in range(300)
-    ]
+    values = [int(train_view(grey, config=config, seed=0, epoch=0, sample=i, view=0)[0, 0, 0]) for i in range(300)]
     # On a flat image contrast does nothing, so the value is 100 x the brightness factor.
     assert 80 <= min(values) < 84 and 116 < max(values) <= 120
     assert abs(np.mean(values) - 100) < 4 * 40 / 12**0.5 / 300**0.5

@@ -1,0 +1,104 @@
+"""Damage to a data set is found to the byte, and named; a whole one passes."""
+
+import json
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dist_plm.data.format import Manifest
+from dist_plm.errors import UserError
+from shards import build, verify
+
+
+@pytest.fixture
+def whole(tmp_path) -> Path:
+    """A data set of 40 images in two splits of about four shards."""
+    options = ["--images", "40", "--size", "16", "--classes", "4", "--shard-size", "0.0006", "--workers", "1"]
+    assert build.main(["demo", "--out", str(tmp_path / "whole"), *options]) == 0
+    return tmp_path / "whole"
+
+
+def damage(out: Path, name: str, position: int) -> None:
+    data = bytearray((out / name).read_bytes())
+    data[position] ^= 0x20
+    (out / name).write_bytes(bytes(data))
+
+
+def test_any_flipped_byte_of_a_shard_is_found_and_named(whole, capsys):
+    out, shard = whole, Manifest.load(whole).splits["train"].shards[1]
+    capsys.readouterr()
+    pristine = (out / shard.file).read_bytes()
+    with tarfile.open(out / shard.file) as tar:
+        members = [(m.name, m.offset, m.offset_data, m.size) for m in tar]
+    # Everything from the fourth header on is drawn from, headers, contents, padding and the end alike.
+    for position in np.random.default_rng(0).integers(0, len(pristine), 60).tolist():
+        (out / shard.file).write_bytes(pristine)
+        damage(out, shard.file, position)
+        assert verify.main([str(out), "--workers", "1"]) == 1
+        report = capsys.readouterr().out
+        assert report.count("damaged:") == 1 and shard.file in report
+        for name, start, data, size in members:
+            if start <= position < data:
+                assert f"byte {start:,}" in report
+            elif data <= position < data + size:
+                assert f"member {name.rpartition('.')[0]}" in report
+            elif data + size <= position < data + size + -size % 512:
+                assert f"member {name}, byte {position:,}" in report
+        if position >= members[-1][2] + 512 * -(-members[-1][3] // 512):
+            assert f"byte {position:,}" in report
+
+
+def test_verify_names_what_does_not_fit(whole, tmp_path, capsys):
+    capsys.readouterr()
+
+    def report(change) -> str:
+        out = tmp_path / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(whole, out)
+        change(out)
+        assert verify.main([str(out), "--workers", "1"]) == 1
+        return capsys.readouterr().out
+
+    def relabel(out: Path) -> None:
+        labels = np.load(out / "train.labels.npy")
+        labels[3] = 1 - max(labels[3], 0)
+        np.save(out / "train.labels.npy", labels)
+
+    def move(out: Path) -> None:
+        offsets = np.load(out / "train.offsets.npy")
+        offsets["offset"][5] += 512
+        np.save(out / "train.offsets.npy", offsets)
+
+    def edit(out: Path) -> None:
+        document = json.loads((out / "manifest.json").read_text())
+        document["fingerprint"] = "0" * 64
+        (out / "manifest.json").write_text(json.dumps(document))
+
+    assert "label" in report(relabel)
+    assert "offset table" in report(move)
+    assert "fingerprint" in report(edit)
+    assert "train-000001.tar: 700 bytes" in report(lambda out: os.truncate(out / "train-000001.tar", 700))
+    assert "train-000000.tar: 0 bytes" in report(lambda out: (out / "train-000000.tar").unlink())
+    assert "rejected.jsonl" in report(lambda out: (out / "rejected.jsonl").write_text("{}\n"))
+    assert verify.main([str(whole), "--workers", "2"]) == 0
+    assert verify.main([str(tmp_path)]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        verify.main(["--nonsense"])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "splits": {"train": 3}}'])
+def test_a_broken_manifest_is_a_user_error(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match=r"manifest\.json"):
+        Manifest.load(tmp_path)
+
+
+def test_a_manifest_names_no_file_outside_its_folder(whole):
+    path = whole / "manifest.json"
+    path.write_text(path.read_text().replace("train-000000.tar", "../train-000000.tar"))
+    with pytest.raises(UserError, match="not the name of a file"):
+        Manifest.load(whole)
