@@ -36,7 +36,7 @@ def main() -> int:
             results = _evaluate(config, options.checkpoint, Path(world.gather_objects(folder)[0]), world)
             world.barrier("the end of the evaluation")
     finally:
-        disconnect()
+        disconnect(world)
     if world.is_first:
         text = "".join(json.dumps(result) + "\n" for result in results)
         print(text, end="")

@@ -85,9 +85,11 @@ class Learner:
             x = self.teacher(views)
         z = embedded.detach().requires_grad_()
         loss = self.method(Points(z, x, self.config.views.count))
-        loss.share.backward()
+        with self.world.waiting("reduce-scatter of dL/dz"):
+            loss.share.backward()
         assert z.grad is not None
-        self.strategy.backward(views, embedded, z.grad)
+        with self.world.waiting("all-reduce of gradients"):
+            self.strategy.backward(views, embedded, z.grad)
 
         self.optimiser.step()
         self.optimiser.zero_grad()

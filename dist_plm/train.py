@@ -1,6 +1,7 @@
 """`python -m dist_plm.train`: train an embedding, or go on with it. Under torchrun on all ranks, alone without it."""
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from dist_plm import __version__
@@ -34,7 +35,7 @@ def main() -> int:
 def _train(config: Config) -> int:
     from dist_plm.runtime.preemption import PREEMPTED, Preemption
     from dist_plm.runtime.progress import Display
-    from dist_plm.runtime.world import connect, disconnect
+    from dist_plm.runtime.world import RankFailure, connect, disconnect
     from dist_plm.trainer import Preempted, Trainer
 
     with Preemption() as preemption:
@@ -46,9 +47,13 @@ def _train(config: Config) -> int:
         except Preempted as reason:
             display.say(str(reason))
             return PREEMPTED
+        except RankFailure as failure:
+            display.close()
+            print(f"rank {world.rank}: {failure}", file=sys.stderr, flush=True)
+            os._exit(1)  # leaving the process group in order would wait for the dead
         finally:
             display.close()
-            disconnect()
+        disconnect(world)
     return 0
 
 

@@ -78,16 +78,11 @@ class Trainer:
             self.display.say(f"{self.directory.path} is finished at step {self.at.step}")
             return
         self._open()
-        if not self.found:
-            self._judge("start", with_pixels=self.config.evaluation.raw_pixels)
-        while True:
-            while not self._stopped and self.at.epoch < self.phase.epochs:
-                self._epoch()
-            self._save()
-            self._judge(f"end of {self.phase.name}")
-            if self._stopped:
-                break
-            self._next_phase()
+        try:
+            self._phases()
+        except RunFailure as failure:
+            self.metrics.write("failure", step=self.at.step, message=str(failure))
+            raise
         self.metrics.write("end", step=self.at.step)
         self.metrics.close()
 
@@ -111,7 +106,21 @@ class Trainer:
             for fault in self.found.rejected:
                 self.display.say(f"warning: passed over a broken checkpoint: {fault}")
             checkpoint.load(self.found.path, self.learner.state(), self.world)
+            self.metrics.write("resumed", step=self.at.step, world_size=self.world.size)
             self.display.say(f"resumed from {self.found.path}")
+
+    def _phases(self) -> None:
+        """All phases; evaluated at the start, at the end of each, and every few epochs between."""
+        if not self.found:
+            self._judge("start", with_pixels=self.config.evaluation.raw_pixels)
+        while True:
+            while not self._stopped and self.at.epoch < self.phase.epochs:
+                self._epoch()
+            self._save()
+            self._judge(f"end of {self.phase.name}")
+            if self._stopped:
+                return
+            self._next_phase()
 
     def _epoch(self) -> None:
         """Sweep, plan, and take the epoch's steps."""
@@ -139,6 +148,7 @@ class Trainer:
                 step = at.epoch * steps + at.batch
                 report = self.learner.step(batch.views, step, self.phase.epochs * steps)
                 at.batch, at.step = at.batch + 1, at.step + 1
+                self.world.at(at.step)
                 bar.advance(note=self._log(report, clock), scale=config.batch.images)
                 if at.batch == steps:
                     at.epoch, at.batch, at.epochs, at.plan = at.epoch + 1, 0, at.epochs + 1, ""
@@ -150,6 +160,7 @@ class Trainer:
         """Between two steps: leave if any rank was told to, save if it is time."""
         if signal := self.world.agree(self.preemption.signal):
             self._save()
+            self.metrics.write("preempted", step=self.at.step, signal=signal)
             raise Preempted(f"signal {signal}: saved at step {self.at.step}; the same command goes on")
         if self.at.step % self.config.checkpoint.every_steps == 0:
             self._save()

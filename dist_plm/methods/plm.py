@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from dist_plm.config import Config
 from dist_plm.manifold import (
@@ -17,6 +18,8 @@ from dist_plm.methods.base import Loss, Method, Points
 from dist_plm.model.proxies import Proxies
 from dist_plm.runtime.checkpoint import Sharded
 from dist_plm.runtime.world import World
+
+PAIRS = 2**21  # of points and proxies at a time
 
 
 class PiecewiseLinearManifold(Method):
@@ -94,14 +97,25 @@ class PiecewiseLinearManifold(Method):
         return total / (len(z_all) * (len(z_all) - 1) * batches)
 
     def _proxy_shares(self, proxies: Proxies, z_all: Tensor, x_all: Tensor, basis_all: Tensor) -> tuple[Tensor, Tensor]:
-        """Means of equations 7 and 8 over all points and the rank's own proxies."""
+        """Means of equations 7 and 8 over all points and the rank's own proxies.
+
+        A piece of the proxies at a time, computed again in the backward: what is alive besides the proxies does not
+        grow with their number.
+        """
         config = self.config.manifold
-        rho, psi = proxies.rho.to(z_all.dtype), proxies.psi.to(z_all.dtype)
-        with torch.set_grad_enabled(self.config.proxies.similarity_gradient):
-            s = proxy_similarity(x_all, basis_all, rho, psi, n_alpha=config.n_alpha, n_beta=config.n_beta)
+
+        def sums(raw_rho: Tensor, raw_psi: Tensor, z_all: Tensor) -> tuple[Tensor, Tensor]:
+            rho, psi = proxies.constrained(raw_rho, raw_psi)
+            with torch.set_grad_enabled(self.config.proxies.similarity_gradient):
+                s = proxy_similarity(x_all, basis_all, rho, psi, n_alpha=config.n_alpha, n_beta=config.n_beta)
+            return proxy_loss(z_all, rho, s, delta=self.config.loss.delta), neighbourhood_loss(basis_all, psi, s)
+
+        proxy, neighbourhood = z_all.new_zeros(()), z_all.new_zeros(())
+        for raw_rho, raw_psi in proxies.pieces(max(1, PAIRS // len(z_all))):
+            first, second = checkpoint(sums, raw_rho, raw_psi, z_all, use_reentrant=False, preserve_rng_state=False)
+            proxy, neighbourhood = proxy + first, neighbourhood + second
         pairs = len(z_all) * proxies.count
-        proxy = proxy_loss(z_all, rho, s, delta=self.config.loss.delta) / pairs
-        return proxy, neighbourhood_loss(basis_all, psi, s) / (pairs * psi.shape[-1])
+        return proxy / pairs, neighbourhood / (pairs * config.dim)
 
     @torch.no_grad()
     def begin(self, gallery: Tensor) -> None:

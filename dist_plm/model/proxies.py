@@ -1,5 +1,7 @@
 """Proxies rho and their linear neighbourhoods Psi (section 3.4); each rank owns a slice of them."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -27,19 +29,22 @@ class Proxies(nn.Module):
         rows = -(-count // world_size)
         self.first = min(rank * rows, count)
         last = min(self.first + rows, count)
-        raw = _normal(self.first, last, dim * (1 + manifold_dim), seed).view(last - self.first, dim, 1 + manifold_dim)
-        self.raw_rho = nn.Parameter(raw[..., 0].clone())
-        self.raw_psi = nn.Parameter(raw[..., 1:].clone())
+        self.raw_rho = nn.Parameter(torch.empty(last - self.first, dim))
+        self.raw_psi = nn.Parameter(torch.empty(last - self.first, dim, manifold_dim))
+        self._draw(seed)
 
-    @property
-    def rho(self) -> Tensor:
-        """[P_r, D], unit length."""
-        return functional.normalize(self.raw_rho, dim=-1)
+    def pieces(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The own raw parameters, `size` proxies at a time: [p, D] and [p, D, M] for `constrained`.
 
-    @property
-    def psi(self) -> Tensor:
-        """[P_r, D, M], orthonormal columns."""
-        return orthonormal(self.raw_psi)
+        A rank without proxies has one empty piece, so that its graph is that of the others.
+        """
+        # Split, not sliced: the backward of each slice would make a zero tensor of the size of all own proxies.
+        return zip(self.raw_rho.split(size), self.raw_psi.split(size), strict=True)
+
+    @staticmethod
+    def constrained(raw_rho: Tensor, raw_psi: Tensor) -> tuple[Tensor, Tensor]:
+        """rho [p, D] of unit length and Psi [p, D, M] with orthonormal columns."""
+        return functional.normalize(raw_rho, dim=-1), orthonormal(raw_psi)
 
     @torch.no_grad()
     def place(self, own: Tensor, rho: Tensor, psi: Tensor) -> None:
@@ -48,14 +53,15 @@ class Proxies(nn.Module):
         # A rank-deficient basis has zero columns, which QR can't orthonormalise: a little noise completes it.
         self.raw_psi[own] = psi + 1e-3 * self.raw_psi[own]
 
-
-def _normal(first: int, last: int, width: int, seed: int) -> Tensor:
-    """Rows first..last of an endless N(0, 1) matrix that depends on the seed alone."""
-    blocks = []
-    for block in range(first // _BLOCK, -(-last // _BLOCK) if last > first else first // _BLOCK):
-        # numpy-style counter seeding: a golden-ratio stride keeps the blocks' seeds apart for any seed
-        generator = torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + block) % 2**63)
-        rows = torch.randn(_BLOCK, width, generator=generator)
-        start = block * _BLOCK
-        blocks.append(rows[max(first - start, 0) : max(min(last - start, _BLOCK), 0)])
-    return torch.cat(blocks) if blocks else torch.empty(0, width)
+    @torch.no_grad()
+    def _draw(self, seed: int) -> None:
+        """Fill the own rows with those of an endless N(0, 1) matrix that depends on the seed alone."""
+        first, last = self.first, self.first + len(self.raw_rho)
+        dim, manifold_dim = self.raw_psi.shape[1:]
+        for start in range(first - first % _BLOCK, last, _BLOCK):
+            # a golden-ratio stride keeps the blocks' seeds apart for any seed
+            generator = torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + start // _BLOCK) % 2**63)
+            block = torch.randn(_BLOCK, dim, 1 + manifold_dim, generator=generator)
+            block = block[max(first - start, 0) : last - start]
+            own = slice(max(start - first, 0), start + _BLOCK - first)
+            self.raw_rho[own], self.raw_psi[own] = block[..., 0], block[..., 1:]

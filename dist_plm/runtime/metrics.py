@@ -5,7 +5,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from dist_plm.runtime.atomic import replacing
 from dist_plm.runtime.world import World
+
+
+INCIDENTS = ("resumed", "preempted", "failure")
 
 
 class Metrics:
@@ -14,8 +18,8 @@ class Metrics:
     Args:
         folder: The run directory.
         world: The ranks.
-        keep_bytes: Length of the file when the checkpoint was saved that the run goes on from; what a killed run wrote
-            after it will be written again and is cut off.
+        keep_bytes: Length of the file when the checkpoint was saved that the run goes on from. What a killed run wrote
+            after it will be written again and is cut off, but for what befell the run itself (INCIDENTS).
     """
 
     def __init__(self, folder: Path, world: World, keep_bytes: int = 0) -> None:
@@ -26,9 +30,15 @@ class Metrics:
 
         path = folder / "metrics.jsonl"
         path.touch()
-        os.truncate(path, min(keep_bytes, path.stat().st_size))
+        text = path.read_bytes()
+        kept, rest = text[:keep_bytes].decode(), text[keep_bytes:].decode(errors="replace")
+        kept += "".join(
+            line + "\n" for line in rest.splitlines() if any(f'"event": "{name}"' in line for name in INCIDENTS)
+        )
+        with replacing(path) as file:
+            file.write(kept.encode())
         self._file = path.open("a", encoding="utf-8")
-        last = [json.loads(line).get("step", 0) for line in path.read_text(encoding="utf-8").splitlines()]
+        last = [json.loads(line).get("step", 0) for line in kept.splitlines()]
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=max(last) + 1 if last else None)
 
     def write(self, event: str, **values: Any) -> None:

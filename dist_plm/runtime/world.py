@@ -14,6 +14,10 @@ from torch.autograd.function import FunctionCtx
 
 from dist_plm.config import RuntimeConfig
 from dist_plm.errors import RunFailure, UserError
+from dist_plm.runtime.health import Health
+
+# What a RuntimeError of gloo or NCCL says about a peer that is gone.
+_TRANSPORT = ("gloo", "nccl", "connection", "timed out", "timeout", "peer", "socket")
 
 # torch 2.13 renamed the two tensor collectives and warns about the old names; 2.11 has only those.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -22,14 +26,6 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sc
 
 class RankFailure(RunFailure):
     """A collective did not end: another rank died, or hung for longer than `runtime.timeout_seconds`."""
-
-
-@contextmanager
-def _named(what: str) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:  # torch reports a dead peer and a time-out alike as RuntimeError
-        raise RankFailure(f"{what} failed: another rank died or hung ({str(error).splitlines()[0]})") from error
 
 
 class _GatherRows(torch.autograd.Function):
@@ -47,8 +43,7 @@ class _GatherRows(torch.autograd.Function):
     def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient,) = gradients
         own = gradient.new_empty((gradient.shape[0] // ctx.size, *gradient.shape[1:]))  # type: ignore[attr-defined]
-        with _named("reduce-scatter of gradients"):
-            _reduce_scatter(own, gradient.contiguous(), op=dist.ReduceOp.SUM)
+        _reduce_scatter(own, gradient.contiguous(), op=dist.ReduceOp.SUM)
         return own, None
 
 
@@ -76,23 +71,47 @@ class World:
     size: int = 1
     local_rank: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    health: Health | None = None
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
+    def at(self, step: int) -> None:
+        """Tell the other ranks, in case they ask, how far this one is."""
+        if self.health:
+            self.health.beat.step = step
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Around whatever waits for other ranks: a lost one ends the wait with its name.
+
+        torch reports a dead peer and a time-out as RuntimeErrors that name the transport; others pass through.
+        """
+        if self.health:
+            self.health.beat.doing = what
+        try:
+            yield
+        except RuntimeError as error:
+            text = str(error)
+            if not self.health or not any(word in text.lower() for word in _TRANSPORT):
+                raise
+            raise RankFailure(f"{what} failed: {self.health.diagnose()} ({text.splitlines()[0][:160]})") from error
+        if self.health:
+            self.health.beat.doing = "its own work"
+
     def gather_rows(self, rows: Tensor) -> Tensor:
         """[b, ...] on each rank, the same b on all -> [W b, ...] in the order of the ranks, with exact gradient."""
         if self.size == 1:
             return rows
-        with _named(f"all-gather of {tuple(rows.shape)}"):
+        with self.waiting(f"all-gather of {tuple(rows.shape)}"):
             return _GatherRows.apply(rows, self.size)
 
     def sum(self, value: Tensor) -> Tensor:
         """Sum over the ranks, with exact gradient."""
         if self.size == 1:
             return value
-        with _named(f"all-reduce of {tuple(value.shape)}"):
+        with self.waiting(f"all-reduce of {tuple(value.shape)}"):
             return _AllReduceSum.apply(value)
 
     def agree(self, flag: int) -> int:
@@ -100,7 +119,7 @@ class World:
         if self.size == 1:
             return flag
         value = torch.tensor(flag, dtype=torch.int64)
-        with _named("agreement of the ranks"):
+        with self.waiting("agreement of the ranks"):
             dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return int(value)
 
@@ -109,15 +128,14 @@ class World:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        with _named("exchange between the ranks"):
+        with self.waiting("exchange between the ranks"):
             dist.all_gather_object(values, value)
         return values
 
     def barrier(self, what: str) -> None:
-        """Wait for all ranks, `runtime.timeout_seconds` at most."""
+        """Wait for all ranks at `what`, `runtime.timeout_seconds` at most."""
         if self.size > 1:
-            with _named(f"waiting for all ranks at {what}"):
-                self.agree(0)
+            self.gather_objects(what)
 
 
 def connect(config: RuntimeConfig) -> World:
@@ -140,13 +158,15 @@ def connect(config: RuntimeConfig) -> World:
         if missing:
             raise UserError(f"WORLD_SIZE is {size} but {' and '.join(missing)} not set: start ranks with torchrun")
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timeout)
-    return World(rank, size, local_rank, device)
+    health = Health(rank, size, dist.distributed_c10d._get_default_store()) if size > 1 else None
+    return World(rank, size, local_rank, device, health)
 
 
-def disconnect() -> None:
-    """Leave the process group, if any."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+def disconnect(world: World) -> None:
+    """Leave the process group."""
+    if world.health:
+        world.health.close()
+    dist.destroy_process_group()
 
 
 def _device(config: RuntimeConfig, local_rank: int) -> torch.device:

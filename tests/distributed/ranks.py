@@ -49,7 +49,7 @@ def _rank(rank: int, size: int, port: int, folder: Path, function: Callable[...,
     try:
         world = connect(RuntimeConfig(device="cpu", threads=1, timeout_seconds=60))
         outcome = (True, function(world, *arguments))
-        disconnect()
+        disconnect(world)
     except BaseException:
         outcome = (False, traceback.format_exc())
     (folder / f"rank_{rank}.pkl").write_bytes(pickle.dumps(outcome))

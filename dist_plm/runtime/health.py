@@ -1,0 +1,75 @@
+"""Who died: every rank says once a second that it lives and where, so that a failed collective can name its cause."""
+
+import json
+import threading
+import time
+from dataclasses import asdict, dataclass
+
+import torch.distributed as dist
+
+BEAT_SECONDS = 1.0
+SILENT_SECONDS = 5.0  # five missed beats: a process that is only busy still beats, from a thread of its own
+
+
+@dataclass
+class Beat:
+    """A sign of life: when, at which step, and in which collective or other work."""
+
+    time: float = 0.0
+    step: int = 0
+    doing: str = "starting"
+
+
+class Health:
+    """Publishes this rank's beats in the process group's store and reads those of the others."""
+
+    def __init__(self, rank: int, size: int, store: dist.Store) -> None:
+        self.rank, self.size, self.beat = rank, size, Beat()
+        self._store = store
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._publish, name="health", daemon=True)
+        self._thread.start()
+
+    def diagnose(self) -> str:
+        """After a failure: wait for silence to show, then say which rank is to blame and where it was last."""
+        deadline = time.time() + SILENT_SECONDS + 2 * BEAT_SECONDS
+        while True:
+            beats = {rank: self._read(rank) for rank in range(self.size) if rank != self.rank}
+            now = time.time()
+            silent = [rank for rank, beat in beats.items() if beat is None or now - beat.time > SILENT_SECONDS]
+            if silent or now > deadline:
+                break
+            time.sleep(BEAT_SECONDS / 2)
+        here = f"this rank was in {self.beat.doing}"
+        if silent:
+            return f"{', '.join(_describe(rank, beats[rank], now) for rank in silent)}; {here}"
+        behind = [rank for rank, beat in beats.items() if beat and beat.step < self.beat.step]
+        elsewhere = behind or [rank for rank, beat in beats.items() if beat and beat.doing != self.beat.doing]
+        where = ", ".join(f"rank {rank} is at step {b.step} in {b.doing}" for rank in elsewhere if (b := beats[rank]))
+        return f"all ranks still run: {where or 'all in the same place'}; {here}"
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(2 * BEAT_SECONDS)
+
+    def _publish(self) -> None:
+        while not self._stop.wait(BEAT_SECONDS):
+            self.beat.time = time.time()
+            try:
+                self._store.set(f"beat/{self.rank}", json.dumps(asdict(self.beat)))
+            except RuntimeError:  # the store died with its host; the collectives will say so
+                return
+
+    def _read(self, rank: int) -> Beat | None:
+        try:
+            if not self._store.check([f"beat/{rank}"]):
+                return None
+            return Beat(**json.loads(self._store.get(f"beat/{rank}")))
+        except RuntimeError:
+            return None
+
+
+def _describe(rank: int, beat: Beat | None, now: float) -> str:
+    if beat is None:
+        return f"rank {rank} died or froze (never heard of, or the host of the store is gone)"
+    return f"rank {rank} died or froze at step {beat.step} in {beat.doing}, last heard {now - beat.time:.0f} s ago"

@@ -1,0 +1,125 @@
+"""A tiny data set, and commands as a person starts them: alone, or on ranks under torchrun, with a bound on the time."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_SECONDS = 120
+STEPS_PER_EPOCH = 7  # 140 images in batches of 4 x 5
+
+TINY = """
+views: {size: 24, resize: 28, scale: [0.3, 1.0], flip: 0.0}
+model: {backbone: small, dim: 16, momentum: 0.9}
+batch: {groups: 4, group_size: 5}
+proxies: {count: 7}
+warm_up: {epochs: 1, lr: 2.0e-3}
+train: {epochs: 2, log_steps: 1}
+evaluation: {batch_size: 16}
+checkpoint: {every_steps: 4}
+data: {workers: 1}
+runtime: {threads: 1, device: cpu, timeout_seconds: 60}
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+class Command:
+    """A command under way, with all the processes that it starts."""
+
+    def __init__(self, arguments: list[object], **environment: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+
+    def wait(self) -> Outcome:
+        """The outcome; past PATIENCE_SECONDS everything is killed and the test fails."""
+        try:
+            out, err = self._process.communicate(timeout=PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            out, err = self._process.communicate()
+            pytest.fail(f"not done after {PATIENCE_SECONDS} s\n{out}\n{err}")
+        return Outcome(self._process.returncode, out, err)
+
+    def terminate(self) -> None:
+        """SIGTERM to the process that was started, and to no other."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """SIGKILL to everything; torchrun's ranks are in sessions of their own, so they are found by descent."""
+        for pid in _family(self._process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def until(self, happened: Callable[[], bool]) -> None:
+        """Wait for something to happen while the command runs; fails when it ends before."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not happened():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                out, err = self._process.communicate()
+                pytest.fail(f"it never happened (status {self._process.returncode})\n{out}\n{err}")
+            time.sleep(0.002)
+
+
+def _family(pid: int) -> list[int]:
+    children = []
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            children += [int(child) for child in (task / "children").read_text().split()]
+    return [pid, *(each for child in children for each in _family(child))]
+
+
+def on_ranks(count: int, *arguments: object) -> Command:
+    """Start `python -m arguments...` on `count` ranks under torchrun."""
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", count]
+    return Command(["-m", *launcher, "-m", *arguments])
+
+
+def alone(*arguments: object) -> Command:
+    """Start `python -m arguments...` without torchrun."""
+    return Command(["-m", *arguments])
+
+
+def build_demo(folder: Path, images: int = 280, seed: int = 0) -> Path:
+    """Half of the images train, the others test; each split in several shards."""
+    arguments = ["shards/build.py", "demo", "--images", images, "--size", 32, "--classes", 8, "--shard-size", 0.012]
+    outcome = Command([*arguments, "--workers", 1, "--seed", seed, "--out", folder]).wait()
+    assert outcome.status == 0, outcome.err
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data set of these tests: 140 images to train, 140 to test."""
+    return build_demo(tmp_path_factory.mktemp("data") / "demo")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
+    """A configuration of three epochs of seven steps, on the data set `demo`."""
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(TINY.replace("data: {", f"data: {{shards: {demo}, "))
+    return path
