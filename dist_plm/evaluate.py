@@ -60,7 +60,7 @@ def _evaluate(config: Config, run: Path, folder: Path, world: "World") -> list[d
     from dist_plm.runtime import checkpoint
     from dist_plm.runtime.progress import Display
 
-    found = checkpoint.find(run / "checkpoints")
+    found = checkpoint.find(run / "checkpoints", world)
     if found is None:
         raise UserError(f"{run} holds no checkpoint: train first, or name another run directory")
     position = found.summary["position"]
@@ -69,7 +69,7 @@ def _evaluate(config: Config, run: Path, folder: Path, world: "World") -> list[d
     learner = Learner(config, world, phases(config)[position["phase"]])
     networks = {"student": learner.student, "teacher": learner.teacher}
     encoders = {name: value for name, value in learner.state().items() if name.partition(".")[0] in networks}
-    checkpoint.load(found.path, encoders, world)
+    checkpoint.load(found.path, encoders)
     display = Display(world)
     results = []
     try:

@@ -19,7 +19,8 @@ from dist_plm.run_directory import RunDirectory
 from dist_plm.runtime import checkpoint
 from dist_plm.runtime.metrics import Metrics
 from dist_plm.runtime.preemption import Preemption
-from dist_plm.runtime.progress import Display
+from dist_plm.runtime.progress import Clock, Display
+from dist_plm.runtime.saver import Saver
 from dist_plm.runtime.world import World
 
 
@@ -60,7 +61,7 @@ class Trainer:
         self.directory = RunDirectory(config)
         self.store = Store(config.data.shards, config.data.train_split)
         self.phases = phases(config)
-        self.found = checkpoint.find(self.directory.checkpoints)
+        self.found = checkpoint.find(self.directory.checkpoints, world)
         if self.found and self.found.summary["data"] != self.store.fingerprint:
             raise UserError(
                 f"{self.found.path} was trained on other images than {config.data.shards} holds "
@@ -83,6 +84,7 @@ class Trainer:
         except RunFailure as failure:
             self.metrics.write("failure", step=self.at.step, message=str(failure))
             raise
+        self.saver.finish()
         self.metrics.write("end", step=self.at.step)
         self.metrics.close()
 
@@ -101,11 +103,12 @@ class Trainer:
             self.directory.create()
         self.world.barrier("the start")
         self.metrics = Metrics(self.directory.path, self.world, self.at.metrics_bytes)
+        self.saver = Saver(self.directory.checkpoints, self.world, self.display, keep=self.config.checkpoint.keep)
         self.learner = Learner(self.config, self.world, self.phase)
         if self.found:
             for fault in self.found.rejected:
                 self.display.say(f"warning: passed over a broken checkpoint: {fault}")
-            checkpoint.load(self.found.path, self.learner.state(), self.world)
+            checkpoint.load(self.found.path, self.learner.state())
             self.metrics.write("resumed", step=self.at.step, world_size=self.world.size)
             self.display.say(f"resumed from {self.found.path}")
 
@@ -142,7 +145,7 @@ class Trainer:
         )
         title = f"{self.phase.name} epoch {at.epoch + 1}/{self.phase.epochs}"
         with self.display.phase(title, steps, "images", done=first) as bar:
-            clock = Clock(loader)
+            clock = Clock(lambda: loader.wait_seconds)
             for batch in loader:
                 batch = to_device(batch, self.world.device)
                 step = at.epoch * steps + at.batch
@@ -160,6 +163,7 @@ class Trainer:
         """Between two steps: leave if any rank was told to, save if it is time."""
         if signal := self.world.agree(self.preemption.signal):
             self._save()
+            self.saver.finish()
             self.metrics.write("preempted", step=self.at.step, signal=signal)
             raise Preempted(f"signal {signal}: saved at step {self.at.step}; the same command goes on")
         if self.at.step % self.config.checkpoint.every_steps == 0:
@@ -222,7 +226,7 @@ class Trainer:
             recall = "  ".join(f"R@{k} {100 * share:5.2f}" for k, share in result["recall"].items())
             self.display.say(f"{when:>20}  {name:<10}  {recall}  MAP@R {100 * result['map_at_r']:5.2f}")
 
-    def _log(self, report: Report, clock: "Clock") -> str:
+    def _log(self, report: Report, clock: Clock) -> str:
         """Every `log_steps` a line of metrics, the same for any number of ranks but for the times; returns a note."""
         at = self.at
         clock.steps += 1
@@ -254,21 +258,4 @@ class Trainer:
             "world_size": self.world.size,
             "versions": {"dist_plm": __version__, "torch": torch.__version__},
         }
-        state, keep = self.learner.state(), self.config.checkpoint.keep
-        checkpoint.save(self.directory.checkpoints, self.at.step, state, summary, self.world, keep=keep)
-
-
-class Clock:
-    """Images a second, and the share of the time that went by waiting for data, since the last lap of an epoch."""
-
-    def __init__(self, loader: Loader) -> None:
-        self.loader, self.note, self.warned, self.steps = loader, "", False, 0
-        self._time, self._wait = time.monotonic(), loader.wait_seconds
-
-    def lap(self, images: int) -> dict[str, float]:
-        """Rate and waiting since the last lap; `images` is the global batch."""
-        now, wait = time.monotonic(), self.loader.wait_seconds
-        seconds = max(now - self._time, 1e-9)
-        result = {"images_per_second": self.steps * images / seconds, "wait_share": (wait - self._wait) / seconds}
-        self.steps, self._time, self._wait = 0, now, wait
-        return result
+        self.saver.save(self.at.step, self.learner.state(), summary)

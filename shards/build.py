@@ -20,7 +20,7 @@ from shards.assembly import build
 from shards.entry import Source
 from shards.sources import KINDS
 
-SHARD_MB = 32.0
+SHARD_MB = 16.0
 # Glyphs are small: about 1,200 of them, so that a few ranks have a shard each even of a small set.
 DEMO_SHARD_MB = 2.0
 

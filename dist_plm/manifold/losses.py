@@ -5,7 +5,6 @@ The similarity s is used as it comes: a constant target unless it carries a grad
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from dist_plm.manifold.distance import distance, root
 from dist_plm.manifold.precision import full_precision
@@ -61,14 +60,10 @@ def neighbourhood_loss(basis: Tensor, proxy_basis: Tensor, similarity: Tensor) -
     _expect("similarity", similarity, basis.shape[0], proxy_basis.shape[0])
     _expect("proxy_basis", proxy_basis, proxy_basis.shape[0], *basis.shape[1:])
 
-    def misalignment(psi: Tensor, similarity: Tensor) -> Tensor:
+    loss = similarity.new_zeros(())
+    for psi in proxy_basis.unbind(dim=2):
         squared = torch.zeros_like(similarity)
         for u in basis.detach().unbind(dim=2):
             squared = squared + (u @ psi.mT).square()
-        return (similarity - root(squared)).square().sum()
-
-    # Computed again in the backward: kept, M (M + 3) tensors [B, P] would take 14 GB for a million proxies at B = 200.
-    loss = similarity.new_zeros(())
-    for psi in proxy_basis.unbind(dim=2):
-        loss = loss + checkpoint(misalignment, psi, similarity, use_reentrant=False, preserve_rng_state=False)
+        loss = loss + (similarity - root(squared)).square().sum()
     return loss

@@ -6,8 +6,9 @@
             shard-00002-model-....safetensors   rank 1
             checkpoint.json                     position, fingerprint, versions; size and sha256 of each file
 
-Three verbs: `save`, `find` (the newest complete one), `load`. Tensors travel through torch.distributed.checkpoint with
-its safetensors storage, which reshards on load; everything that is not a tensor is in checkpoint.json.
+Three verbs: `write` (runtime/saver.py calls it beside training), `find` (the newest complete one), `load`. Tensors
+travel through torch.distributed.checkpoint with its safetensors storage, which reshards on load; everything that is not
+a tensor is in checkpoint.json.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -52,23 +54,28 @@ class Found:
     rejected: list[str]
 
 
-def save(folder: Path, step: int, state: State, summary: dict[str, Any], world: World, *, keep: int) -> Path:
-    """Write the checkpoint of `step` from all ranks and drop all but the newest `keep`. A collective."""
+def staged(state: State) -> dict[str, "Tensor | Sharded"]:
+    """A copy in host memory, contiguous as safetensors wants it: what training changes next leaves it alone."""
+    return {
+        name: Sharded(_copy(value.local), value.rows) if isinstance(value, Sharded) else _copy(value)
+        for name, value in state.items()
+    }
+
+
+def write(
+    folder: Path, step: int, state: State, summary: dict[str, Any], *, keep: int, group: dist.ProcessGroup
+) -> None:
+    """Write the checkpoint of `step` from all ranks, rename it, and drop all but the newest `keep`.
+
+    Args:
+        folder: Holds step_N.tmp, empty, as all ranks have seen.
+        state: In host memory; see `staged`.
+        group: Carries this checkpoint's collectives and nothing else while it is written.
+    """
     final, temporary = folder / f"step_{step:08d}", folder / f"step_{step:08d}.tmp"
-    if world.agree(int(world.is_first and _is_there(final))):
-        return final
-    if world.is_first:
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob("*.tmp"):
-            shutil.rmtree(leftover)
-        temporary.mkdir()
-    world.barrier("the start of a checkpoint")
     writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
-    # safetensors writes contiguous memory alone, and weights of convolutions lie channels-last.
-    plain = {name: _contiguous(value) for name, value in state.items()}
-    dcp.save(_distributed(plain, world), storage_writer=writer)
-    world.barrier("the end of a checkpoint")
-    if world.is_first:
+    dcp.save(_distributed(state), storage_writer=writer, process_group=group)
+    if dist.get_rank() == 0:  # dcp.save returns when all ranks have written
         files = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
         with replacing(temporary / SUMMARY) as file:
             file.write(json.dumps({**summary, "step": step, "files": files}, indent=1).encode())
@@ -76,24 +83,47 @@ def save(folder: Path, step: int, state: State, summary: dict[str, Any], world: 
         sync_folder(folder)
         for old in _candidates(folder)[keep:]:
             shutil.rmtree(old)
-    world.barrier("a checkpoint's rename")
-    return final
 
 
-def find(folder: Path) -> Found | None:
-    """The newest checkpoint in `folder` whose files all have the size and sha256 that its summary names."""
+def prepare(folder: Path, step: int, world: World) -> bool:
+    """Make room for the checkpoint of `step`; False if it is there already, saved before a kill. A collective."""
+    final, temporary = folder / f"step_{step:08d}", folder / f"step_{step:08d}.tmp"
+    if world.agree(int(world.is_first and _is_there(final))):
+        return False
+    if world.is_first:
+        clean(folder)
+        temporary.mkdir(parents=True)
+    world.barrier("the start of a checkpoint")
+    return True
+
+
+def clean(folder: Path) -> None:
+    """Remove what a killed or failed save left behind; on one rank."""
+    for leftover in folder.glob("*.tmp"):
+        shutil.rmtree(leftover)
+
+
+def find(folder: Path, world: World) -> Found | None:
+    """The newest checkpoint in `folder` whose files all have the size and sha256 that its summary names. A collective.
+
+    Raises:
+        UserError: there are checkpoints and none is intact.
+    """
     rejected: list[str] = []
-    for path in _candidates(folder):
+    found = None
+    for path in _candidates(folder) if world.is_first else ():
         fault = _fault(path)
         if not fault:
-            return Found(path, _summary(path), rejected)
+            found = Found(path, _summary(path), rejected)
+            break
         rejected.append(f"{path}: {fault}")
-    if rejected:
+    found, rejected = world.gather_objects((found, rejected))[0]
+    if rejected and not found:
         raise UserError(f"no checkpoint in {folder} is intact: {'; '.join(rejected)}. Start anew in another --run_dir")
-    return None
+    return found
 
 
-def load(path: Path, state: State, world: World) -> None:
+def load(path: Path, state: State) -> None:
     """Fill the tensors of `state` in place from any number of writers. A collective.
 
     Raises:
@@ -108,28 +138,31 @@ def load(path: Path, state: State, world: World) -> None:
         found = tuple(getattr(stored[name], "size", ()))
         if found != shape:
             raise UserError(f"{path}: {name} has shape {found}, this configuration needs {shape}")
-    dcp.load(_distributed(state, world), storage_reader=HuggingFaceStorageReader(str(path)))
-
-
-def _contiguous(value: "Tensor | Sharded") -> "Tensor | Sharded":
-    if isinstance(value, Sharded):
-        return Sharded(value.local.detach().contiguous(), value.rows)
-    return value.detach().contiguous()
-
-
-def _distributed(state: State, world: World) -> dict[str, Any]:
-    mesh = init_device_mesh(world.device.type, (world.size,)) if world.size > 1 else None
-    out: dict[str, Any] = {}
+    read = staged(state)
+    dcp.load(_distributed(read), storage_reader=HuggingFaceStorageReader(str(path)))
     for name, value in state.items():
-        if not isinstance(value, Sharded):
-            out[name] = value.detach()
-        elif mesh is None:
-            out[name] = value.local.detach()
-        else:
-            local = value.local.detach()
-            shape = torch.Size((value.rows, *local.shape[1:]))
+        _local(value).copy_(_local(read[name]))
+
+
+def _local(value: "Tensor | Sharded") -> Tensor:
+    return (value.local if isinstance(value, Sharded) else value).detach()
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
+def _distributed(state: State) -> dict[str, Tensor]:
+    """The state as torch.distributed.checkpoint knows it: slices become tensors of known place in the whole."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    out: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if isinstance(value, Sharded):
+            shape = torch.Size((value.rows, *value.local.shape[1:]))
             stride = torch.empty(shape, device="meta").stride()
-            out[name] = DTensor.from_local(local, mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
+            out[name] = DTensor.from_local(value.local, mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
+        else:
+            out[name] = value
     return out
 
 

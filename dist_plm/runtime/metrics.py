@@ -8,7 +8,6 @@ from typing import Any
 from dist_plm.runtime.atomic import replacing
 from dist_plm.runtime.world import World
 
-
 INCIDENTS = ("resumed", "preempted", "failure")
 
 

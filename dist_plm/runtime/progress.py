@@ -1,7 +1,7 @@
 """One live display for all phases of a run: a rich bar on a terminal, plain lines elsewhere, never both."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -68,3 +68,28 @@ class Display:
     def close(self) -> None:
         if self.bars:
             self.bars.stop()
+
+
+class Clock:
+    """Images a second, and the share of the time that went by waiting for data, since the last lap.
+
+    Args:
+        waited: Seconds spent waiting so far.
+
+    Attributes:
+        steps: Steps since the last lap; the loop counts them.
+        note: What the last lap said, for the bar.
+        warned: Whether a person was told already that the embeddings coincide.
+    """
+
+    def __init__(self, waited: Callable[[], float]) -> None:
+        self.steps, self.note, self.warned = 0, "", False
+        self._waited, self._time, self._wait = waited, time.monotonic(), waited()
+
+    def lap(self, images: int) -> dict[str, float]:
+        """Rate and waiting since the last lap; `images` is the global batch."""
+        now, wait = time.monotonic(), self._waited()
+        seconds = max(now - self._time, 1e-9)
+        result = {"images_per_second": self.steps * images / seconds, "wait_share": (wait - self._wait) / seconds}
+        self.steps, self._time, self._wait = 0, now, wait
+        return result

@@ -1,0 +1,73 @@
+"""Saving beside training: a step stalls for the copy to host memory only, and the write goes on in a thread."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from dist_plm.errors import RunFailure
+from dist_plm.runtime import checkpoint
+from dist_plm.runtime.progress import Display
+from dist_plm.runtime.world import World
+
+
+class Saver:
+    """Writes the checkpoints of a run, one at a time.
+
+    The write's collectives have a process group of their own: on the group of training they would meet the gradients'
+    all-reduce in another order on every rank, and wait forever.
+
+    Args:
+        folder: RUN_DIR/checkpoints.
+        keep: Newest checkpoints kept.
+    """
+
+    def __init__(self, folder: Path, world: World, display: Display, *, keep: int) -> None:
+        self.folder, self.world, self.display, self.keep = folder, world, display, keep
+        group = dist.new_group(backend="gloo")
+        assert isinstance(group, dist.ProcessGroup)
+        self._group = group
+        self._thread: threading.Thread | None = None
+        self._fault = ""
+
+    def save(self, step: int, state: checkpoint.State, summary: dict[str, Any]) -> None:
+        """Begin to write the checkpoint of `step`; first waits for the one before. A collective.
+
+        A write that fails is reported when the next one begins, and training goes on: the checkpoint before is intact.
+        """
+        if fault := self._wait():
+            self.display.say(f"warning: {fault}; training goes on, the checkpoint before it is intact")
+        if not checkpoint.prepare(self.folder, step, self.world):
+            return
+        copy = checkpoint.staged(state)
+        self._thread = threading.Thread(target=self._write, args=(step, copy, summary), name="saver")
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait for the last write. A collective.
+
+        Raises:
+            RunFailure: it failed.
+        """
+        if fault := self._wait():
+            raise RunFailure(f"{fault}; the checkpoint before it is intact")
+
+    def _wait(self) -> str:
+        """What went wrong with the write before, on any rank; empty when all went well."""
+        if self._thread is None:
+            return ""
+        self._thread.join()
+        self._thread = None
+        faults = [fault for fault in self.world.gather_objects(self._fault) if fault]
+        self._fault = ""
+        if faults and self.world.is_first:
+            checkpoint.clean(self.folder)
+        return faults[0] if faults else ""
+
+    def _write(self, step: int, state: checkpoint.State, summary: dict[str, Any]) -> None:
+        try:
+            checkpoint.write(self.folder, step, state, summary, keep=self.keep, group=self._group)
+        except BaseException as error:  # CheckpointException is no Exception, and a thread's error would be lost
+            cause = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
+            self._fault = f"the checkpoint of step {step} could not be saved ({cause})"
