@@ -80,6 +80,11 @@ def _check_batch(config: Config, world_size: int) -> None:
             f"batch.groups {groups} can't be split over {world_size} ranks: whole groups go to a rank. "
             f"Start {', '.join(map(str, valid))} ranks, or set --batch.groups to a multiple of {world_size}"
         )
+    if config.model.batch_norm == "synchronised" and config.batch.micro_batches > 1:
+        raise UserError(
+            "model.batch_norm synchronised needs the statistics of the whole batch, but batch.micro_batches "
+            f"{config.batch.micro_batches} embeds it in pieces: set --batch.micro_batches 1, or --model.batch_norm frozen"
+        )
     if config.train.method != "plm":
         return
     if manifold.k <= manifold.dim:

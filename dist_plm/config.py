@@ -207,7 +207,9 @@ class TrainConfig:
         max_steps: Stop after so many steps in all (0: never).
         evaluate_epochs: Epochs between evaluations; start and end are always evaluated.
         log_steps: Steps between log lines.
-        precision: Of the encoders; distances, PCA and losses are always fp32 at least.
+        non_finite: What to do about a step whose loss or gradient is not finite: the step is void either way.
+        precision: Of the encoders (weights stay fp32 in fp16 and bf16); distances, PCA and losses are always fp32 at
+            least.
     """
 
     method: Literal["plm", "instance"] = "plm"
@@ -215,7 +217,8 @@ class TrainConfig:
     max_steps: int = 0
     evaluate_epochs: int = 10
     log_steps: int = 10
-    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    non_finite: Literal["stop", "skip"] = "stop"
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
 
 
 @dataclass

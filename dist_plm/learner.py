@@ -11,8 +11,9 @@ from dist_plm.manifold import effective_rank, mean_pair_distance
 from dist_plm.methods import Loss, Points, build_method
 from dist_plm.model import Encoder, Teacher
 from dist_plm.runtime.checkpoint import Sharded, State
-from dist_plm.runtime.optimiser import build_optimiser, learning_rate, set_learning_rate, state_by_name
+from dist_plm.runtime.optimiser import build_optimiser, learning_rate, set_learning_rate, state_by_name, update
 from dist_plm.runtime.strategy import PRECISIONS, DataParallel
+from dist_plm.runtime.void_steps import VoidSteps
 from dist_plm.runtime.world import World
 
 # Points of an untrained network lie at a mean cosine of about .99, a distance of .14; on a sphere at random, of 1.41.
@@ -66,6 +67,7 @@ class Learner:
         self.strategy = DataParallel(
             self.student, self.world, precision=config.train.precision, micro_batches=config.batch.micro_batches
         )
+        self.void = VoidSteps(self.world.device)
         self.optimiser = build_optimiser(
             self.student.backbone.parameters(),
             self.student.head.parameters(),
@@ -83,18 +85,27 @@ class Learner:
         embedded = self.strategy.embed(views)
         with self.strategy.autocast():
             x = self.teacher(views)
-        z = embedded.detach().requires_grad_()
-        loss = self.method(Points(z, x, self.config.views.count))
+        sound = embedded.detach().isfinite().all() & x.isfinite().all()
+        # An eigendecomposition raises on what is not finite; the step is void then and may compute with anything.
+        z = embedded.detach().nan_to_num().requires_grad_()
+        loss = self.method(Points(z, x.nan_to_num(), self.config.views.count))
         with self.world.waiting("reduce-scatter of dL/dz"):
             loss.share.backward()
         assert z.grad is not None
         with self.world.waiting("all-reduce of gradients"):
             self.strategy.backward(views, embedded, z.grad)
 
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        sound = sound & loss.share.detach().isfinite()
+        # The gradients are summed already: what one rank did to them all see, so they accuse nobody.
+        finite = _all_finite(self._parameters()) | self.strategy.overflow
+        void = self.world.any(~(sound & finite))
+        self.void.add(~sound, void, step)
+        update(self.optimiser, torch.maximum(void, self.strategy.overflow.to(void)))
         self.teacher.update(self.student)
         return Report(loss, z.detach())
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [*self.student.parameters(), *self.method.parameters()]
 
     def describe(self, report: Report) -> dict[str, float]:
         """The numbers of a step over the global batch. A collective; waits for the device."""
@@ -125,11 +136,25 @@ class Learner:
         state: dict[str, Tensor | Sharded] = {f"student.{k}": v for k, v in self.student.state_dict().items()}
         state |= {f"teacher.{k}": v for k, v in self.teacher.encoder.state_dict().items()}
         state |= {f"method.{name}": value for name, value in owned.items()}
+        if self.strategy.loss_scale:
+            state |= {f"loss_scale.{name}": value for name, value in self.strategy.loss_scale.state().items()}
         for name, value in state_by_name(self.optimiser, names).items():
             rows = owned.get(name.removeprefix("method.").rpartition(".")[0])
             # Moments have their parameter's shape and are split with it; Adam's step counter is one number.
             state[f"optimiser.{name}"] = Sharded(value, rows.rows) if rows and value.ndim else value
         return state
+
+
+def batch_norm_warning(learner: Learner) -> str:
+    """What to tell a person whose gradients depend on how many ranks there are; empty when they don't."""
+    layers = sum(isinstance(module, nn.BatchNorm2d) for module in learner.student.modules())
+    if learner.config.model.batch_norm != "per_rank" or learner.world.size == 1 or not layers:
+        return ""
+    return (
+        f"the {layers} batch norm layers take their statistics from each rank's images alone (model.batch_norm "
+        "per_rank): gradients are 18-28 % off those of the whole batch, and another number of ranks trains another "
+        "network. synchronised and frozen are exact"
+    )
 
 
 def collapse_warning(values: dict[str, float]) -> str:
@@ -142,3 +167,9 @@ def collapse_warning(values: dict[str, float]) -> str:
         "similarity is then about 1, which the method can't leave: start from pretrained weights (model.weights), or "
         "spread the embeddings first (warm_up.epochs)"
     )
+
+
+def _all_finite(parameters: list[nn.Parameter]) -> Tensor:
+    """Whether all gradients are finite, as a scalar bool on the device."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None and parameter.numel()]
+    return torch.stack(torch._foreach_norm(gradients)).isfinite().all()

@@ -1,7 +1,7 @@
 """The run: phases of epochs of steps, from wherever the newest checkpoint left it."""
 
-import time
-from dataclasses import asdict, dataclass
+import json
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -9,14 +9,16 @@ import torch
 from dist_plm import __version__
 from dist_plm.config import Config
 from dist_plm.data.loader import Loader, to_device
-from dist_plm.data.plan import coverage, load_plan, make_plan, random_plan, rank_rows, save_plan
+from dist_plm.data.plan import rank_rows
 from dist_plm.data.store import Store
 from dist_plm.errors import RunFailure, UserError
 from dist_plm.evaluation.protocol import evaluate, raw_pixels
-from dist_plm.index.gallery import Gallery, digest, sweep
-from dist_plm.learner import Learner, Phase, Report, collapse_warning, phases
+from dist_plm.index.gallery import digest
+from dist_plm.learner import Learner, Phase, Report, batch_norm_warning, collapse_warning, phases
+from dist_plm.planner import Planner, Position
 from dist_plm.run_directory import RunDirectory
 from dist_plm.runtime import checkpoint
+from dist_plm.runtime.atomic import replacing
 from dist_plm.runtime.metrics import Metrics
 from dist_plm.runtime.preemption import Preemption
 from dist_plm.runtime.progress import Clock, Display
@@ -26,31 +28,6 @@ from dist_plm.runtime.world import World
 
 class Preempted(Exception):
     """A signal was agreed on and the run is saved."""
-
-
-@dataclass
-class Position:
-    """Where a run is: all that is not a function of the configuration, besides the tensors.
-
-    Attributes:
-        phase: Index of the phase.
-        epoch: Epoch within the phase.
-        batch: Next step within the epoch.
-        step: Steps done in all.
-        epochs: Epochs ended in all; seeds plans and views.
-        plan: sha256 of the epoch's plan; empty until it is made.
-        sweep: Name of the teacher's weights whose embeddings the plans rest on.
-        metrics_bytes: Length of metrics.jsonl.
-    """
-
-    phase: int = 0
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    epochs: int = 0
-    plan: str = ""
-    sweep: str = ""
-    metrics_bytes: int = 0
 
 
 class Trainer:
@@ -104,7 +81,10 @@ class Trainer:
         self.world.barrier("the start")
         self.metrics = Metrics(self.directory.path, self.world, self.at.metrics_bytes)
         self.saver = Saver(self.directory.checkpoints, self.world, self.display, keep=self.config.checkpoint.keep)
+        self.planner = Planner(self.config, self.store, self.directory, self.world, self.display, self.metrics)
         self.learner = Learner(self.config, self.world, self.phase)
+        if warning := batch_norm_warning(self.learner):
+            self.display.say(f"warning: {warning}")
         if self.found:
             for fault in self.found.rejected:
                 self.display.say(f"warning: passed over a broken checkpoint: {fault}")
@@ -130,7 +110,7 @@ class Trainer:
         at, config = self.at, self.config
         if at.batch == 0 < at.epoch and at.epoch % config.train.evaluate_epochs == 0:
             self._judge(f"epoch {at.epoch} of {self.phase.name}")
-        plan = self._plan()
+        plan = self.planner.plan(at, self.learner)
         steps, first = len(plan), at.batch
         loader = Loader(
             self.store,
@@ -153,6 +133,8 @@ class Trainer:
                 at.batch, at.step = at.batch + 1, at.step + 1
                 self.world.at(at.step)
                 bar.advance(note=self._log(report, clock), scale=config.batch.images)
+                if at.step % config.train.log_steps == 0 or at.batch == steps:
+                    self._check_finite(plan)
                 if at.batch == steps:
                     at.epoch, at.batch, at.epochs, at.plan = at.epoch + 1, 0, at.epochs + 1, ""
                 self._boundary()
@@ -168,46 +150,6 @@ class Trainer:
             raise Preempted(f"signal {signal}: saved at step {self.at.step}; the same command goes on")
         if self.at.step % self.config.checkpoint.every_steps == 0:
             self._save()
-
-    def _plan(self) -> np.ndarray:
-        """This epoch's plan: the saved one if the epoch was begun before, else a new one."""
-        at, path, n = self.at, self.directory.plan(self.at.epochs), len(self.store)
-        if at.plan:
-            return load_plan(path, at.plan)
-        if self.learner.method.nearest_neighbour_batches:
-            gallery = self._gallery()
-            if at.epoch == 0:
-                self.learner.method.begin(
-                    torch.from_numpy(gallery.embeddings).to(self.world.device, self.learner.dtype)
-                )
-            plan = make_plan(
-                n, batch=self.config.batch, seed=self.config.seed, epoch=at.epochs, neighbours=gallery.neighbours
-            )
-        else:
-            plan = random_plan(n, self.config.batch, self.config.seed, at.epochs)
-        at.plan = self.world.gather_objects(save_plan(path, plan) if self.world.is_first else "")[0]
-        self.metrics.write(
-            "plan", step=at.step, epoch=at.epochs, steps=len(plan), coverage=coverage(plan, n), sha256=at.plan
-        )
-        return load_plan(path, at.plan)
-
-    def _gallery(self) -> Gallery:
-        """Embeddings of the training images by the momentum encoder, `batch.refresh_epochs` old at most."""
-        at, started = self.at, time.monotonic()
-        if at.epoch % self.config.batch.refresh_epochs == 0:
-            at.sweep = digest(self.learner.teacher)
-        embeddings = sweep(
-            self.learner.embed_with(self.learner.teacher),
-            self.store,
-            self.directory.sweep(at.sweep),
-            config=self.config,
-            world=self.world,
-            display=self.display,
-            title=f"sweep {self.store.split}",
-        )
-        self.directory.keep_sweep(at.sweep, self.world)
-        self.metrics.write("sweep", step=at.step, epoch=at.epochs, seconds=time.monotonic() - started)
-        return Gallery(embeddings, self.config.runtime.index, self.world)
 
     def _judge(self, when: str, with_pixels: bool = False) -> None:
         """Evaluate student and teacher."""
@@ -237,13 +179,32 @@ class Trainer:
         self.metrics.write(
             "step", step=at.step, epoch=at.epochs, phase=self.phase.name, **values, lr=self.learner.rate, **times
         )
-        if not np.isfinite(values["loss"]):
-            raise RunFailure(f"the loss is {values['loss']} at step {at.step}; the last checkpoint is intact")
         if (warning := collapse_warning(values)) and not clock.warned:
             self.display.say(f"warning: {warning}")
             clock.warned = True
         clock.note = f"loss {values['loss']:.4f}  waiting {100 * times['wait_share']:.0f} %"
         return clock.note
+
+    def _check_finite(self, plan: np.ndarray) -> None:
+        """Name the first void step since the last look, its ranks and its images; stop if so configured."""
+        own, anywhere, first = self.learner.void.take()
+        if not anywhere:
+            return
+        at, ranks = self.at, [rank for rank, count in enumerate(self.world.gather_objects(own)) if count]
+        batch = first - at.epoch * len(plan)
+        step = at.step - at.batch + batch + 1
+        path = self.directory.path / f"non_finite_step_{step:08d}.json"
+        if self.world.is_first:
+            with replacing(path) as file:
+                file.write(json.dumps({"step": step, "epoch": at.epochs, "ids": plan[batch].tolist()}).encode())
+        message = (
+            f"loss or gradient not finite at step {step} on rank {', '.join(map(str, ranks)) or 'none alone'} "
+            f"({anywhere} step(s) left out); the images are in {path}"
+        )
+        self.metrics.write("non_finite", step=step, message=message)
+        if self.config.train.non_finite == "stop":
+            raise RunFailure(f"{message}. Lower optimiser.lr, or set --train.non_finite skip to train on without them")
+        self.display.say(f"warning: {message}")
 
     def _next_phase(self) -> None:
         at = self.at

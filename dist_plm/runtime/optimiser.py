@@ -25,9 +25,9 @@ def build_optimiser(
     groups = [group for group in groups if group["params"]]
     optimiser: torch.optim.Optimizer
     if config.name == "sgd":
-        optimiser = torch.optim.SGD(groups, lr=0.0, momentum=0.9)
+        optimiser = torch.optim.SGD(groups, lr=0.0, momentum=0.9, fused=True)
     else:
-        optimiser = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name](groups, lr=0.0)
+        optimiser = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name](groups, lr=0.0, fused=True)
     for group in optimiser.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
@@ -37,6 +37,22 @@ def build_optimiser(
             value.zero_()
     optimiser.zero_grad()
     return optimiser
+
+
+def update(optimiser: torch.optim.Optimizer, void: Tensor) -> None:
+    """One step of the rule, unless `void` (scalar, on the device) is not 0: then weights and moments stay as they are.
+
+    The decision is taken on the device, by the fused rules' `found_inf`: the host need not wait for it.
+    """
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            # The fused rules walk memory, whatever the strides: a gradient in another layout than its weight, as
+            # convolutions over channels-last maps give, would be added to the wrong entries without a word.
+            if parameter.grad is not None and parameter.grad.stride() != parameter.stride():
+                parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
+    optimiser.found_inf, optimiser.grad_scale = void, None  # type: ignore[attr-defined]
+    optimiser.step()
+    optimiser.zero_grad()
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

@@ -114,6 +114,14 @@ class World:
         with self.waiting(f"all-reduce of {tuple(value.shape)}"):
             return _AllReduceSum.apply(value)
 
+    def any(self, flag: Tensor) -> Tensor:
+        """Whether `flag` (scalar bool) is set on any rank, as 0 or 1 on the device: nobody waits to read it."""
+        value = flag.to(torch.float32)
+        if self.size > 1:
+            with self.waiting("agreement on the step"):
+                dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return value
+
     def agree(self, flag: int) -> int:
         """The largest flag of all ranks: a decision is taken together or not at all. Travels over the CPU group."""
         if self.size == 1:

@@ -1,5 +1,6 @@
 """A tiny data set, and commands as a person starts them: alone, or on ranks under torchrun, with a bound on the time."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,15 +10,25 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader
+
+from dist_plm.cli import run_command
+from dist_plm.runtime import checkpoint
+from dist_plm.runtime.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 120
-STEPS_PER_EPOCH = 7  # 140 images in batches of 4 x 5
+STEPS_PER_EPOCH, STEPS = 7, 21  # 140 images in batches of 4 x 5; one epoch of warm-up, two of the method
+TIMES = {"images_per_second", "wait_share", "seconds"}
+Here = Callable[..., "Outcome"]
 
 TINY = """
-views: {size: 24, resize: 28, scale: [0.3, 1.0], flip: 0.0}
+views: {size: 16, resize: 20, scale: [0.3, 1.0], flip: 0.0}
 model: {backbone: small, dim: 16, momentum: 0.9}
 batch: {groups: 4, group_size: 5}
 proxies: {count: 7}
@@ -123,3 +134,72 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
     path.write_text(TINY.replace("data: {", f"data: {{shards: {demo}, "))
     return path
+
+
+def train(ranks: int, config: Path, run_dir: Path, *arguments: object) -> Outcome:
+    """A training run under torchrun, to its end; its outcome is returned when its status is 0."""
+    command = on_ranks(ranks, "dist_plm.train", "--config", config, "--run_dir", run_dir, *arguments)
+    outcome = command.wait()
+    assert outcome.status == 0, outcome.err
+    return outcome
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
+    """An unbroken run of `tiny` on two ranks; copy it before changing it."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    train(2, tiny, run)
+    return run
+
+
+@pytest.fixture(scope="session")
+def exact(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
+    """The same on one rank in float64."""
+    run = tmp_path_factory.mktemp("exact") / "run"
+    train(1, tiny, run, "--train.precision", "fp64")
+    return run
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    """Run a command's main in this interpreter: importing torch takes seconds, a mistake is told in milliseconds."""
+
+    def run(command: Callable[[], int], *arguments: object, **environment: str) -> Outcome:
+        capsys.readouterr()
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as leaving:
+            patch.setattr(sys, "argv", ["command", *map(str, arguments)])
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            run_command(command)
+        captured = capsys.readouterr()
+        return Outcome(int(leaving.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+def events(run: Path, kind: str = "") -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, of one kind or all; a line in the making is left out."""
+    path = run / "metrics.jsonl"
+    text = path.read_text() if path.exists() else ""
+    lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return [line for line in lines if kind in ("", line["event"])]
+
+
+def timeless(run: Path) -> list[dict[str, Any]]:
+    """All events without what depends on the machine's speed."""
+    return [{key: value for key, value in event.items() if key not in TIMES} for event in events(run)]
+
+
+def tensors(run: Path) -> dict[str, Tensor]:
+    """All tensors of a run's newest checkpoint, whole, whatever the number of ranks that wrote it."""
+    found = checkpoint.find(run / "checkpoints", World())
+    assert found is not None and not found.rejected
+    stored = HuggingFaceStorageReader(str(found.path)).read_metadata().state_dict_metadata
+    state = {name: torch.empty(tuple(each.size), dtype=each.properties.dtype) for name, each in stored.items()}
+    checkpoint.load(found.path, state, World())
+    return state
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder; a folder is an empty one."""
+    return {str(path): path.read_bytes() if path.is_file() else b"" for path in sorted(folder.rglob("*"))}

@@ -1,0 +1,123 @@
+"""What other programs rely on: the run directory, the fields of its events, the command that evaluates, plain output."""
+
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dist_plm import evaluate as evaluation
+from dist_plm.cli import load_config
+from dist_plm.model import Encoder
+from tests.end_to_end.conftest import STEPS, STEPS_PER_EPOCH, Outcome, alone, events, on_ranks, tensors
+
+KS = {"1", "2", "4", "8"}
+
+
+@pytest.fixture
+def run(tmp_path: Path, finished: Path) -> Path:
+    path = tmp_path / "run"
+    shutil.copytree(finished, path)
+    return path
+
+
+def printed(outcome: Outcome) -> list[dict]:
+    assert outcome.status == 0, outcome.err
+    return [json.loads(line) for line in outcome.out.splitlines()]
+
+
+def test_layout(finished):
+    assert {"config.yaml", "metrics.jsonl", "checkpoints", "plans"} <= {path.name for path in finished.iterdir()}
+    assert len(list((finished / "plans").iterdir())) == 3
+    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["step_00000020", "step_00000021"]
+    assert load_config(finished / "config.yaml").run_dir == str(finished)
+
+
+def test_events(finished):
+    steps = events(finished, "step")
+    assert [event["step"] for event in steps] == list(range(1, STEPS + 1))
+    always = {"step", "epoch", "loss", "lr", "images_per_second", "wait_share"}
+    plm = {"loss_point", "loss_proxy", "loss_neighbourhood", "neighbourhood_size"}
+    assert all(always <= event.keys() for event in steps)
+    assert all(plm <= event.keys() for event in steps[STEPS_PER_EPOCH:])
+    assert all(0 <= event["wait_share"] <= 1 and event["images_per_second"] > 0 for event in steps)
+    for event in steps[STEPS_PER_EPOCH:]:
+        weighted = event["loss_point"] + (20_000 * event["loss_proxy"] + 60_000 * event["loss_neighbourhood"]) / 39_800
+        assert event["loss"] == pytest.approx(weighted, rel=1e-5)
+
+    evals = events(finished, "eval")
+    assert [(event["step"], event["model"]) for event in evals] == [
+        (step, model) for step in (0, STEPS_PER_EPOCH, STEPS) for model in ("student", "teacher")
+    ]
+    for event in evals:
+        assert event["recall"].keys() == KS and event["queries"] == 140
+        shares = list(event["recall"].values())
+        assert shares == sorted(shares) and 0 < shares[0] and shares[-1] <= 1
+        assert 0 < event["map_at_r"] < 1 and 0 <= event["nmi"] <= 1
+    assert events(finished)[-1] == {"event": "end", "step": STEPS}
+
+
+def test_evaluate_repeats_the_last_evaluation_on_any_number_of_ranks(run, demo, here):
+    trained = [{k: v for k, v in event.items() if k != "when"} for event in events(run, "eval")[-2:]]
+    arguments = ("--checkpoint", run, "--shards", demo, "--split", "test")
+    for outcome in (
+        here(evaluation.main, *arguments),
+        on_ranks(3, "dist_plm.evaluate", *arguments).wait(),
+    ):
+        assert printed(outcome) == trained
+        assert [json.loads(line) for line in (run / "evaluation.jsonl").read_text().splitlines()] == trained
+        (run / "evaluation.jsonl").unlink()
+    assert not list(run.glob("sweep_*")) and not list(run.rglob("*.tmp"))
+
+
+def embedded_one_by_one(run: Path, demo: Path, model: str) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings and labels of the test split, read with tarfile, resized and cropped with Pillow, one at a time."""
+    network = Encoder(load_config(run / "config.yaml").model)
+    mine = {k.removeprefix(f"{model}."): v for k, v in tensors(run).items() if k.startswith(f"{model}.")}
+    network.load_state_dict(mine)
+    network.eval()
+    vectors, labels = [], []
+    for path in sorted(demo.glob("test-*.tar")):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                file = tar.extractfile(member)
+                assert file is not None
+                data = file.read()
+                if member.name.endswith(".json"):
+                    labels.append(json.loads(data)["label"])
+                    continue
+                image = Image.open(io.BytesIO(data)).resize((20, 20), Image.Resampling.BILINEAR).crop((2, 2, 18, 18))
+                with torch.inference_mode():
+                    vectors.append(network(torch.from_numpy(np.array(image).transpose(2, 0, 1)[None]))[0].numpy())
+    return np.array(vectors, dtype=np.float64), np.array(labels)
+
+
+@pytest.mark.parametrize("model", ["student", "teacher"])
+def test_recall_is_what_counting_gives(finished, demo, model):
+    vectors, labels = embedded_one_by_one(finished, demo, model)
+    hits = 0
+    for query in range(len(vectors)):
+        squared = ((vectors - vectors[query]) ** 2).sum(axis=1)
+        squared[query] = np.inf
+        hits += labels[squared.argmin()] == labels[query]
+    reported = next(event for event in reversed(events(finished, "eval")) if event["model"] == model)
+    assert reported["recall"]["1"] == pytest.approx(hits / len(vectors), abs=1e-12)
+
+
+def test_output_without_a_terminal_is_plain_lines(tmp_path, tiny, run, demo):
+    outcomes = [
+        alone("dist_plm.train", "--config", tiny, "--run_dir", tmp_path / "new", "--train.max_steps", 2).wait(),
+        alone("dist_plm.evaluate", "--checkpoint", run).wait(),
+        alone("dist_plm.train", "--config", tiny, "--plan").wait(),
+    ]
+    for outcome in outcomes:
+        assert outcome.status == 0, outcome.err
+        assert "\x1b" not in outcome.out + outcome.err and "\r" not in outcome.out + outcome.err
+        assert "Warning" not in outcome.err
+    assert "R@1" in outcomes[0].err and outcomes[0].out == ""
+    assert [json.loads(line)["model"] for line in outcomes[1].out.splitlines()] == ["student", "teacher"]

@@ -1,0 +1,176 @@
+"""A run may be stopped at any moment; the same command goes on, and the end is that of a run that nothing stopped."""
+
+import json
+import random
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from dist_plm import train as training
+from dist_plm.runtime import checkpoint
+from dist_plm.runtime.preemption import PREEMPTED
+from dist_plm.runtime.world import World
+from tests.end_to_end.conftest import (
+    STEPS,
+    STEPS_PER_EPOCH,
+    Command,
+    alone,
+    build_demo,
+    contents,
+    events,
+    on_ranks,
+    tensors,
+    timeless,
+    train,
+)
+
+
+def assert_same_end(run: Path, expected: Path) -> None:
+    """Bit for bit: every tensor, every metric but times, every plan; and nothing half-written is left."""
+    assert timeless(run) == timeless(expected)
+    found, wanted = tensors(run), tensors(expected)
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
+    plans = [{path.name: path.read_bytes() for path in (each / "plans").iterdir()} for each in (run, expected)]
+    assert plans[0] == plans[1]
+    assert list(run.rglob("*.tmp")) == []
+    assert {path.name for path in run.iterdir()} == {path.name for path in expected.iterdir()}
+
+
+def last_step(run: Path) -> int:
+    return max((event["step"] for event in events(run, "step")), default=0)
+
+
+def by_environment(ranks: int, *arguments: object) -> list[Command]:
+    """Ranks as a scheduler starts them, one process each with torchrun's variables."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    shared = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [Command(["-m", *arguments], RANK=str(r), LOCAL_RANK=str(r), **shared) for r in range(ranks)]
+
+
+def test_signals_save_and_the_same_command_goes_on(tmp_path, tiny, finished):
+    run = tmp_path / "run"
+    command = ("dist_plm.train", "--config", tiny, "--run_dir", run)
+
+    under_torchrun = on_ranks(2, *command)
+    under_torchrun.until(lambda: last_step(run) >= STEPS_PER_EPOCH + 2)
+    under_torchrun.terminate()
+    outcome = under_torchrun.wait()
+    assert f"signal {int(signal.SIGTERM)}: saved at step" in outcome.err
+    found = checkpoint.find(run / "checkpoints", World())
+    assert found is not None and found.summary["position"]["step"] == last_step(run) < STEPS
+
+    ranks = by_environment(2, *command)
+    ranks[0].until(lambda: last_step(run) >= 2 * STEPS_PER_EPOCH + 2)
+    ranks[1].terminate()  # one rank is told; all leave together
+    outcomes = [rank.wait() for rank in ranks]
+    assert [outcome.status for outcome in outcomes] == [PREEMPTED, PREEMPTED], outcomes
+    assert "resumed from" in outcomes[0].err and last_step(run) < STEPS
+
+    train(2, tiny, run)
+    assert_same_end(run, finished)
+
+
+def test_killed_in_every_phase(tmp_path, tiny, finished):
+    """SIGKILL to all processes, six times, each further on than the one before; then the command runs to its end."""
+    run, draw = tmp_path / "run", random.Random(20)
+    checkpoints, sweeps = run / "checkpoints", run / "sweeps"
+    early, late = draw.randint(1, 3), STEPS_PER_EPOCH + draw.randint(2, 5)
+    moments: dict[str, Callable[[], bool]] = {
+        "evaluation": lambda: any(sweeps.glob("*/test/*")),
+        "warm_up": lambda: last_step(run) >= early,
+        "checkpoint": lambda: any(checkpoints.glob("*.tmp")),
+        "sweep": lambda: any(sweeps.glob("*/train/*")),
+        "plm": lambda: last_step(run) >= late,
+        "last evaluation": lambda: (checkpoints / f"step_{STEPS:08d}").exists(),
+    }
+    for happened in moments.values():
+        command = on_ranks(2, "dist_plm.train", "--config", tiny, "--run_dir", run)
+        command.until(happened)
+        time.sleep(draw.uniform(0, 0.02))
+        command.kill()
+        command.wait()
+        assert not events(run, "end")
+    train(2, tiny, run)
+    assert_same_end(run, finished)
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory, tiny) -> Path:
+    """A run in float64 that two ranks left in the middle of an epoch."""
+    run = tmp_path_factory.mktemp("half") / "run"
+    train(2, tiny, run, "--train.precision", "fp64", "--train.max_steps", STEPS_PER_EPOCH + 3)
+    return run
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_another_number_of_ranks_goes_on(tmp_path, tiny, half, exact, ranks):
+    run = tmp_path / "run"
+    shutil.copytree(half, run)
+    train(ranks, tiny, run, "--train.precision", "fp64")
+    sha256s = [[event["sha256"] for event in events(each, "plan")] for each in (run, exact)]
+    assert sha256s[0] == sha256s[1]
+    found, expected = tensors(run), tensors(exact)
+    for name, value in expected.items():
+        if not name.startswith("optimiser."):
+            torch.testing.assert_close(found[name], value, rtol=0, atol=1e-11 * float(value.norm()), msg=name)
+
+
+def test_a_broken_checkpoint_is_named_and_passed_over(tmp_path, tiny, finished):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    newest = run / "checkpoints" / f"step_{STEPS:08d}"
+    before = sorted((run / "checkpoints").iterdir())[-2]
+    victim = next(newest.glob("*.safetensors"))
+    whole = victim.read_bytes()
+    for broken in (whole[:-1], b"", whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1])):
+        victim.write_bytes(broken[: len(whole)])
+        if not broken:
+            victim.unlink()
+        found = checkpoint.find(run / "checkpoints", World())
+        assert found is not None and found.path == before
+        assert len(found.rejected) == 1 and str(newest) in found.rejected[0] and victim.name in found.rejected[0]
+        victim.write_bytes(whole)
+    victim.write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :])
+    said = train(2, tiny, run).err
+    assert str(newest) in said and victim.name in said and f"resumed from {before}" in said
+    assert_same_end(run, finished)
+
+
+def test_a_finished_run_says_so_and_changes_nothing(tmp_path, tiny, finished):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    before = contents(run)
+    outcome = alone("dist_plm.train", "--config", tiny, "--run_dir", run).wait()
+    assert outcome.status == 0 and f"finished at step {STEPS}" in outcome.err
+    assert contents(run) == before
+
+
+def test_a_run_directory_of_another_experiment_is_refused(tmp_path, tiny, finished, here):
+    other = build_demo(tmp_path / "other", seed=1)
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    before = contents(run)
+    for arguments, named in (
+        (("--manifold.k", 9), "manifold.k: 10 there, 9 here"),
+        (("--optimiser.lr", 1e-3, "--seed", 5), "seed: 0 there, 5 here"),
+        (("--data.shards", other), str(other)),
+    ):
+        outcome = here(training.main, "--config", tiny, "--run_dir", run, *arguments)
+        assert outcome.status == 2 and named in outcome.err, outcome.err
+        assert contents(run) == before
+
+
+def test_a_checkpoint_says_what_it_is(finished):
+    found = checkpoint.find(finished / "checkpoints", World())
+    assert found is not None
+    assert found.summary["step"] == STEPS and found.summary["world_size"] == 2
+    assert json.loads((found.path / "checkpoint.json").read_text()) == found.summary

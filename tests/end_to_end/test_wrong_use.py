@@ -1,0 +1,197 @@
+"""Mistakes of a person: status 2, what is wrong in three lines at most, no traceback, and nothing is created."""
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dist_plm import evaluate as evaluation
+from dist_plm import train as training
+from shards import build as building
+from shards import verify as verifying
+from tests.end_to_end.conftest import Outcome, alone, contents
+
+WRONG_VALUES = {
+    "unknown key": ("--manifold.kk", "5", "manifold.kk"),
+    "unknown section": ("--wether.k", "5", "wether.k"),
+    "not a number": ("--manifold.k", "many", "manifold.k"),
+    "not one of the choices": ("--optimiser.name", "lion", "optimiser.name"),
+    "negative rate": ("--optimiser.lr", "-1e-3", "optimiser.lr"),
+    "negative epochs": ("--warm_up.epochs", "-1", "warm_up.epochs"),
+    "negative seed": ("--seed", "-1", "seed"),
+    "no epochs": ("--train.epochs", "0", "train.epochs"),
+    "momentum above 1": ("--model.momentum", "1.5", "model.momentum"),
+    "threshold above 1": ("--manifold.threshold", "2", "manifold.threshold"),
+    "empty crop": ("--views.scale", "[0.0, 1.0]", "views.scale"),
+    "crop larger than the image": ("--views.size", "32", "views.resize"),
+    "k not above m": ("--manifold.k", "3", "manifold.k"),
+    "k above all points": ("--manifold.k", "40", "manifold.k"),
+    "m above D": ("--model.dim", "2", "manifold.dim"),
+    "one view to tell apart": ("--views.count", "1", "views.count"),
+    "batch above the data": ("--batch.groups", "400", "140 images"),
+    "no such shards": ("--data.shards", "nowhere", "nowhere"),
+    "no such train split": ("--data.train_split", "trian", "data.train_split"),
+    "no such test split": ("--data.test_split", "tset", "data.test_split"),
+    "no such gallery split": ("--data.gallery_split", "galery", "data.gallery_split"),
+    "near miss of a backbone": ("--model.backbone", "resnet55", "did you mean"),
+    "no such weights": ("--model.weights", "gone.safetensors", "gone.safetensors"),
+    "weights of no known kind": ("--model.weights", "weights.zip", "weights.zip"),
+    "ImageNet weights of a network that has none": ("--model.weights", "imagenet", "model.weights"),
+    "no such configuration": ("--config", "gone.yaml", "gone.yaml"),
+}
+
+
+def refused(outcome: Outcome, named: str) -> None:
+    assert outcome.status == 2, outcome
+    assert named in outcome.err, outcome.err
+    assert 1 <= outcome.err.strip().count("\n") + 1 <= 3, outcome.err
+    assert "Traceback" not in outcome.err and outcome.out == ""
+
+
+@pytest.fixture
+def mistaken(tmp_path, tiny, here, monkeypatch) -> Callable[..., None]:
+    """Train with these arguments: refused, `named` is in the message, and no file came or went."""
+    monkeypatch.chdir(tmp_path)
+
+    def train(named: str, *arguments: Any, **environment: str) -> None:
+        before = contents(tmp_path)
+        refused(here(training.main, "--config", tiny, "--run_dir", "run", *arguments, **environment), named)
+        assert contents(tmp_path) == before
+
+    return train
+
+
+@pytest.mark.parametrize("mistake", WRONG_VALUES)
+def test_wrong_values(mistaken, mistake):
+    key, value, named = WRONG_VALUES[mistake]
+    mistaken(named, key, value)
+
+
+@pytest.mark.parametrize("text", ["manifold: {k: 5", "- a\n- list\n", "manifold: 5\n", "\x00"])
+def test_a_broken_configuration(mistaken, tmp_path, text):
+    (tmp_path / "broken.yaml").write_text(text)
+    mistaken("broken.yaml" if "manifold: 5" not in text else "manifold", "--config", "broken.yaml")
+
+
+def test_ranks_that_do_not_divide_the_groups(mistaken):
+    mistaken("Start 1, 2, 4 ranks", WORLD_SIZE="3")
+
+
+def test_a_world_without_torchrun(mistaken, monkeypatch):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    mistaken("torchrun", WORLD_SIZE="2", RANK="0")
+
+
+@pytest.mark.parametrize("where", ["run", "file/below"])
+def test_a_run_dir_that_can_not_be(mistaken, tmp_path, where):
+    (tmp_path / where.partition("/")[0]).write_text("a file")
+    mistaken(where, "--run_dir", where)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_truncated_shard(mistaken, tmp_path, demo, split):
+    shutil.copytree(demo, tmp_path / "data")
+    shard = tmp_path / "data" / f"{split}-000001.tar"
+    shard.write_bytes(shard.read_bytes()[:-512])
+    mistaken(f"{split}-000001.tar", "--data.shards", "data")
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "train-000000.tar", "train.offsets.npy", "test.labels.npy"])
+@pytest.mark.parametrize("harm", ["missing", "garbage"])
+def test_a_damaged_data_set(mistaken, tmp_path, demo, file, harm):
+    shutil.copytree(demo, tmp_path / "data")
+    (tmp_path / "data" / file).unlink()
+    if harm == "garbage":
+        (tmp_path / "data" / file).write_text('{"format": 1, "splits": 3}')
+    mistaken(file, "--data.shards", "data")
+
+
+def test_weights_of_another_network(mistaken, tmp_path):
+    torch.save({"conv.weight": torch.zeros(3, 3)}, tmp_path / "other.pth")
+    mistaken("does not fit the backbone", "--model.weights", "other.pth")
+
+
+def test_weights_that_would_run_code_do_not(mistaken, tmp_path):
+    class Code:
+        def __reduce__(self) -> tuple:
+            return Path.write_text, (tmp_path / "executed", "")
+
+    (tmp_path / "code.pth").write_bytes(pickle.dumps(Code()))
+    mistaken("code.pth", "--model.weights", "code.pth")
+    torch.save({"stem.weight": Code()}, tmp_path / "code.pt")
+    mistaken("code.pt", "--model.weights", "code.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_evaluate(tmp_path, tiny, demo, finished, here):
+    empty, run, bare, unlabelled = (tmp_path / name for name in ("empty", "run", "bare", "unlabelled"))
+    empty.mkdir()
+    shutil.copytree(finished, run)
+    bare.mkdir()
+    shutil.copy(finished / "config.yaml", bare)
+    shutil.copytree(demo, unlabelled)
+    labels = unlabelled / "test.labels.npy"
+    labels.write_bytes(labels.read_bytes()[: -140 * 4] + b"\xff" * 140 * 4)
+    before = contents(tmp_path)
+    for named, arguments in {
+        "--checkpoint": (),
+        "nowhere": ("--checkpoint", tmp_path / "nowhere"),
+        str(empty): ("--checkpoint", empty),
+        "holds no checkpoint": ("--checkpoint", bare),
+        "has no labels": ("--checkpoint", run, "--shards", unlabelled),
+        "has no split 'tset'": ("--checkpoint", run, "--split", "tset"),
+        "has no split 'galery'": ("--checkpoint", run, "--gallery", "galery"),
+        "manifest.json is missing": ("--checkpoint", run, "--shards", empty),
+        "--shard_size": ("--checkpoint", run, "--shard_size", 3),
+    }.items():
+        refused(here(evaluation.main, *arguments), named)
+        assert contents(tmp_path) == before, named
+
+
+def test_evaluate_with_no_intact_checkpoint(tmp_path, finished, here):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    for summary in run.rglob("checkpoint.json"):
+        summary.write_text(json.dumps({"files": {"../../config.yaml": {}}}))
+    before = contents(run)
+    refused(here(evaluation.main, "--checkpoint", run), "no checkpoint in")
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "named"),
+    [
+        (building.main, ("birds", "--source", ".", "--out", "out"), "birds"),
+        (building.main, ("folder", "--source", "nowhere", "--out", "out"), "nowhere"),
+        (building.main, ("folder", "--source", "half.tar", "--out", "out"), "half.tar"),
+        (building.main, ("demo", "--images", "-3", "--out", "out"), "-3"),
+        (building.main, ("demo", "--images", "40", "--size", "3", "--out", "out"), "--size 3"),
+        (building.main, ("demo", "--images", "40", "--out", "half.tar"), "half.tar"),
+        (verifying.main, (), "folder"),
+        (verifying.main, ("nowhere",), "nowhere"),
+        (verifying.main, ("half.tar",), "half.tar"),
+    ],
+)
+def test_build_and_verify(tmp_path, demo, monkeypatch, here, command, arguments, named):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "half.tar").write_bytes((demo / "train-000000.tar").read_bytes()[:3000])
+    before = contents(tmp_path)
+    refused(here(command, *arguments), named)
+    assert contents(tmp_path) == before
+
+
+def test_as_a_person_meets_them(tmp_path, tiny):
+    """The same through the shell, where nothing imported before can hide a traceback."""
+    run = tmp_path / "run"
+    for named, command in (
+        ("manifold.kk", ("dist_plm.train", "--config", tiny, "--run_dir", run, "--manifold.kk", 3)),
+        ("nowhere", ("dist_plm.train", "--config", tiny, "--run_dir", run, "--data.shards", "nowhere")),
+        ("nowhere", ("dist_plm.evaluate", "--checkpoint", tmp_path / "nowhere")),
+    ):
+        refused(alone(*command).wait(), named)
+        assert not run.exists()
