@@ -1,4 +1,4 @@
-"""`python benchmarks/curve.py RUN`: the course of a run as a Markdown table, one row an evaluation, from metrics.jsonl."""
+"""`python benchmarks/curve.py RUN`: a run's course as a Markdown table, one row an evaluation."""
 
 import json
 import sys

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dist_plm.config import Config
 from dist_plm.data.format import Manifest
+from dist_plm.data.store import Store
 from dist_plm.errors import UserError
 
 
@@ -83,7 +84,8 @@ def _check_batch(config: Config, world_size: int) -> None:
     if config.model.batch_norm == "synchronised" and config.batch.micro_batches > 1:
         raise UserError(
             "model.batch_norm synchronised needs the statistics of the whole batch, but batch.micro_batches "
-            f"{config.batch.micro_batches} embeds it in pieces: set --batch.micro_batches 1, or --model.batch_norm frozen"
+            f"{config.batch.micro_batches} embeds it in pieces: set --batch.micro_batches 1, "
+            "or --model.batch_norm frozen"
         )
     if config.train.method != "plm":
         return
@@ -107,10 +109,20 @@ def _check_data(config: Config) -> None:
     manifest = Manifest.load(Path(config.data.shards))
     for key, split in (
         ("data.train_split", config.data.train_split),
+        ("data.test_split", config.data.test_split),
         ("data.gallery_split", config.data.gallery_split),
     ):
         if split and split not in manifest.splits:
-            raise UserError(f"{key} is {split!r}, but {config.data.shards} has the splits {', '.join(manifest.splits)}")
+            mend = (
+                "name one, or train without evaluation: --data.test_split ''"
+                if key == "data.test_split"
+                else "name one"
+            )
+            raise UserError(
+                f"{key} is {split!r}, but {config.data.shards} has the splits {', '.join(manifest.splits)}: {mend}"
+            )
+        if split:
+            Store(config.data.shards, split).close()
     samples = manifest.splits[config.data.train_split].samples
     if samples < config.batch.images:
         raise UserError(

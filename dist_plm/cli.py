@@ -4,8 +4,9 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
@@ -26,7 +27,19 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 class ConfigParser(OneLineParser, ArgumentParser):
-    """The same over the schema."""
+    """The same over the schema; a fault in a file is told with the file's name."""
+
+    _file = ""  # being read
+
+    def parse_path(self, cfg_path: Any, *arguments: Any, **options: Any) -> Namespace:
+        """As jsonargparse's, which says what is wrong but not in which file."""
+        self._file = f"{cfg_path}: "
+        parsed = super().parse_path(cfg_path, *arguments, **options)
+        self._file = ""
+        return parsed
+
+    def error(self, message: str, *details: object) -> NoReturn:
+        super().error(f"{self._file}{message}", *details)
 
 
 def config_parser(command: str, description: str) -> ConfigParser:
@@ -40,8 +53,15 @@ def config_parser(command: str, description: str) -> ConfigParser:
 
 
 def config_of(parser: ArgumentParser, parsed: Namespace) -> Config:
-    """The Config in the parsed arguments."""
-    instances = parser.instantiate_classes(parsed).as_dict()
+    """The Config in the parsed arguments.
+
+    Raises:
+        UserError: a section is a single value.
+    """
+    for name, value in vars(Config()).items():
+        if is_dataclass(value) and not isinstance(parsed[name], Namespace):
+            raise UserError(f"{name} is {parsed[name]!r}: it must be a section of keys, {', '.join(vars(value))}")
+    instances = parser.instantiate(parsed).as_dict()
     return Config(**{name: instances[name] for name in Config.__dataclass_fields__})
 
 

@@ -15,7 +15,7 @@ class DataConfig:
     Args:
         shards: Folder written by `python shards/build.py`.
         train_split: Name of the split that is trained on; its labels are never used to train.
-        test_split: Name of the split that is evaluated: its images are the queries.
+        test_split: Name of the split that is evaluated: its images are the queries. Empty: no evaluation.
         gallery_split: Split that is searched; empty where queries and gallery are one (all but In-Shop).
         workers: Decoding threads of one rank.
         prefetch: Batches decoded ahead of the step.

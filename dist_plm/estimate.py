@@ -9,6 +9,7 @@ from rich.table import Table
 from dist_plm.config import Config
 from dist_plm.data.plan import valid_world_sizes
 from dist_plm.data.store import Store
+from dist_plm.methods.plm import PAIRS
 from dist_plm.model import Encoder
 
 FLOAT = 4  # bytes
@@ -65,7 +66,8 @@ def _memory(config: Config, world_size: int, images: int) -> dict[str, float]:
         "proxies, gradient and moments": proxies * dim * (1 + m) * (2 + moments) * FLOAT,
         # distance, p, o, s and their gradients: about eight matrices of pairs are alive at once
         "pairs of points": 8 * own_points * points * FLOAT,
-        "pairs of points and proxies": 8 * points * proxies * FLOAT,
+        # three times as many with M basis vectors, but for a piece of the proxies at a time
+        "pairs of points and proxies": 25 * min(points * proxies, PAIRS) * FLOAT,
         "gallery": images * dim * FLOAT,
         "views decoded ahead": (config.data.prefetch + 1) * own_points * 3 * config.views.size**2,
     }

@@ -35,15 +35,21 @@ class RunDirectory:
         if (self.path / "config.yaml").exists():
             _refuse_changes(self.path, config)
 
-    def create(self) -> None:
-        """Make the folder and write config.yaml; on one rank."""
+    def create(self, world: World) -> None:
+        """Make the folder and write config.yaml; what hinders the first rank stops all. A collective."""
+        fault = world.gather_objects(self._create() if world.is_first else "")[0]
+        if fault:
+            raise UserError(f"run_dir {self.path} can't be written ({fault}): choose another with --run_dir")
+
+    def _create(self) -> str:
         try:
             for folder in (self.path, self.checkpoints, self.plans, self.sweeps):
                 folder.mkdir(parents=True, exist_ok=True)
             with replacing(self.path / "config.yaml") as file:
                 file.write(dump(self._config).encode())
         except OSError as error:
-            raise UserError(f"run_dir {self.path} can't be written: {error.strerror or error}") from error
+            return error.strerror or str(error)
+        return ""
 
     def plan(self, epoch: int) -> Path:
         return self.plans / f"epoch_{epoch:05d}.npy"

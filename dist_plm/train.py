@@ -62,6 +62,7 @@ def _detected(config: Config, world: "World") -> str:
     import torch
 
     from dist_plm.estimate import batch_arithmetic
+    from dist_plm.index.flat import describe
 
     if world.device.type == "cuda":
         device = f"{torch.cuda.get_device_name(world.device)} with NCCL"
@@ -70,7 +71,8 @@ def _detected(config: Config, world: "World") -> str:
     return (
         f"dist_plm {__version__}, torch {torch.__version__}: {world.size} rank(s) on {device}, "
         f"{torch.get_num_threads()} compute thread(s) each\n"
-        f"batch: {batch_arithmetic(config, world.size)}"
+        f"batch: {batch_arithmetic(config, world.size)}\n"
+        f"nearest neighbours: {describe(config.runtime.index, world.device)}"
     )
 
 

@@ -76,13 +76,12 @@ class Trainer:
 
     def _open(self) -> None:
         """Create the run's folder or go on from its newest checkpoint."""
-        if self.world.is_first:
-            self.directory.create()
-        self.world.barrier("the start")
+        # First, since weights of another network show here: a wrong run leaves no folder behind.
+        self.learner = Learner(self.config, self.world, self.phase)
+        self.directory.create(self.world)
         self.metrics = Metrics(self.directory.path, self.world, self.at.metrics_bytes)
         self.saver = Saver(self.directory.checkpoints, self.world, self.display, keep=self.config.checkpoint.keep)
         self.planner = Planner(self.config, self.store, self.directory, self.world, self.display, self.metrics)
-        self.learner = Learner(self.config, self.world, self.phase)
         if warning := batch_norm_warning(self.learner):
             self.display.say(f"warning: {warning}")
         if self.found:
@@ -162,7 +161,7 @@ class Trainer:
             folder = self.directory.sweep(weights)
             result = evaluate(embed, folder, config=self.config, world=self.world, display=self.display)
             if result is None:
-                self.display.say(f"split {self.config.data.test_split!r} has no labels: nothing to evaluate")
+                self.display.say("no test split with labels: nothing to evaluate")
                 return
             self.metrics.write("eval", step=at.step, epoch=at.epochs, model=name, when=when, **result)
             recall = "  ".join(f"R@{k} {100 * share:5.2f}" for k, share in result["recall"].items())
@@ -182,7 +181,8 @@ class Trainer:
         if (warning := collapse_warning(values)) and not clock.warned:
             self.display.say(f"warning: {warning}")
             clock.warned = True
-        clock.note = f"loss {values['loss']:.4f}  waiting {100 * times['wait_share']:.0f} %"
+        losses = "  ".join(f"{n.replace('loss_', '')} {v:.4f}" for n, v in values.items() if n.startswith("loss"))
+        clock.note = f"{losses}  waiting {100 * times['wait_share']:.0f} %"
         return clock.note
 
     def _check_finite(self, plan: np.ndarray) -> None:

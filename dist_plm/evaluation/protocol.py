@@ -20,12 +20,14 @@ from dist_plm.runtime.world import World
 
 
 def evaluate(embed: Embed, folder: Path, *, config: Config, world: World, display: Display) -> dict[str, Any] | None:
-    """Recall@K, MAP@R and NMI of `embed` on the test split; None where that split has no labels. A collective.
+    """Recall@K, MAP@R and NMI of `embed` on the test split; None without a labelled test split. A collective.
 
     Args:
         embed: uint8 views [b, 3, s, s] -> embeddings [b, D].
         folder: For the sweeps' files; named after the weights of `embed`.
     """
+    if not config.data.test_split:
+        return None
     queries = Store(config.data.shards, config.data.test_split)
     if not (queries.labels >= 0).any():
         return None

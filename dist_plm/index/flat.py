@@ -77,6 +77,18 @@ def nearest(
     return lattice.ids(found).numpy(), lattice.squared(found).double().numpy() * lattice.step**2
 
 
+def describe(backend: Backend, device: torch.device) -> str:
+    """Which search `nearest` will run, and why, for people."""
+    try:
+        import faiss
+    except ImportError:
+        return f"torch on {device}" + ("" if backend == "torch" else " (faiss is not installed)")
+    where = "GPU" if hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0 else "CPU"
+    if backend == "torch" or (backend == "auto" and device.type == "cuda" and where == "CPU"):
+        return f"torch on {device}" + ("" if backend == "torch" else " (this faiss has no GPU search)")
+    return f"faiss {faiss.__version__} on the {where}"
+
+
 def _settle(
     lattice: Lattice, gallery: Tensor, queries: Tensor, own: Tensor | None, k: int, approximate: Tensor, ids: Tensor
 ) -> tuple[Tensor, Tensor]:

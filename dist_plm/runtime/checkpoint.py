@@ -183,6 +183,8 @@ def _fault(path: Path) -> str:
         for name, expected in _summary(path)["files"].items():
             if Path(name).name != name:
                 return f"{name!r} is not a plain file name"
+            if not (path / name).is_file():
+                return f"{name} is missing"
             if _digest(path / name) != expected:
                 return f"{name} is not as it was written"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

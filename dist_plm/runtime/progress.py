@@ -46,9 +46,8 @@ class Display:
         self.bars: Progress | None = None
         if self.console and self.console.is_terminal:
             columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            self.bars = Progress(
-                *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self.console
-            )
+            left = (TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+            self.bars = Progress(*columns, *left, console=self.console, transient=True)
             self.bars.start()
 
     def say(self, text: str) -> None:

@@ -31,8 +31,8 @@ class DataParallel:
 
     Attributes:
         loss_scale: In fp16 only.
-        overflow: Whether the last backward left the range of fp16 (scalar bool, the same on all ranks): the step must be
-            left out, and the next one will be scaled less.
+        overflow: Whether the last backward left the range of fp16 (scalar bool, the same on all ranks): the step must
+            be left out, and the next one will be scaled less.
     """
 
     def __init__(self, student: nn.Module, world: World, *, precision: str, micro_batches: int) -> None:

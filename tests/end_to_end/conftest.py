@@ -1,4 +1,4 @@
-"""A tiny data set, and commands as a person starts them: alone, or on ranks under torchrun, with a bound on the time."""
+"""A tiny data set, and commands as people start them: alone, or on ranks under torchrun, with a bound on the time."""
 
 import json
 import os
@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 
@@ -25,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 120
 STEPS_PER_EPOCH, STEPS = 7, 21  # 140 images in batches of 4 x 5; one epoch of warm-up, two of the method
 TIMES = {"images_per_second", "wait_share", "seconds"}
+STOPS = {"preempted", "resumed"}
 Here = Callable[..., "Outcome"]
 
 TINY = """
@@ -171,6 +174,8 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
             for name, value in environment.items():
                 patch.setenv(name, value)
             run_command(command)
+        if dist.is_initialized():  # a command that fails leaves the group to the end of its process
+            dist.destroy_process_group()
         captured = capsys.readouterr()
         return Outcome(int(leaving.value.code or 0), captured.out, captured.err)
 
@@ -186,17 +191,18 @@ def events(run: Path, kind: str = "") -> list[dict[str, Any]]:
 
 
 def timeless(run: Path) -> list[dict[str, Any]]:
-    """All events without what depends on the machine's speed."""
-    return [{key: value for key, value in event.items() if key not in TIMES} for event in events(run)]
+    """All events without what depends on the machine's speed, and without those that say when it was stopped."""
+    kept = [event for event in events(run) if event["event"] not in STOPS]
+    return [{key: value for key, value in event.items() if key not in TIMES} for event in kept]
 
 
 def tensors(run: Path) -> dict[str, Tensor]:
     """All tensors of a run's newest checkpoint, whole, whatever the number of ranks that wrote it."""
     found = checkpoint.find(run / "checkpoints", World())
     assert found is not None and not found.rejected
-    stored = HuggingFaceStorageReader(str(found.path)).read_metadata().state_dict_metadata
+    stored: dict[str, Any] = dict(HuggingFaceStorageReader(str(found.path)).read_metadata().state_dict_metadata)
     state = {name: torch.empty(tuple(each.size), dtype=each.properties.dtype) for name, each in stored.items()}
-    checkpoint.load(found.path, state, World())
+    dcp.load(state, storage_reader=HuggingFaceStorageReader(str(found.path)), no_dist=True)
     return state
 
 

@@ -130,16 +130,15 @@ def test_a_broken_checkpoint_is_named_and_passed_over(tmp_path, tiny, finished):
     newest = run / "checkpoints" / f"step_{STEPS:08d}"
     before = sorted((run / "checkpoints").iterdir())[-2]
     victim = next(newest.glob("*.safetensors"))
-    whole = victim.read_bytes()
-    for broken in (whole[:-1], b"", whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1])):
-        victim.write_bytes(broken[: len(whole)])
-        if not broken:
-            victim.unlink()
+    whole, middle = victim.read_bytes(), victim.stat().st_size // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    for broken in (None, whole[:-1], flipped):
+        victim.unlink(missing_ok=True)
+        if broken is not None:
+            victim.write_bytes(broken)
         found = checkpoint.find(run / "checkpoints", World())
         assert found is not None and found.path == before
         assert len(found.rejected) == 1 and str(newest) in found.rejected[0] and victim.name in found.rejected[0]
-        victim.write_bytes(whole)
-    victim.write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :])
     said = train(2, tiny, run).err
     assert str(newest) in said and victim.name in said and f"resumed from {before}" in said
     assert_same_end(run, finished)

@@ -1,0 +1,74 @@
+"""A rank that dies ends the run on all ranks, soon, and all say who it was; a loss that is not finite says where."""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from dist_plm import learner
+from dist_plm import train as training
+from tests.end_to_end.conftest import Command, Here, _family, events, on_ranks
+
+BOUND_SECONDS = (
+    45  # five missed beats, the time-out that shows a frozen rank (10 s), and torchrun's own patience (30 s)
+)
+
+
+def rank_process(command: Command, rank: int) -> int:
+    """The process of one rank, by what its environment says."""
+    for pid in _family(command._process.pid):
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if f"RANK={rank}".encode() in variables:
+            return pid
+    raise AssertionError(f"rank {rank} runs nowhere")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_rank_ends_the_run_and_is_named(number: signal.Signals, tmp_path: Path, tiny: Path) -> None:
+    chance = random.Random(int(number))
+    victim, step = chance.randrange(1, 4), chance.randrange(2, 12)
+    run = tmp_path / "run"
+    command = on_ranks(
+        4, "dist_plm.train", "--config", tiny, "--run_dir", run, "--runtime.timeout_seconds", 10,
+        "--train.epochs", 1000, "--train.evaluate_epochs", 1000,
+    )  # fmt: skip
+    command.until(lambda: len(events(run, "step")) >= step)
+    process, killed = rank_process(command, victim), time.monotonic()
+    os.kill(process, number)
+    outcome = command.wait()
+    assert time.monotonic() - killed < BOUND_SECONDS
+    assert outcome.status != 0
+    said = [line for line in outcome.err.splitlines() if f"rank {victim} died or froze at step" in line]
+    assert len(said) >= 3, outcome.err  # the three that were left
+    assert [event["event"] for event in events(run)][-1] == "failure"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    tmp_path: Path, tiny: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = learner.Learner.step
+
+    def poisoned(self, views, number, steps):
+        embed = self.strategy.embed
+        if number == 4:
+            monkeypatch.setattr(self.strategy, "embed", lambda v: embed(v) / 0.0)
+        report = step(self, views, number, steps)
+        self.strategy.embed = embed
+        return report
+
+    monkeypatch.setattr(learner.Learner, "step", poisoned)
+    run = tmp_path / "run"
+    outcome = here(training.main, "--config", tiny, "--run_dir", run)
+    assert outcome.status == 1
+    assert "not finite at step 5 on rank 0" in outcome.err and "--train.non_finite skip" in outcome.err
+    written = json.loads((run / "non_finite_step_00000005.json").read_text())
+    plan = [event for event in events(run, "plan") if event["epoch"] == 0]
+    assert len(plan) == 1 and len(written["ids"]) == 4 and all(len(group) == 5 for group in written["ids"])
+
+    again = tmp_path / "again"
+    assert here(training.main, "--config", tiny, "--run_dir", again, "--train.non_finite", "skip").status == 0
+    assert len(events(again, "non_finite")) == 2  # step 4 of each of the two phases
