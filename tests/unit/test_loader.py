@@ -1,11 +1,8 @@
 """The loader: the plan's batches, byte for byte, whatever the ranks, workers and batches ahead."""
 
-import os
-import tarfile
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +16,6 @@ from dist_plm.data.views import train_view
 from dist_plm.errors import UserError
 
 CONFIG = ViewsConfig(size=16, count=2)
-SHARED = Path(os.environ.get("DIST_PLM_SHARED", Path(__file__).parents[2] / ".." / "shared"))
 
 
 def make_loader(store, rows, **changes) -> Loader:
@@ -202,35 +198,3 @@ def test_pinned_batches_copied_without_waiting_hold_the_right_bytes(store):
         moved.append(to_device(batch, torch.device("cuda")))
     for batch, expected in zip(moved, make_loader(store, rows), strict=True):
         assert batch.views.cpu().equal(expected.views) and batch.ids.cpu().equal(expected.ids)
-
-
-def test_photographs_load_at_the_speed_of_a_bare_decode_loop(tmp_path, tiny_split):
-    archive = SHARED / "data" / "cub_200_2011_256px.tar"
-    if not archive.exists():
-        pytest.skip(f"{archive} is not there; DIST_PLM_SHARED names the folder that holds data/")
-    photographs = []
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            if member.name.endswith(".jpg") and len(photographs) < 200:
-                photographs.append(tar.extractfile(member).read())
-    tiny_split([200], replace=dict(enumerate(photographs)))
-    config = ViewsConfig()
-    with Store(tmp_path, "train") as store:
-
-        def bare() -> float:
-            start = time.process_time()
-            for id, data in enumerate(photographs):
-                image = decode(data)
-                for view in range(2):
-                    train_view(image, config=config, seed=0, epoch=0, sample=id, view=view)
-            return time.process_time() - start
-
-        def loaded() -> float:
-            start = time.process_time()
-            for _ in make_loader(store, np.arange(200).reshape(4, 50), views=config, workers=1):
-                pass
-            return time.process_time() - start
-
-        # CPU seconds, the best of three in turns: other programs on the machine must not decide. 95 % is usual.
-        times = [(bare(), loaded()) for _ in range(3)]
-        assert min(b for b, _ in times) / min(f for _, f in times) > 0.8

@@ -139,8 +139,8 @@ def test_no_proxies_cost_nothing():
     assert loss.item() == 0 and z.grad is not None and z.grad.count_nonzero() == 0
 
 
-def test_a_million_proxies_would_fit():
-    """What the backward of both losses keeps: s, the distances and the residual of equation 7, each [B, P]."""
+def test_the_backward_keeps_nothing_larger_than_pairs_or_proxies():
+    """No [B, P, M] and no [B, P, D]: matrices [B, P], one for each basis vector in its turn, and Psi itself."""
     z, rho, psi = unit(16, 8, seed=31), unit(200, 8, seed=32), bases(200, 8, 3, 33)
     u, s = bases(16, 8, 3, 34), uniform(16, 200, seed=35)
     for tensor in (z, rho, psi):
@@ -153,7 +153,7 @@ def test_a_million_proxies_would_fit():
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = proxy_loss(z, rho, s) + neighbourhood_loss(u, psi, s)
-    assert max(kept.values()) <= 200 * 8 * 3 and list(kept.values()).count(16 * 200) <= 3
+    assert max(kept.values()) <= 200 * 8 * 3
     loss.backward()
     assert psi.grad is not None
 
