@@ -1,4 +1,4 @@
-"""`python benchmarks/loader.py SHARDS [SPLIT]`: the loader against a bare decode loop on the same images, in CPU time."""
+"""`python benchmarks/loader.py SHARDS [SPLIT]`: the loader against a bare decode loop on the same images, CPU time."""
 
 import sys
 import time
