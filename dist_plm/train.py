@@ -42,8 +42,7 @@ def _train(config: Config) -> int:
         world = connect(config.runtime)
         display = Display(world)
         try:
-            display.say(_detected(config, world))
-            Trainer(config, world, display, preemption).run()
+            Trainer(config, world, display, preemption, greeting=_detected(config, world)).run()
         except Preempted as reason:
             display.say(str(reason))
             return PREEMPTED

@@ -31,10 +31,17 @@ class Preempted(Exception):
 
 
 class Trainer:
-    """One run of a configuration on this rank."""
+    """One run of a configuration on this rank.
 
-    def __init__(self, config: Config, world: World, display: Display, preemption: Preemption) -> None:
+    Args:
+        greeting: Said when nothing that a person got wrong can stop the run any more.
+    """
+
+    def __init__(
+        self, config: Config, world: World, display: Display, preemption: Preemption, *, greeting: str
+    ) -> None:
         self.config, self.world, self.display, self.preemption = config, world, display, preemption
+        self.greeting = greeting
         self.directory = RunDirectory(config)
         self.store = Store(config.data.shards, config.data.train_split)
         self.phases = phases(config)
@@ -79,6 +86,7 @@ class Trainer:
         # First, since weights of another network show here: a wrong run leaves no folder behind.
         self.learner = Learner(self.config, self.world, self.phase)
         self.directory.create(self.world)
+        self.display.say(self.greeting)
         self.metrics = Metrics(self.directory.path, self.world, self.at.metrics_bytes)
         self.saver = Saver(self.directory.checkpoints, self.world, self.display, keep=self.config.checkpoint.keep)
         self.planner = Planner(self.config, self.store, self.directory, self.world, self.display, self.metrics)
