@@ -1,0 +1,68 @@
+"""The schema of an experiment: one dataclass per concept, checked before any process group or GPU is touched.
+
+Defaults are the paper's values where it states them (section 4.1) and otherwise the readings named beside them.
+This module imports nothing heavy, so that `--help` and a wrong key answer at once.
+"""
+
+from dataclasses import dataclass, field
+
+from dist_plm.config.images import BatchConfig, DataConfig, ViewsConfig
+from dist_plm.config.method import LossConfig, ManifoldConfig, ProxiesConfig, WarmUpConfig
+from dist_plm.config.network import ModelConfig, OptimiserConfig
+from dist_plm.config.run import CheckpointConfig, EvaluationConfig, RuntimeConfig, TrainConfig
+
+__all__ = [
+    "BatchConfig",
+    "CheckpointConfig",
+    "Config",
+    "DataConfig",
+    "EvaluationConfig",
+    "LossConfig",
+    "ManifoldConfig",
+    "ModelConfig",
+    "OptimiserConfig",
+    "ProxiesConfig",
+    "RuntimeConfig",
+    "TrainConfig",
+    "ViewsConfig",
+    "WarmUpConfig",
+]
+
+
+@dataclass
+class Config:
+    """One experiment.
+
+    Args:
+        run_dir: Everything a run writes; the same command with the same folder resumes.
+        seed: Of weights, plans and views.
+        data: Where the images come from.
+        views: How an image becomes views.
+        model: Student and momentum encoder.
+        batch: Assembly of the global batch.
+        manifold: Neighbourhoods and similarity.
+        proxies: rho and Psi.
+        loss: Weights of the terms.
+        optimiser: Update rule and schedule.
+        warm_up: Phase before the method's own.
+        train: Length, logging, precision.
+        evaluation: Metrics.
+        checkpoint: Saving.
+        runtime: Device, threads, timeouts.
+    """
+
+    run_dir: str = "runs/default"
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    manifold: ManifoldConfig = field(default_factory=ManifoldConfig)
+    proxies: ProxiesConfig = field(default_factory=ProxiesConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    warm_up: WarmUpConfig = field(default_factory=WarmUpConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)

@@ -1,0 +1,70 @@
+"""Where images come from, how they become views, and how views make a batch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass
+class DataConfig:
+    """Where the images come from.
+
+    Args:
+        shards: Folder written by `python shards/build.py`.
+        train_split: Name of the split that is trained on; its labels are never used to train.
+        test_split: Name of the split that is evaluated: its images are the queries. Empty: no evaluation.
+        gallery_split: Split that is searched; empty where queries and gallery are one (all but In-Shop).
+        workers: Decoding threads of one rank.
+        prefetch: Batches decoded ahead of the step.
+    """
+
+    shards: str = "data/demo"
+    train_split: str = "train"
+    test_split: str = "test"
+    gallery_split: str = ""
+    workers: int = 2
+    prefetch: int = 4
+
+
+@dataclass
+class ViewsConfig:
+    """How an image becomes views: a random resized crop and a flip to train, resize and centre crop to evaluate.
+
+    Args:
+        size: Side of a view, pixels.
+        resize: Shorter side of the image before the centre crop of evaluation, pixels.
+        count: Views of an image in a batch; all are points of the batch.
+        scale: Smallest and largest share of the image's area that a crop covers.
+        flip: Probability of a horizontal flip.
+        brightness: Largest relative change of brightness and of contrast; 0 leaves colours alone.
+    """
+
+    size: int = 227
+    resize: int = 256
+    count: int = 2
+    scale: tuple[float, float] = (0.16, 1.0)
+    flip: float = 0.5
+    brightness: float = 0.0
+
+
+@dataclass
+class BatchConfig:
+    """The global batch, assembled by nearest-neighbour sampling (section 3.1.1). Independent of the number of ranks.
+
+    Args:
+        groups: N, seeds drawn for a batch; the world size must divide it.
+        group_size: k = |B| / N, a seed and its k - 1 nearest neighbours.
+        cover: `random` draws seeds from all images (the paper); `disjoint` reads every image once an epoch at most.
+        refresh_epochs: Epochs between two sweeps of the momentum encoder over the data.
+        micro_batches: Pieces in which a rank embeds its share; the gradient is that of the whole batch.
+    """
+
+    groups: int = 10
+    group_size: int = 10
+    cover: Literal["random", "disjoint"] = "random"
+    refresh_epochs: int = 1
+    micro_batches: int = 1
+
+    @property
+    def images(self) -> int:
+        """|B|, images in a global batch."""
+        return self.groups * self.group_size

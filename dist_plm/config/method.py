@@ -1,0 +1,85 @@
+"""What is trained on a batch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass
+class ManifoldConfig:
+    """Neighbourhoods (section 3.2) and similarity (3.3, 3.5).
+
+    Args:
+        dim: m, the dimension of a linear neighbourhood P_i.
+        k: Nearest neighbours that may join X_i (points of the batch, views included).
+        threshold: T, the quality with which every member must be reconstructed.
+        criterion: `energy` reads T as |UU'v|^2 / |v|^2 >= T; `norm` as |v - UU'v| / |v| <= 1 - T.
+        centre: Where the PCA is centred: the point itself (`anchor`), the `origin`, or the `mean` of X_i.
+        n_alpha: Decay of similarity across a neighbourhood (equation 3).
+        n_beta: Decay of similarity along a neighbourhood (equation 4).
+        scope: `global` takes neighbours from the whole batch on any number of ranks; `rank` from a rank's groups.
+        same_image: Force s = 1 between two views of one image.
+    """
+
+    dim: int = 3
+    k: int = 10
+    threshold: float = 0.9
+    criterion: Literal["energy", "norm"] = "energy"
+    centre: Literal["anchor", "origin", "mean"] = "anchor"
+    n_alpha: float = 4.0
+    n_beta: float = 0.5
+    scope: Literal["global", "rank"] = "global"
+    same_image: bool = False
+
+
+@dataclass
+class ProxiesConfig:
+    """Proxies rho and their neighbourhoods Psi (section 3.4), sharded over the ranks.
+
+    Args:
+        count: P = N_rho; 0 trains without proxies.
+        lr_scale: Learning rate of rho and Psi, as a multiple of the network's.
+        start: `normal` draws rho and Psi from N(0, 1); `data` takes teacher embeddings and their local bases.
+        similarity_gradient: Let s carry gradient into rho and Psi; otherwise s is a constant target.
+    """
+
+    count: int = 100
+    lr_scale: float = 100.0
+    start: Literal["normal", "data"] = "normal"
+    similarity_gradient: bool = False
+
+
+@dataclass
+class LossConfig:
+    """Equations 6 to 9 as weighted means over pairs.
+
+    The paper adds plain sums. At its |B| = 100 images x 2 views, P = 100 and m = 3 they hold 39,800 : 20,000 : 60,000
+    pairs, which is 1 : 0.5025 : 1.5075; as weights of means this ratio holds for any batch.
+
+    Args:
+        delta: Distance of two entirely dissimilar points.
+        point: Weight of the mean of equation 6.
+        proxy: Weight of the mean of equation 7.
+        neighbourhood: Weight of the mean of equation 8.
+    """
+
+    delta: float = 2.0
+    point: float = 1.0
+    proxy: float = 20_000 / 39_800
+    neighbourhood: float = 60_000 / 39_800
+
+
+@dataclass
+class WarmUpConfig:
+    """A phase before the method's own for random weights: two-view instance discrimination (NT-Xent).
+
+    Where all embeddings coincide every similarity is 1, so an untrained network is a fixed point of the method.
+
+    Args:
+        epochs: Length of the phase; 0 leaves it out.
+        lr: Learning rate of the phase.
+        temperature: Of the softmax over the batch.
+    """
+
+    epochs: int = 0
+    lr: float = 1e-3
+    temperature: float = 0.1
