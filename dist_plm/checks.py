@@ -1,11 +1,13 @@
 """What can be known to be wrong before anything starts: cross-field rules, missing data, an impossible world size."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from dist_plm.config import Config
 from dist_plm.data.format import Manifest
 from dist_plm.data.store import Store
 from dist_plm.errors import UserError
+from dist_plm.method_checks import check_method
 
 
 def check(config: Config, world_size: int) -> None:
@@ -16,6 +18,7 @@ def check(config: Config, world_size: int) -> None:
     from dist_plm.model.backbones import check_model
 
     check_model(config.model)
+    check_method(config)
 
 
 def _check_values(config: Config) -> None:
@@ -65,10 +68,16 @@ def _check_values(config: Config) -> None:
         "warm_up.epochs": config.warm_up.epochs,
         "train.max_steps": config.train.max_steps,
         "runtime.threads": config.runtime.threads,
+        "optimiser.clip_norm": config.optimiser.clip_norm,
     }
     for key, count in counts.items():
         if count < 0:
             raise UserError(f"{key} is {count}: it can't be negative")
+    if config.train.wandb and not find_spec("wandb"):
+        raise UserError(
+            f"train.wandb is {config.train.wandb!r}, but wandb is not installed: pip install 'dist_plm[wandb]', "
+            "or leave the key empty"
+        )
     if config.views.count < 2 and (config.train.method == "instance" or config.warm_up.epochs):
         raise UserError("views.count is 1: instance discrimination (warm_up, train.method instance) compares two views")
 
@@ -87,6 +96,7 @@ def _check_batch(config: Config, world_size: int) -> None:
             f"{config.batch.micro_batches} embeds it in pieces: set --batch.micro_batches 1, "
             "or --model.batch_norm frozen"
         )
+    _check_strategy(config, world_size)
     if config.train.method != "plm":
         return
     if manifold.k <= manifold.dim:
@@ -102,6 +112,33 @@ def _check_batch(config: Config, world_size: int) -> None:
             f"manifold.k {manifold.k} neighbours don't exist among {points} points "
             f"(batch.groups x batch.group_size x views.count{' / ranks' if manifold.scope == 'rank' else ''}): "
             "lower manifold.k or enlarge the batch"
+        )
+
+
+def _check_strategy(config: Config, world_size: int) -> None:
+    if config.runtime.strategy == "deepspeed" and config.train.precision not in ("fp32", "bf16"):
+        raise UserError(
+            f"runtime.strategy deepspeed trains in fp32 or bf16, not in {config.train.precision}: set "
+            "--train.precision bf16, or --runtime.strategy ddp"
+        )
+    if config.runtime.strategy != "reproducible":
+        return
+    lanes, groups = config.runtime.lanes, config.batch.groups
+    if lanes <= 0 or groups % lanes or lanes % world_size:
+        valid = [each for each in range(world_size, groups + 1, world_size) if groups % each == 0]
+        raise UserError(
+            f"runtime.lanes {lanes} must divide batch.groups {groups} and be a multiple of the {world_size} ranks: "
+            f"set --runtime.lanes to {', '.join(map(str, valid))}, or --runtime.strategy ddp"
+        )
+    if config.batch.micro_batches > 1:
+        raise UserError(
+            f"runtime.strategy reproducible embeds a lane at a time, batch.micro_batches {config.batch.micro_batches} "
+            "would cut otherwise: set --batch.micro_batches 1, or --runtime.strategy ddp"
+        )
+    if config.model.batch_norm != "frozen" or config.train.precision == "fp16":
+        raise UserError(
+            f"runtime.strategy reproducible can't be had with model.batch_norm {config.model.batch_norm} and "
+            f"train.precision {config.train.precision}: it needs batch_norm frozen, and fp32, bf16 or fp64"
         )
 
 

@@ -1,18 +1,20 @@
 """`--plan`: what a run would need, by arithmetic, before anything is started."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from dist_plm.config import Config
+from dist_plm.config import Config, RuntimeConfig, ZeroConfig
 from dist_plm.data.plan import valid_world_sizes
 from dist_plm.data.store import Store
+from dist_plm.methods import METHODS
 from dist_plm.methods.plm import PAIRS
 from dist_plm.model import Encoder
-
-FLOAT = 4  # bytes
+from dist_plm.runtime.strategy.memory import FLOAT, network_bytes
 
 
 def estimate(config: Config, world_size: int) -> None:
@@ -37,10 +39,12 @@ def _rows(config: Config, world_size: int) -> list[tuple[str, str]]:
     store = Store(config.data.shards, config.data.train_split)
     steps = len(store) // config.batch.images
     sizes = np.asarray(store.offsets["size"], dtype=np.int64)
-    sweep = int(sizes.sum()) // config.batch.refresh_epochs
+    sweep = int(sizes.sum()) // config.batch.refresh_epochs * _swept(config)
     steps_bytes = int(sizes.mean() * steps * config.batch.images)
     total = (config.warm_up.epochs + config.train.epochs) * steps
-    memory = _memory(config, world_size, len(store))
+    networks = _networks(config, world_size)
+    chosen = networks[_strategy(config.runtime)]
+    memory = {"network": chosen, **_memory(config, world_size, images=len(store), classes=len(store.classes))}
     return [
         ("world", f"{world_size} ranks (possible: {', '.join(map(str, valid_world_sizes(config.batch.groups)))})"),
         ("data", f"{len(store):,} images in {len(store.shards)} shards, {sizes.sum() / 1e6:,.1f} MB"),
@@ -49,25 +53,66 @@ def _rows(config: Config, world_size: int) -> list[tuple[str, str]]:
         ("an epoch reads", f"{sweep / 1e6:,.1f} MB in order (sweep), {steps_bytes / 1e6:,.1f} MB at random (steps)"),
         *((f"memory: {name}", f"{size / 1e6:,.1f} MB a rank") for name, size in memory.items()),
         ("memory: sum", f"{sum(memory.values()) / 1e6:,.1f} MB a rank, activations of the backbone not counted"),
+        *((f"network under {name}", f"{size / 1e6:,.1f} MB a rank") for name, size in networks.items()),
     ]
 
 
-def _memory(config: Config, world_size: int, images: int) -> dict[str, float]:
+def _networks(config: Config, world_size: int) -> dict[str, float]:
+    """Student, gradients, moments and momentum encoder under each strategy that keeps another share of them."""
     encoder = Encoder(replace(config.model, weights=""))
-    weights = sum(p.numel() for p in encoder.parameters()) * FLOAT
+    weights = sum(parameter.numel() for parameter in encoder.parameters())
+    moments = 1 if config.optimiser.name == "sgd" else 2
+    offload = config.runtime.zero.offload
+    kinds = [RuntimeConfig(), *(RuntimeConfig(strategy="deepspeed", zero=ZeroConfig(n, offload)) for n in (1, 2, 3))]
+    return {
+        _strategy(kind): network_bytes(
+            weights, moments, world_size, kind.zero if kind.strategy == "deepspeed" else None
+        )
+        for kind in kinds
+    }
+
+
+def _strategy(runtime: RuntimeConfig) -> str:
+    if runtime.strategy != "deepspeed":
+        return "ddp"
+    return f"deepspeed, stage {runtime.zero.stage}{', offloaded' if runtime.zero.offload else ''}"
+
+
+def _memory(config: Config, world_size: int, *, images: int, classes: int) -> dict[str, float]:
     moments = {"sgd": 1}.get(config.optimiser.name, 2)
     points = config.batch.images * config.views.count
     own_points = points / world_size
-    proxies = -(-config.proxies.count // world_size)
-    dim, m = config.model.dim, config.manifold.dim
+    count, floats, live = _proxies(config, classes)
+    proxies = -(-count // world_size)
     return {
-        "student, gradient and moments": weights * (2 + moments),
-        "momentum encoder": weights,
-        "proxies, gradient and moments": proxies * dim * (1 + m) * (2 + moments) * FLOAT,
+        "proxies, gradient and moments": proxies * floats * (2 + moments) * FLOAT,
+        "discriminators, gradient and moments": _discriminators(config, classes) * 4 * FLOAT,
         # distance, p, o, s and their gradients: about eight matrices of pairs are alive at once
         "pairs of points": 8 * own_points * points * FLOAT,
-        # three times as many with M basis vectors, but for a piece of the proxies at a time
-        "pairs of points and proxies": 25 * min(points * proxies, PAIRS) * FLOAT,
-        "gallery": images * dim * FLOAT,
+        "pairs of points and proxies": live(points * proxies) * FLOAT,
+        "gallery": images * (config.model.wide_dim or config.model.dim) * FLOAT * _swept(config),
         "views decoded ahead": (config.data.prefetch + 1) * own_points * 3 * config.views.size**2,
     }
+
+
+def _swept(config: Config) -> bool:
+    """Whether batches rest on embeddings of all images."""
+    return METHODS[config.train.method].batches in ("neighbours", "clusters")
+
+
+def _proxies(config: Config, classes: int) -> tuple[int, int, Callable[[int], int]]:
+    """Proxies over all ranks, numbers in each, and how many numbers so many pairs of points and proxies keep alive."""
+    dim, method = config.model.dim, config.train.method
+    if method == "plm":
+        # three times as many as pairs of points with M basis vectors, but for a piece of the proxies at a time
+        return config.proxies.count, dim * (1 + config.manifold.dim), lambda pairs: 25 * min(pairs, PAIRS)
+    counts = {"pseudo_labels": config.pseudo_labels.clusters, "proxy_anchor": classes, "dada": classes}
+    return counts.get(method, 0), dim, lambda pairs: 6 * pairs  # cosines, and exponents of both signs with gradients
+
+
+def _discriminators(config: Config, classes: int) -> int:
+    """Weights of the linear layers."""
+    if config.train.method != "dada":
+        return 0
+    layers = [config.model.dim, config.dada.domain_hidden, 3], [config.model.dim, *config.dada.category_hidden, classes]
+    return sum(a * b for widths in layers for a, b in pairwise(widths))

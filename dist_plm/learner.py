@@ -1,18 +1,22 @@
 """What learns: student, momentum encoder, method and optimiser, and the one step that moves them."""
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dist_plm.config import Config
+from dist_plm.data.loader import Batch
 from dist_plm.index.gallery import Embed
 from dist_plm.manifold import effective_rank, mean_pair_distance
 from dist_plm.methods import Loss, Points, build_method
 from dist_plm.model import Encoder, Teacher
 from dist_plm.runtime.checkpoint import Sharded, State
-from dist_plm.runtime.optimiser import build_optimiser, learning_rate, set_learning_rate, state_by_name, update
-from dist_plm.runtime.strategy import PRECISIONS, DataParallel
+from dist_plm.runtime.optimiser import build_updates, forget, learning_rate, state_by_name
+from dist_plm.runtime.parts import part
+from dist_plm.runtime.strategy import build_strategy, method_dtype
 from dist_plm.runtime.void_steps import VoidSteps
 from dist_plm.runtime.world import World
 
@@ -48,64 +52,97 @@ class Report:
 
 
 class Learner:
-    """The networks of a run on this rank, in the phase that it was last told to enter."""
+    """The networks of a run on this rank, in the phase that it was last told to enter.
 
-    def __init__(self, config: Config, world: World, phase: Phase) -> None:
-        self.config, self.world = config, world
-        self.dtype = PRECISIONS[config.train.precision] if config.train.precision == "fp64" else torch.float32
+    Args:
+        classes: Of the training split's labels; only supervised methods look at it.
+    """
+
+    def __init__(self, config: Config, world: World, phase: Phase, classes: int = 1) -> None:
+        self.config, self.world, self.classes = config, world, classes
+        self.method_dtype = method_dtype(config)
+        dtype = torch.float64 if config.train.precision == "fp64" else torch.float32
         student = Encoder(config.model, seed=config.seed, all_reduce_sum=world.sum)
         # Convolutions over channels-last maps: 2.2 x the rate of the forward on a CPU core, tensor cores on a GPU.
-        self.student = student.to(world.device, self.dtype).to(memory_format=torch.channels_last)
-        self.enter(phase)
+        student = student.to(world.device, dtype).to(memory_format=torch.channels_last)
+        self._begin(phase, student)
 
     def enter(self, phase: Phase) -> None:
-        """Begin a phase: phi_0 = theta_0, the method's own parameters and the optimiser are new."""
+        """Begin a phase: phi_0 = theta_0, the method's own parameters and the optimiser are new. A collective."""
+        student = self.strategy.release()
+        assert isinstance(student, Encoder)
+        self._begin(phase, student)
+
+    def _begin(self, phase: Phase, student: Encoder) -> None:
         config = self.config
-        self.phase = phase
-        self.teacher = Teacher(self.student, config.model.momentum)
-        self.method = build_method(phase.method, config, self.world).to(device=self.world.device, dtype=self.dtype)
-        self.strategy = DataParallel(
-            self.student, self.world, precision=config.train.precision, micro_batches=config.batch.micro_batches
-        )
-        self.void = VoidSteps(self.world.device)
-        self.optimiser = build_optimiser(
-            self.student.backbone.parameters(),
-            self.student.head.parameters(),
-            self.method.parameters(),
+        self.phase, self.student = phase, student
+        self.teacher = Teacher(student, config.model.momentum)
+        method = build_method(phase.method, config, self.world, self.classes)
+        self.method = method.to(self.world.device, self.method_dtype)
+        updates = build_updates(
+            student.backbone.parameters(),
+            student.head_parameters(),
+            self.method.trained(),
             config.optimiser,
             own_lr_scale=config.proxies.lr_scale,
         )
+        self.strategy = build_strategy(config, student, self.teacher, updates, self.world)
+        self.void = VoidSteps(self.world.device)
 
-    def step(self, views: Tensor, step: int, steps: int) -> Report:
-        """One step on this rank's views [b, 3, s, s] of the global batch: step number `step` of the phase's `steps`."""
-        self.rate = learning_rate(self.config.optimiser, self.phase.lr, step, steps)
-        set_learning_rate(self.optimiser, self.rate)
+    def step(self, batch: Batch, step: int, steps: int) -> Report:
+        """One step on this rank's images of the global batch: step number `step` of the phase's `steps`."""
+        views, epoch = batch.views, step * self.phase.epochs // steps
+        self.rate = learning_rate(self.config.optimiser, self.phase.lr, step, steps, epoch)
+        self.strategy.updates.set_learning_rate(self.rate, epoch)
         self.student.train()
 
-        embedded = self.strategy.embed(views)
-        with self.strategy.autocast():
-            x = self.teacher(views)
+        with part("student"):
+            embedded = self.strategy.embed(views)
+        with part("teacher"):
+            x = self.strategy.embed_constant(self.teacher, views) if self.method.reads_teacher else embedded
         sound = embedded.detach().isfinite().all() & x.isfinite().all()
         # An eigendecomposition raises on what is not finite; the step is void then and may compute with anything.
-        z = embedded.detach().nan_to_num().requires_grad_()
-        loss = self.method(Points(z, x.nan_to_num(), self.config.views.count))
-        with self.world.waiting("reduce-scatter of dL/dz"):
-            loss.share.backward()
+        z, x = (each.detach().nan_to_num().to(self.method_dtype) for each in (embedded, x))
+        z.requires_grad_()
+        with part("losses"):
+            loss = self.method(self._points(z, x, batch, sound=sound, step=step, epoch=epoch))
+            with self.world.waiting("reduce-scatter of dL/dz"):
+                loss.share.backward()
         assert z.grad is not None
-        with self.world.waiting("all-reduce of gradients"):
+        with part("student"), self.world.waiting("all-reduce of gradients"):
             self.strategy.backward(views, embedded, z.grad)
 
         sound = sound & loss.share.detach().isfinite()
         # The gradients are summed already: what one rank did to them all see, so they accuse nobody.
-        finite = _all_finite(self._parameters()) | self.strategy.overflow
+        finite = self.strategy.finite() | self.strategy.overflow
         void = self.world.any(~(sound & finite))
         self.void.add(~sound, void, step)
-        update(self.optimiser, torch.maximum(void, self.strategy.overflow.to(void)))
-        self.teacher.update(self.student)
-        return Report(loss, z.detach())
+        with part("optimiser"), self.world.waiting("the optimiser's step"):
+            self.strategy.step(torch.maximum(void, self.strategy.overflow.to(void)))
+        with part("teacher"):
+            self.teacher.update(self.student, self.strategy.local)
+        return Report(loss, z.detach()[:, : self.config.model.dim])
 
-    def _parameters(self) -> list[nn.Parameter]:
-        return [*self.student.parameters(), *self.method.parameters()]
+    def _points(self, z: Tensor, x: Tensor, batch: Batch, **state: Any) -> Points:
+        """The batch as a method sees it: one row a view, the heads apart."""
+        views, dim = self.config.views.count, self.config.model.dim
+        labels = None if batch.labels is None else batch.labels.repeat_interleave(views)
+        return Points(
+            z[:, :dim],
+            x[:, :dim],
+            views,
+            ids=batch.ids.repeat_interleave(views),
+            labels=labels,
+            student_wide=z[:, dim:],
+            teacher_wide=x[:, dim:],
+            **state,
+        )
+
+    def relabel(self, gallery: np.ndarray, labels: np.ndarray) -> None:
+        """Hand made-up classes [n] of the training images to the method; its moments belong to the classes before."""
+        self.method.relabel(gallery, labels)
+        if self.strategy.updates.own:
+            forget(self.strategy.updates.own)
 
     def describe(self, report: Report) -> dict[str, float]:
         """The numbers of a step over the global batch. A collective; waits for the device."""
@@ -118,31 +155,43 @@ class Learner:
         spread = {"mean_pair_distance": mean_pair_distance(z).item(), "effective_rank": effective_rank(z).item()}
         return dict(zip(names, totals, strict=True)) | spread
 
-    def embed_with(self, network: nn.Module) -> Embed:
-        """Views [b, 3, s, s] -> embeddings [b, D], in evaluation mode and without gradient."""
+    def embed_with(self, network: nn.Module, *, wide: bool = False) -> Embed:
+        """Views [b, 3, s, s] -> embeddings [b, D], or those of the wide head; in evaluation mode, without gradient."""
+        head = slice(self.config.model.dim, None) if wide else slice(self.config.model.dim)
 
         def embed(views: Tensor) -> Tensor:
             network.eval()
-            with torch.inference_mode(), self.strategy.autocast():
-                return network(views)
+            with torch.no_grad(), self.strategy.autocast():
+                return network(views)[:, head]
 
         return embed
 
     def state(self) -> State:
-        """All tensors of a run by name, to be saved or to be loaded into."""
-        owned = self.method.sharded()
-        names: dict[Tensor, str] = {parameter: f"student.{name}" for name, parameter in self.student.named_parameters()}
-        names |= {parameter: f"method.{name}" for name, parameter in self.method.named_parameters()}
-        state: dict[str, Tensor | Sharded] = {f"student.{k}": v for k, v in self.student.state_dict().items()}
-        state |= {f"teacher.{k}": v for k, v in self.teacher.encoder.state_dict().items()}
-        state |= {f"method.{name}": value for name, value in owned.items()}
-        if self.strategy.loss_scale:
-            state |= {f"loss_scale.{name}": value for name, value in self.strategy.loss_scale.state().items()}
-        for name, value in state_by_name(self.optimiser, names).items():
-            rows = owned.get(name.removeprefix("method.").rpartition(".")[0])
+        """All tensors of a run by name, to be saved, or to be filled and given to `restore`. A collective."""
+        owned, strategy = self.method.state(), self.strategy
+        parts = {
+            "student": strategy.weights(self.student),
+            "teacher": strategy.weights(self.teacher.encoder),
+            "method": owned,
+            "loss_scale": strategy.state(),
+            "optimiser.student": strategy.moments(),
+        }
+        state = {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.method.named_parameters()}
+        moments = state_by_name(strategy.updates.own, names) if strategy.updates.own else {}
+        for name, value in moments.items():
+            rows = owned.get(name.rpartition(".")[0])
             # Moments have their parameter's shape and are split with it; Adam's step counter is one number.
-            state[f"optimiser.{name}"] = Sharded(value, rows.rows) if rows and value.ndim else value
+            split = isinstance(rows, Sharded) and value.ndim
+            state[f"optimiser.method.{name}"] = Sharded(value, rows.rows) if split else value  # type: ignore[union-attr]
         return state
+
+    def restore(self, state: State) -> None:
+        """Go on from the tensors of `state`, filled from a checkpoint: those that are not the learner's own. A
+        collective."""
+        self.strategy.put_weights(self.student, _part(state, "student."))
+        self.strategy.put_weights(self.teacher.encoder, _part(state, "teacher."))
+        self.strategy.put_moments(_part(state, "optimiser.student."))
 
 
 def batch_norm_warning(learner: Learner) -> str:
@@ -169,7 +218,5 @@ def collapse_warning(values: dict[str, float]) -> str:
     )
 
 
-def _all_finite(parameters: list[nn.Parameter]) -> Tensor:
-    """Whether all gradients are finite, as a scalar bool on the device."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None and parameter.numel()]
-    return torch.stack(torch._foreach_norm(gradients)).isfinite().all()
+def _part(state: State, prefix: str) -> State:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

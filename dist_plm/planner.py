@@ -1,18 +1,20 @@
 """Before an epoch: sweep the images with the momentum encoder, search the seeds' neighbours, and fix the plan."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from dist_plm.config import Config
-from dist_plm.data.plan import coverage, load_plan, make_plan, random_plan, save_plan
+from dist_plm.data.plan import class_plan, coverage, load_plan, make_plan, random_plan, save_plan
 from dist_plm.data.store import Store
 from dist_plm.index.gallery import Gallery, digest, sweep
 from dist_plm.learner import Learner
 from dist_plm.run_directory import RunDirectory
 from dist_plm.runtime.metrics import Metrics
+from dist_plm.runtime.parts import part
 from dist_plm.runtime.progress import Display
 from dist_plm.runtime.world import World
 
@@ -29,7 +31,9 @@ class Position:
         epochs: Epochs ended in all; seeds plans and views.
         plan: sha256 of the epoch's plan; empty until it is made.
         sweep: Name of the teacher's weights whose embeddings the plans rest on.
+        labels: sha256 of the classes made up at the last refresh; empty where there are none.
         metrics_bytes: Length of metrics.jsonl.
+        best: Highest recall of an evaluation so far that decides which checkpoint is the best.
     """
 
     phase: int = 0
@@ -39,7 +43,22 @@ class Position:
     epochs: int = 0
     plan: str = ""
     sweep: str = ""
+    labels: str = ""
     metrics_bytes: int = 0
+    best: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an epoch reads.
+
+    Attributes:
+        ids: int64 [steps, groups, group_size], images of the global batches.
+        labels: int [n], classes of all images, for a method whose batches are made of them.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -53,35 +72,71 @@ class Planner:
     display: Display
     metrics: Metrics
 
-    def plan(self, at: Position, learner: Learner) -> np.ndarray:
-        """Sample ids [steps, groups, group_size] of the epoch at `at`: the saved plan if the epoch was begun before.
+    @part("sweep")
+    def plan(self, at: Position, learner: Learner) -> Plan:
+        """The epoch at `at`: the saved plan if it was begun before.
 
-        A new plan is saved and its hash noted in `at`. It is never made twice, since two searches may differ in ties.
+        What is new is saved and its hash noted in `at`. It is never made twice, since two searches, or two clusterings,
+        may differ in ties.
         """
-        path, n = self.directory.plan(at.epochs), len(self.store)
-        if at.plan:
-            return load_plan(path, at.plan)
-        batch, seed = self.config.batch, self.config.seed
-        if learner.method.nearest_neighbour_batches:
+        path = self.directory.plan(at.epochs)
+        if not at.plan:
+            ids = self._new(at, learner)
+            at.plan = self._shared(lambda: save_plan(path, ids))
+            share = coverage(ids, len(self.store))
+            self.metrics.write("plan", step=at.step, epoch=at.epochs, steps=len(ids), coverage=share, sha256=at.plan)
+        return Plan(load_plan(path, at.plan), self._labels(at, learner))
+
+    def _new(self, at: Position, learner: Learner) -> np.ndarray:
+        batch, seed, n = self.config.batch, self.config.seed, len(self.store)
+        batches = learner.method.batches
+        if batches == "random":
+            return random_plan(n, batch, seed, at.epochs)
+        if batches == "neighbours":
             gallery = self._gallery(at, learner)
             if at.epoch == 0:
-                learner.method.begin(torch.tensor(gallery.embeddings, device=self.world.device, dtype=learner.dtype))
-            plan = make_plan(n, batch=batch, seed=seed, epoch=at.epochs, neighbours=gallery.neighbours)
-        else:
-            plan = random_plan(n, batch, seed, at.epochs)
-        at.plan = self.world.gather_objects(save_plan(path, plan) if self.world.is_first else "")[0]
-        self.metrics.write(
-            "plan", step=at.step, epoch=at.epochs, steps=len(plan), coverage=coverage(plan, n), sha256=at.plan
-        )
-        return load_plan(path, at.plan)
+                embeddings = torch.tensor(gallery.embeddings, dtype=learner.method_dtype)
+                learner.method.begin(embeddings.to(self.world.device))
+            return make_plan(n, batch=batch, seed=seed, epoch=at.epochs, neighbours=gallery.neighbours)
+        if batches == "clusters" and self._refreshing(at):
+            self._cluster(at, learner)
+        labels = self._labels(at, learner)
+        assert labels is not None
+        return class_plan(labels, batch, seed, at.epochs)
+
+    def _cluster(self, at: Position, learner: Learner) -> None:
+        """Make classes up from the gallery on the first rank, save them, and hand them to the method."""
+        gallery = self._gallery(at, learner).embeddings
+        started = time.monotonic()
+        at.labels = self._shared(lambda: self.directory.save_labels(learner.method.cluster(gallery)))
+        labels = load_plan(self.directory.labels(at.labels), at.labels)
+        learner.relabel(gallery, labels)
+        found, left_out = len(np.unique(labels[labels >= 0])), int((labels < 0).sum())
+        self.metrics.write("clusters", step=at.step, epoch=at.epochs, clusters=found, left_out=left_out,
+                           sha256=at.labels, seconds=time.monotonic() - started)  # fmt: skip
+
+    def _labels(self, at: Position, learner: Learner) -> np.ndarray | None:
+        if learner.method.batches == "clusters":
+            return load_plan(self.directory.labels(at.labels), at.labels)
+        return self.store.labels if learner.method.batches == "classes" else None
+
+    def _shared(self, save: Callable[[], str]) -> str:
+        """The hash of what the first rank saves, on all ranks."""
+        return self.world.gather_objects(save() if self.world.is_first else "")[0]
+
+    def _refreshing(self, at: Position) -> bool:
+        return at.epoch % self.config.batch.refresh_epochs == 0
 
     def _gallery(self, at: Position, learner: Learner) -> Gallery:
         """Embeddings of the training images by the momentum encoder, `batch.refresh_epochs` old at most."""
         started = time.monotonic()
-        if at.epoch % self.config.batch.refresh_epochs == 0:
-            at.sweep = digest(learner.teacher)
+        # STML finds neighbours by the wide head; a sweep by the other one, of the same weights, must not pass for it.
+        wide = bool(self.config.model.wide_dim)
+        teacher = learner.strategy.whole(learner.teacher)
+        if self._refreshing(at):
+            at.sweep = digest(teacher) + "_wide" * wide
         embeddings = sweep(
-            learner.embed_with(learner.teacher),
+            learner.embed_with(teacher, wide=wide),
             self.store,
             self.directory.sweep(at.sweep),
             config=self.config,

@@ -6,15 +6,17 @@ This module imports nothing heavy, so that `--help` and a wrong key answer at on
 
 from dataclasses import dataclass, field
 
+from dist_plm.config.baselines import DadaConfig, ProxyAnchorConfig, PseudoLabelsConfig, StmlConfig
 from dist_plm.config.images import BatchConfig, DataConfig, ViewsConfig
 from dist_plm.config.method import LossConfig, ManifoldConfig, ProxiesConfig, WarmUpConfig
 from dist_plm.config.network import ModelConfig, OptimiserConfig
-from dist_plm.config.run import CheckpointConfig, EvaluationConfig, RuntimeConfig, TrainConfig
+from dist_plm.config.run import CheckpointConfig, EvaluationConfig, RuntimeConfig, TrainConfig, ZeroConfig
 
 __all__ = [
     "BatchConfig",
     "CheckpointConfig",
     "Config",
+    "DadaConfig",
     "DataConfig",
     "EvaluationConfig",
     "LossConfig",
@@ -22,10 +24,14 @@ __all__ = [
     "ModelConfig",
     "OptimiserConfig",
     "ProxiesConfig",
+    "ProxyAnchorConfig",
+    "PseudoLabelsConfig",
     "RuntimeConfig",
+    "StmlConfig",
     "TrainConfig",
     "ViewsConfig",
     "WarmUpConfig",
+    "ZeroConfig",
 ]
 
 
@@ -43,6 +49,10 @@ class Config:
         manifold: Neighbourhoods and similarity.
         proxies: rho and Psi.
         loss: Weights of the terms.
+        stml: Of method `stml`.
+        proxy_anchor: Of methods `proxy_anchor`, `dada` and `pseudo_labels`.
+        dada: Of method `dada`.
+        pseudo_labels: Of method `pseudo_labels`.
         optimiser: Update rule and schedule.
         warm_up: Phase before the method's own.
         train: Length, logging, precision.
@@ -60,6 +70,10 @@ class Config:
     manifold: ManifoldConfig = field(default_factory=ManifoldConfig)
     proxies: ProxiesConfig = field(default_factory=ProxiesConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    stml: StmlConfig = field(default_factory=StmlConfig)
+    proxy_anchor: ProxyAnchorConfig = field(default_factory=ProxyAnchorConfig)
+    dada: DadaConfig = field(default_factory=DadaConfig)
+    pseudo_labels: PseudoLabelsConfig = field(default_factory=PseudoLabelsConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     warm_up: WarmUpConfig = field(default_factory=WarmUpConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -10,7 +10,7 @@ class DataConfig:
 
     Args:
         shards: Folder written by `python shards/build.py`.
-        train_split: Name of the split that is trained on; its labels are never used to train.
+        train_split: Name of the split that is trained on; only `proxy_anchor` and `dada` read its labels to train.
         test_split: Name of the split that is evaluated: its images are the queries. Empty: no evaluation.
         gallery_split: Split that is searched; empty where queries and gallery are one (all but In-Shop).
         workers: Decoding threads of one rank.
@@ -48,11 +48,11 @@ class ViewsConfig:
 
 @dataclass
 class BatchConfig:
-    """The global batch, assembled by nearest-neighbour sampling (section 3.1.1). Independent of the number of ranks.
+    """The global batch: around seeds (section 3.1.1), or of classes, as the method has it. The same on any ranks.
 
     Args:
-        groups: N, seeds drawn for a batch; the world size must divide it.
-        group_size: k = |B| / N, a seed and its k - 1 nearest neighbours.
+        groups: N, seeds or classes drawn for a batch; the world size must divide it.
+        group_size: k = |B| / N, a seed and its k - 1 nearest neighbours, or images of one class.
         cover: `random` draws seeds from all images (the paper); `disjoint` reads every image once an epoch at most.
         refresh_epochs: Epochs between two sweeps of the momentum encoder over the data.
         micro_batches: Pieces in which a rank embeds its share; the gradient is that of the whole batch.

@@ -11,9 +11,10 @@ class ManifoldConfig:
     Args:
         dim: m, the dimension of a linear neighbourhood P_i.
         k: Nearest neighbours that may join X_i (points of the batch, views included).
-        threshold: T, the quality with which every member must be reconstructed.
+        threshold: T, the quality with which every member must be reconstructed; at 0 all k neighbours join.
         criterion: `energy` reads T as |UU'v|^2 / |v|^2 >= T; `norm` as |v - UU'v| / |v| <= 1 - T.
         centre: Where the PCA is centred: the point itself (`anchor`), the `origin`, or the `mean` of X_i.
+        similarity: `graded` is equation 2; `binary` is 1 within a neighbourhood and 0 outside (appendix).
         n_alpha: Decay of similarity across a neighbourhood (equation 3).
         n_beta: Decay of similarity along a neighbourhood (equation 4).
         scope: `global` takes neighbours from the whole batch on any number of ranks; `rank` from a rank's groups.
@@ -25,6 +26,7 @@ class ManifoldConfig:
     threshold: float = 0.9
     criterion: Literal["energy", "norm"] = "energy"
     centre: Literal["anchor", "origin", "mean"] = "anchor"
+    similarity: Literal["graded", "binary"] = "graded"
     n_alpha: float = 4.0
     n_beta: float = 0.5
     scope: Literal["global", "rank"] = "global"

@@ -9,21 +9,25 @@ class TrainConfig:
     """What is trained, how long, and how often it speaks.
 
     Args:
-        method: What is trained on a batch.
+        method: What is trained on a batch; `proxy_anchor` and `dada` are supervised by the labels of the split.
         epochs: Epochs of the method's phase; an epoch is floor(n / |B|) steps.
         max_steps: Stop after so many steps in all (0: never).
         evaluate_epochs: Epochs between evaluations; start and end are always evaluated.
         log_steps: Steps between log lines.
+        wandb: Project of Weights & Biases that also gets the numbers (`pip install "dist_plm[wandb]"`); empty: none.
+        report: Write RUN/report.html at the end, where its libraries are installed (`pip install "dist_plm[report]"`).
         non_finite: What to do about a step whose loss or gradient is not finite: the step is void either way.
         precision: Of the encoders (weights stay fp32 in fp16 and bf16); distances, PCA and losses are always fp32 at
             least.
     """
 
-    method: Literal["plm", "instance"] = "plm"
+    method: Literal["plm", "instance", "stml", "proxy_anchor", "dada", "pseudo_labels"] = "plm"
     epochs: int = 200
     max_steps: int = 0
     evaluate_epochs: int = 10
     log_steps: int = 10
+    wandb: str = ""
+    report: bool = True
     non_finite: Literal["stop", "skip"] = "stop"
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
 
@@ -52,10 +56,27 @@ class CheckpointConfig:
     Args:
         every_steps: Steps between checkpoints; one is always written at the end and on a signal.
         keep: Newest checkpoints kept.
+        keep_every_epochs: One is written and kept for good after every so many epochs (0: never).
+        keep_best: Whose recall@1 decides which evaluated checkpoint is written, kept and linked as checkpoints/best.
     """
 
     every_steps: int = 200
     keep: int = 2
+    keep_every_epochs: int = 0
+    keep_best: Literal["teacher", "student", "none"] = "teacher"
+
+
+@dataclass
+class ZeroConfig:
+    """What `runtime.strategy: deepspeed` cuts among the ranks instead of keeping it whole on each (ZeRO).
+
+    Args:
+        stage: 1 cuts the optimiser's state, 2 the gradients too, 3 the weights of student and momentum encoder too.
+        offload: Keep the optimiser's state, and take its step, in host memory.
+    """
+
+    stage: Literal[1, 2, 3] = 2
+    offload: bool = False
 
 
 @dataclass
@@ -64,12 +85,24 @@ class RuntimeConfig:
 
     Args:
         device: `auto` takes a GPU where there is one.
-        threads: Compute threads of a rank; 0 shares the cores of the machine among its ranks.
+        strategy: `ddp` is the fast one; `reproducible` gives the same bits on any number of ranks that divides `lanes`;
+            `deepspeed` needs less memory. A run may go on under another one.
+        lanes: Pieces into which `reproducible` cuts the global batch.
+        zero: Of strategy `deepspeed`.
+        threads: Compute threads of a rank; 0 shares the cores of the machine among its ranks (`reproducible`: 1,
+            since a kernel on two threads adds up in another order).
         index: Backend of nearest-neighbour search; `auto` is faiss, on the GPU where both are there, else torch.
         timeout_seconds: Bound of every wait for another rank.
+        signals: What asks a run to save and leave; SIGINT twice leaves at once.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    strategy: Literal["ddp", "reproducible", "deepspeed"] = "ddp"
+    lanes: int = 4
+    zero: ZeroConfig = field(default_factory=ZeroConfig)
     threads: int = 0
     index: Literal["auto", "faiss", "torch"] = "auto"
     timeout_seconds: float = 600.0
+    signals: list[Literal["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"]] = field(
+        default_factory=lambda: ["SIGTERM", "SIGINT", "SIGUSR2"]
+    )

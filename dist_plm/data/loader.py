@@ -18,6 +18,7 @@ from dist_plm.config import ViewsConfig
 from dist_plm.data.store import Store
 from dist_plm.data.views import train_view
 from dist_plm.errors import UserError
+from dist_plm.runtime.parts import part
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,20 @@ class Batch:
         step: Position in the epoch's plan.
         ids: int64 [b], sample ids.
         views: uint8 [b * count, 3, size, size], image-major: view v of ids[i] is row i * count + v.
+        labels: int64 [b], classes of the images, where they are asked for.
     """
 
     step: int
     ids: torch.Tensor
     views: torch.Tensor
+    labels: torch.Tensor | None = None
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on `device`; from pinned memory the copy does not wait, and later kernels of the stream see it done."""
-    return Batch(batch.step, batch.ids.to(device, non_blocking=True), batch.views.to(device, non_blocking=True))
+    tensors = (None if t is None else t.to(device, non_blocking=True) for t in (batch.ids, batch.views, batch.labels))
+    with part("copy"):
+        return Batch(batch.step, *tensors)  # type: ignore[arg-type]
 
 
 class Loader:
@@ -49,6 +54,7 @@ class Loader:
     Args:
         store: The split.
         plan_rows: int64 [steps, b], this rank's sample ids of every step of the epoch.
+        labels: int64 [n], classes of all images, to be handed out with them; or None.
         views: How an image becomes `views.count` views.
         seed: Of the run.
         epoch: Number of the epoch.
@@ -66,6 +72,7 @@ class Loader:
         store: Store,
         plan_rows: np.ndarray,
         *,
+        labels: np.ndarray | None = None,
         views: ViewsConfig,
         seed: int,
         epoch: int,
@@ -76,7 +83,7 @@ class Loader:
     ) -> None:
         if plan_rows.ndim != 2 or plan_rows.dtype != np.int64:
             raise ValueError(f"plan_rows must be int64 [steps, b], not {plan_rows.dtype} {plan_rows.shape}")
-        self.store, self.plan_rows, self.views = store, plan_rows, views
+        self.store, self.plan_rows, self.views, self.labels = store, plan_rows, views, labels
         self.seed, self.epoch, self.first_step = seed, epoch, first_step
         self.workers, self.prefetch, self.pin = workers, prefetch, pin
         self.wait_seconds = 0.0
@@ -97,7 +104,8 @@ class Loader:
                 batch, images = ahead.popleft()
                 # One wake-up a batch. Waiting for each image in turn takes the GIL from the workers at every image:
                 # three context switches and 5 % of the CPU time.
-                wait(images, return_when=FIRST_EXCEPTION)
+                with part("decode"):
+                    wait(images, return_when=FIRST_EXCEPTION)
                 for image in images:
                     image.result()
                 self.wait_seconds += time.perf_counter() - asked
@@ -110,14 +118,19 @@ class Loader:
         size, count = self.views.size, self.views.count
         # A fresh tensor, not a ring: a caller may keep a batch, and torch's caching host allocator hands page-locked
         # memory out again only when the copies that were queued from it are done.
-        ids = torch.empty(self.plan_rows.shape[1], dtype=torch.int64, pin_memory=self.pin)
-        ids.numpy()[:] = self.plan_rows[step]
+        ids = self._integers(self.plan_rows[step])
+        labels = None if self.labels is None else self._integers(self.labels[self.plan_rows[step]])
         views = torch.empty(len(ids) * count, 3, size, size, dtype=torch.uint8, pin_memory=self.pin)
         rows: dict[int, list[int]] = {}
         for row, id in enumerate(ids.tolist()):
             rows.setdefault(id, []).append(row)
         out = views.numpy().reshape(len(ids), count, 3, size, size)
-        return Batch(step, ids, views), [pool.submit(self._fill, id, where, out) for id, where in rows.items()]
+        return Batch(step, ids, views, labels), [pool.submit(self._fill, id, where, out) for id, where in rows.items()]
+
+    def _integers(self, values: np.ndarray) -> torch.Tensor:
+        tensor = torch.empty(len(values), dtype=torch.int64, pin_memory=self.pin)
+        tensor.numpy()[:] = values
+        return tensor
 
     def _fill(self, id: int, rows: list[int], out: np.ndarray) -> None:
         try:

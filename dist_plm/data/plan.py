@@ -1,7 +1,7 @@
 """An epoch's batches, decided before it starts: int64 sample ids [steps, groups, group_size] for the global batch.
 
-A group is a seed and its nearest neighbours (section 3.1.1 of the paper). A rank reads its groups of every step,
-so the plan is the same for any number of ranks.
+A group is a seed and its nearest neighbours (section 3.1.1 of the paper), or images of one class. A rank reads its
+groups of every step, so the plan is the same for any number of ranks.
 """
 
 import hashlib
@@ -59,6 +59,43 @@ def random_plan(n: int, batch: BatchConfig, seed: int, epoch: int) -> np.ndarray
     return _permutation(n, seed, epoch)[: steps * batch.images].reshape(steps, batch.groups, batch.group_size)
 
 
+def class_plan(labels: np.ndarray, batch: BatchConfig, seed: int, epoch: int) -> np.ndarray:
+    """A plan in which a group holds images of one class, and a batch as many classes as it has groups.
+
+    Every class is as likely as any other. Its images come in a random order, again from the start when all were read;
+    a class smaller than a group fills it by repetition.
+
+    Args:
+        labels: int [n], the class of each image; images of class -1 are left out.
+
+    Returns:
+        int64 [n // |B|, groups, group_size].
+
+    Raises:
+        UserError: No image has a class, or there are fewer images than in a batch.
+    """
+    steps = _steps(len(labels), batch)
+    order = _permutation(len(labels), seed, epoch)
+    order = order[labels[order] >= 0]
+    order = order[np.argsort(labels[order], kind="stable")]
+    _, first, count = np.unique(labels[order], return_index=True, return_counts=True)
+    if not len(order):
+        raise UserError("no image has a class that batches could be made of: name a labelled split as data.train_split")
+    random, rounds = _generator(seed, epoch, 2), -(-batch.groups // len(first))
+    draws = [
+        np.concatenate([random.choice(len(first), min(batch.groups, len(first)), replace=False) for _ in range(rounds)])
+        for _ in range(steps)
+    ]
+    classes = np.stack(draws)[:, : batch.groups].ravel()
+    by_class = np.argsort(classes, kind="stable")
+    _, begin = np.unique(classes[by_class], return_index=True)
+    turn = np.empty_like(by_class)  # how often the class came before
+    turn[by_class] = np.arange(len(classes)) - np.repeat(begin, np.diff([*begin, len(classes)]))
+    within = turn[:, None] * batch.group_size + np.arange(batch.group_size)
+    plan = order[first[classes, None] + within % count[classes, None]]
+    return plan.reshape(steps, batch.groups, batch.group_size)
+
+
 def _steps(n: int, batch: BatchConfig) -> int:
     if n < batch.images:
         raise UserError(
@@ -69,9 +106,13 @@ def _steps(n: int, batch: BatchConfig) -> int:
 
 
 def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
+    return _generator(seed, epoch, 1).permutation(n).astype(np.int64, copy=False)
+
+
+def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
     # The views of the same seed have 0 for the second word of the key.
-    key, counter = np.array([seed, 1], dtype=np.uint64), np.array([0, 0, 0, epoch], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=counter)).permutation(n).astype(np.int64, copy=False)
+    key, counter = np.array([seed, stream], dtype=np.uint64), np.array([0, 0, 0, epoch], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 def _random(order: np.ndarray, steps: int, batch: BatchConfig, neighbours: Neighbours) -> np.ndarray:

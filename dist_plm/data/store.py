@@ -4,12 +4,14 @@ A tar is a container here, not a stream: one `os.pread` at (shard, offset, size)
 source had them. It takes no seek and holds neither a lock nor the GIL, so any number of threads reads from one Store.
 """
 
+import json
 import os
 import re
+import tarfile
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -119,6 +121,26 @@ class Store:
         if len(data) != size:
             raise UserError(self._broken(id, f"{len(data)} bytes read instead of {size}"))
         return data
+
+    def about(self, id: int) -> dict[str, Any]:
+        """What the shard says of image `id`: label, class, split, source. Thread-safe.
+
+        Raises:
+            IndexError: If `id` is not in [0, len(store)).
+            UserError: If the shard cannot be read or says nothing.
+        """
+        if not 0 <= id < len(self):
+            raise IndexError(f"sample {id} is not in [0, {len(self)}) of split '{self.split}'")
+        shard, offset, size = (int(field) for field in self.offsets[id])
+        try:
+            descriptor = self._descriptor(shard)
+            # A tar is made of blocks of 512 bytes: the image's, padded, then the header of its JSON, then the JSON.
+            at = offset + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            header = os.pread(descriptor.fd, tarfile.BLOCKSIZE, at)
+            length = tarfile.TarInfo.frombuf(header, "utf-8", "strict").size
+            return dict(json.loads(os.pread(descriptor.fd, length, at + tarfile.BLOCKSIZE)))
+        except (OSError, OverflowError, ValueError, TypeError, tarfile.TarError) as error:
+            raise UserError(self._broken(id, f"what is said of it cannot be read ({error})")) from error
 
     def read_image(self, id: int) -> Image.Image:
         """Image `id`, decoded to RGB and upright. Thread-safe.

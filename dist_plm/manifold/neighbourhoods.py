@@ -91,6 +91,8 @@ def _nearest(points: Tensor, candidates: Tensor, k: int, rows: Tensor | None) ->
 
 def _select(gram: Tensor, noise: Tensor, dim: int, centre: str, allowed: float) -> Tensor:
     """Steps 1 to 4 of section 3.2 for all points at once, one candidate a round -> members [B, k + 1]."""
+    if allowed >= 1:  # T = 0 asks for nothing: what is orthogonal to U must not fail it by rounding
+        return torch.ones_like(gram[:, 0], dtype=torch.bool)
     members = torch.zeros_like(gram[:, 0], dtype=torch.bool)
     members[:, :dim] = True
     for j in range(dim, members.shape[1]):

@@ -2,14 +2,26 @@
 
 from dist_plm.config import Config
 from dist_plm.methods.base import Loss, Method, Points
+from dist_plm.methods.dada import DataAugmentedDomainAdaptation
 from dist_plm.methods.instance import InstanceDiscrimination
 from dist_plm.methods.plm import PiecewiseLinearManifold
+from dist_plm.methods.proxy_anchor import ProxyAnchor
+from dist_plm.methods.pseudo_labels import PseudoLabels
+from dist_plm.methods.stml import SelfTaughtMetricLearning
 from dist_plm.runtime.world import World
 
-__all__ = ["InstanceDiscrimination", "Loss", "Method", "PiecewiseLinearManifold", "Points", "build_method"]
+__all__ = ["METHODS", "InstanceDiscrimination", "Loss", "Method", "PiecewiseLinearManifold", "Points", "build_method"]
+
+METHODS: dict[str, type[Method]] = {
+    "plm": PiecewiseLinearManifold,
+    "instance": InstanceDiscrimination,
+    "stml": SelfTaughtMetricLearning,
+    "proxy_anchor": ProxyAnchor,
+    "pseudo_labels": PseudoLabels,
+    "dada": DataAugmentedDomainAdaptation,
+}
 
 
-def build_method(name: str, config: Config, world: World) -> Method:
-    """The method called `name` in the configuration."""
-    methods: dict[str, type[Method]] = {"plm": PiecewiseLinearManifold, "instance": InstanceDiscrimination}
-    return methods[name](config, world)
+def build_method(name: str, config: Config, world: World, classes: int = 1) -> Method:
+    """The method called `name` in the configuration, over so many classes if it is supervised."""
+    return METHODS[name](config, world, classes)

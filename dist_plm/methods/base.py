@@ -1,14 +1,19 @@
 """The seam between the loop and what is trained on a batch."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Literal
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from dist_plm.config import Config
-from dist_plm.runtime.checkpoint import Sharded
+from dist_plm.runtime.checkpoint import State
 from dist_plm.runtime.world import World
+
+Batches = Literal["neighbours", "random", "classes", "clusters"]
 
 
 @dataclass(frozen=True)
@@ -17,13 +22,44 @@ class Points:
 
     Attributes:
         student: z = f_theta(x) [b, D], fp32 or better; carries gradient.
-        teacher: f_phi(x) [b, D].
+        teacher: f_phi(x) [b, D]; z without gradient for a method that does not read it.
         views: Views of an image.
+        ids: int64 [b], the image of each point.
+        labels: int64 [b], the class of each point, where batches are made of `classes` or `clusters`.
+        student_wide: g_theta(x) [b, wide_dim] of the wide head, which may be 0 wide; carries gradient.
+        teacher_wide: g_phi(x) [b, wide_dim].
+        sound: Whether the rank's rows were finite (scalar bool); the step is void otherwise.
+        step: Steps done in this phase: a counter for random numbers.
+        epoch: Epochs done in this phase.
     """
 
     student: Tensor
     teacher: Tensor
     views: int
+    ids: Tensor | None = None
+    labels: Tensor | None = None
+    student_wide: Tensor | None = None
+    teacher_wide: Tensor | None = None
+    sound: Tensor = field(default_factory=lambda: torch.tensor(True))
+    step: int = 0
+    epoch: int = 0
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a method made up to teach this rank's b points, for those who have labels to judge it by.
+
+    Attributes:
+        similarity: [b, c] estimated similarity to c points of the batch.
+        indices: int64 [b, k + 1], the point itself and its neighbours, nearest first, as columns of `similarity`.
+        members: bool [b, k + 1], which of them it is grouped with.
+        first: Row of the global batch that column 0 is.
+    """
+
+    similarity: Tensor
+    indices: Tensor
+    members: Tensor
+    first: int
 
 
 @dataclass(frozen=True)
@@ -34,11 +70,13 @@ class Loss:
         share: This rank's share of the global loss (scalar): the loss is the *sum* of the shares over the ranks.
         terms: The same for each named term, detached.
         statistics: Means over the rank's points of what is worth watching, detached.
+        targets: What the points were taught; None where a method has no such pairs.
     """
 
     share: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
     statistics: dict[str, Tensor] = field(default_factory=dict)
+    targets: Targets | None = None
 
 
 class Method(nn.Module, ABC):
@@ -47,15 +85,21 @@ class Method(nn.Module, ABC):
     Parameters of a method are owned: a rank holds those that no other holds, and their gradient is complete when
     `share.backward()` returns. So is the gradient of `points.student`, for the rank's own rows.
 
+    Args:
+        classes: Of the training split's labels; only supervised methods look at it.
+
     Attributes:
-        nearest_neighbour_batches: Whether batches are assembled around seeds (section 3.1.1) or at random.
+        batches: A group of a batch is a seed and its nearest `neighbours` (section 3.1.1), `random` images, or images
+            of one class: of the split's labels (`classes`) or of those that `cluster` makes up (`clusters`).
+        reads_teacher: Whether `forward` looks at f_phi(x), which costs a pass through the momentum encoder.
     """
 
-    nearest_neighbour_batches: ClassVar[bool] = True
+    batches: Batches = "neighbours"
+    reads_teacher: bool = True
 
-    def __init__(self, config: Config, world: World) -> None:
+    def __init__(self, config: Config, world: World, classes: int = 1) -> None:
         super().__init__()
-        self.config, self.world = config, world
+        self.config, self.world, self.classes = config, world, classes
 
     @abstractmethod
     def forward(self, points: Points) -> Loss:
@@ -64,6 +108,21 @@ class Method(nn.Module, ABC):
     def begin(self, gallery: Tensor) -> None:
         """Called once, before the first step, with the momentum embeddings [n, D] of the training images."""
 
-    def sharded(self) -> dict[str, Sharded]:
-        """The method's own parameters by name, with the number of rows over all ranks."""
+    def cluster(self, gallery: np.ndarray) -> np.ndarray:
+        """Classes made up for the training images from their momentum embeddings [n, D] -> int64 [n], -1: none.
+
+        Called on the first rank at every refresh, where `batches` is `clusters`; a function of its argument alone.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no clusters")
+
+    def relabel(self, gallery: np.ndarray, labels: np.ndarray) -> None:
+        """Called after `cluster` on all ranks, with its argument and result; the optimiser forgets its moments."""
+
+    def trained(self) -> Iterator[nn.Parameter]:
+        """The owned parameters, which the run's optimiser moves."""
+        return self.parameters()
+
+    def state(self) -> State:
+        """What a resumed run needs, by name: the owned parameters with their rows over all ranks, and what else it
+        moves by itself, alike on all ranks."""
         return {}

@@ -1,7 +1,5 @@
 """Two-view instance discrimination (NT-Xent; Chen et al., ICML 2020): a start for random weights, and a control."""
 
-from typing import ClassVar
-
 import torch
 from torch.nn import functional
 
@@ -11,7 +9,8 @@ from dist_plm.methods.base import Loss, Method, Points
 class InstanceDiscrimination(Method):
     """Each view must find the next view of its image among all points of the global batch (their equation 1)."""
 
-    nearest_neighbour_batches: ClassVar[bool] = False
+    batches = "random"
+    reads_teacher = False
 
     def forward(self, points: Points) -> Loss:
         """The softmax runs over local rows x gathered columns; a row's terms live on one rank, so shares add up."""

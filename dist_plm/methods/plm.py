@@ -5,18 +5,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from dist_plm.config import Config
-from dist_plm.manifold import (
-    Neighbourhoods,
-    linear_neighbourhoods,
-    neighbourhood_loss,
-    point_loss,
-    point_similarity,
-    proxy_loss,
-    proxy_similarity,
-)
-from dist_plm.methods.base import Loss, Method, Points
+from dist_plm.manifold import Neighbourhoods, neighbourhood_loss, point_loss, proxy_loss
+from dist_plm.methods.base import Loss, Method, Points, Targets
+from dist_plm.methods.piecewise import member_ids, neighbourhoods, similarity, similarity_to_proxies
 from dist_plm.model.proxies import Proxies
-from dist_plm.runtime.checkpoint import Sharded
+from dist_plm.runtime.checkpoint import Sharded, State
 from dist_plm.runtime.world import World
 
 PAIRS = 2**21  # of points and proxies at a time
@@ -37,8 +30,8 @@ class PiecewiseLinearManifold(Method):
     what other ranks' pairs say about them in the adjoint of the gather, a reduce-scatter.
     """
 
-    def __init__(self, config: Config, world: World) -> None:
-        super().__init__(config, world)
+    def __init__(self, config: Config, world: World, classes: int = 1) -> None:
+        super().__init__(config, world, classes)
         manifold, count = config.manifold, config.proxies.count
         self.proxies: Proxies | None = None
         if count:
@@ -49,52 +42,39 @@ class PiecewiseLinearManifold(Method):
     def forward(self, points: Points) -> Loss:
         weights, world = self.config.loss, self.world
         z_all, x_all = world.gather_rows(points.student), world.gather_rows(points.teacher)
-        rows = world.rank * len(points.student) + torch.arange(len(points.student), device=z_all.device)
+        first = world.rank * len(points.student)
+        rows = first + torch.arange(len(points.student), device=z_all.device)
         if self.config.manifold.scope == "rank":
-            own = self._neighbourhoods(points.teacher, points.teacher, rows - rows[0])
+            own = neighbourhoods(points.teacher, points.teacher, rows - first, self.config.manifold)
         else:
-            own = self._neighbourhoods(points.teacher, x_all, rows)
+            own, first = neighbourhoods(points.teacher, x_all, rows, self.config.manifold), 0
         basis_all = world.gather_rows(own.basis)
 
-        point = self._point_share(points, own.basis, z_all, x_all, basis_all, rows)
+        point, s = self._point_share(points, own, z_all, x_all, basis_all, rows)
         terms, share = {"point": point.detach()}, weights.point * point
         if self.proxies is not None:
             proxy, neighbourhood = self._proxy_shares(self.proxies, z_all, x_all, basis_all)
             share = share + weights.proxy * proxy + weights.neighbourhood * neighbourhood
             terms |= {"proxy": proxy.detach(), "neighbourhood": neighbourhood.detach()}
         size = own.members.sum(dim=1).to(z_all.dtype).mean()
-        return Loss(share, terms, {"neighbourhood_size": size})
-
-    def _neighbourhoods(self, x: Tensor, candidates: Tensor, rows: Tensor) -> Neighbourhoods:
-        """P_i of points x [b, D] that are `rows` of `candidates` (section 3.2)."""
-        manifold = self.config.manifold
-        return linear_neighbourhoods(
-            x,
-            k=manifold.k,
-            dim=manifold.dim,
-            threshold=manifold.threshold,
-            centre=manifold.centre,
-            criterion=manifold.criterion,
-            candidates=candidates,
-            rows=rows,
-        )
+        targets = Targets(s, own.indices, own.members, first)
+        return Loss(share, terms, {"neighbourhood_size": size}, targets)
 
     def _point_share(
-        self, points: Points, basis: Tensor, z_all: Tensor, x_all: Tensor, basis_all: Tensor, rows: Tensor
-    ) -> Tensor:
-        """Mean of equation 6. In scope `rank` the columns are the rank's own and the mean is over W batches of b."""
-        config, z, x = self.config.manifold, points.student, points.teacher
-        if config.scope == "rank":
-            z_all, x_all, basis_all, rows = z, x, basis, rows - rows[0]
-        s = point_similarity(
-            x, basis, n_alpha=config.n_alpha, n_beta=config.n_beta, columns=x_all, column_basis=basis_all
-        )
+        self, points: Points, own: Neighbourhoods, z_all: Tensor, x_all: Tensor, basis_all: Tensor, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Mean of equation 6, and s. In scope `rank` the columns are the rank's own and the mean is over W batches."""
+        config, alone, members = self.config.manifold, self.config.manifold.scope == "rank", None
+        if config.similarity == "binary":
+            members = member_ids(own) if alone else self.world.gather_rows(member_ids(own))
+        if alone:
+            z_all, x_all, basis_all, rows = points.student, points.teacher, own.basis, rows - rows[0]
+        s = similarity(x_all, basis_all, members, rows, config)
         if config.same_image:
-            image = torch.arange(len(x_all), device=x.device) // points.views
+            image = torch.arange(len(x_all), device=x_all.device) // points.views
             s = torch.where(image[rows][:, None] == image[None, :], 1.0, s)
-        total = point_loss(z, s, delta=self.config.loss.delta, columns=z_all, rows=rows)
-        batches = self.world.size if config.scope == "rank" else 1
-        return total / (len(z_all) * (len(z_all) - 1) * batches)
+        total = point_loss(points.student, s, delta=self.config.loss.delta, columns=z_all, rows=rows)
+        return total / (len(z_all) * (len(z_all) - 1) * (self.world.size if alone else 1)), s
 
     def _proxy_shares(self, proxies: Proxies, z_all: Tensor, x_all: Tensor, basis_all: Tensor) -> tuple[Tensor, Tensor]:
         """Means of equations 7 and 8 over all points and the rank's own proxies.
@@ -102,20 +82,20 @@ class PiecewiseLinearManifold(Method):
         A piece of the proxies at a time, computed again in the backward: what is alive besides the proxies does not
         grow with their number.
         """
-        config = self.config.manifold
+        delta = self.config.loss.delta
 
         def sums(raw_rho: Tensor, raw_psi: Tensor, z_all: Tensor) -> tuple[Tensor, Tensor]:
             rho, psi = proxies.constrained(raw_rho, raw_psi)
             with torch.set_grad_enabled(self.config.proxies.similarity_gradient):
-                s = proxy_similarity(x_all, basis_all, rho, psi, n_alpha=config.n_alpha, n_beta=config.n_beta)
-            return proxy_loss(z_all, rho, s, delta=self.config.loss.delta), neighbourhood_loss(basis_all, psi, s)
+                s = similarity_to_proxies(x_all, basis_all, rho, psi, self.config.manifold)
+            return proxy_loss(z_all, rho, s, delta=delta), neighbourhood_loss(basis_all, psi, s)
 
         proxy, neighbourhood = z_all.new_zeros(()), z_all.new_zeros(())
         for raw_rho, raw_psi in proxies.pieces(max(1, PAIRS // len(z_all))):
             first, second = checkpoint(sums, raw_rho, raw_psi, z_all, use_reentrant=False, preserve_rng_state=False)
             proxy, neighbourhood = proxy + first, neighbourhood + second
         pairs = len(z_all) * proxies.count
-        return proxy / pairs, neighbourhood / (pairs * config.dim)
+        return proxy / pairs, neighbourhood / (pairs * self.config.manifold.dim)
 
     @torch.no_grad()
     def begin(self, gallery: Tensor) -> None:
@@ -125,10 +105,10 @@ class PiecewiseLinearManifold(Method):
         own = self.proxies.first + torch.arange(len(self.proxies.raw_rho), device=gallery.device)
         for block in own.split(1024):  # 1,024 x n distances at a time
             rows = block * len(gallery) // self.proxies.count
-            basis = self._neighbourhoods(gallery[rows], gallery, rows).basis
+            basis = neighbourhoods(gallery[rows], gallery, rows, self.config.manifold).basis
             self.proxies.place(block - self.proxies.first, gallery[rows], basis)
 
-    def sharded(self) -> dict[str, Sharded]:
+    def state(self) -> State:
         if self.proxies is None:
             return {}
         return {

@@ -20,8 +20,8 @@ class FrozenBatchNorm(nn.BatchNorm2d):
         return super().train(False)
 
 
-class SynchronisedBatchNorm(nn.BatchNorm2d):
-    """Batch norm over the images of all ranks, on CPU and GPU alike (torch's SyncBatchNorm refuses CPU).
+class _Synchronised(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over the rows of all ranks, on CPU and GPU alike (torch's SyncBatchNorm refuses CPU).
 
     Args:
         channels: Of the map.
@@ -37,21 +37,22 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
         self.all_reduce_sum = None if all_reduce_sum is None else lambda tensor: all_reduce_sum(tensor)
 
     def forward(self, input: Tensor) -> Tensor:
-        """[b, C, h, w] -> [b, C, h, w]; b may differ from rank to rank."""
+        """[b, C] or [b, C, h, w] -> the same shape; b may differ from rank to rank."""
         if not self.training:
             return super().forward(input)
         assert self.all_reduce_sum is not None, "synchronised batch norm trains only with a sum over the ranks"
         maps = input.to(self.weight.dtype)
+        over, each = (0, *range(2, maps.ndim)), (-1, *(1,) * (maps.ndim - 2))
         # Two passes, mean first: E[x^2] - E[x]^2 in one would cancel where the mean is large beside the deviation.
         count = maps.new_full((1,), maps.numel() / maps.shape[1])
-        total = self.all_reduce_sum(torch.cat([maps.sum((0, 2, 3)), count]))
+        total = self.all_reduce_sum(torch.cat([maps.sum(over), count]))
         count = total[-1].detach()
         mean = total[:-1] / count
-        centred = maps - mean[:, None, None]
-        variance = self.all_reduce_sum(centred.square().sum((0, 2, 3))) / count
+        centred = maps - mean.view(each)
+        variance = self.all_reduce_sum(centred.square().sum(over)) / count
         self._update(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+        return (centred * scale.view(each) + self.bias.view(each)).to(input.dtype)
 
     @torch.no_grad()
     def _update(self, mean: Tensor, unbiased_variance: Tensor) -> None:
@@ -60,6 +61,14 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(unbiased_variance, self.momentum)
         self.num_batches_tracked += 1
+
+
+class SynchronisedBatchNorm(_Synchronised, nn.BatchNorm2d):
+    """Of maps [b, C, h, w]."""
+
+
+class SynchronisedRowNorm(_Synchronised, nn.BatchNorm1d):
+    """Of rows [b, C]."""
 
 
 def convert_batch_norm(

@@ -1,5 +1,7 @@
 """The network f_theta: an image becomes a point on the unit sphere."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -28,9 +30,11 @@ class Encoder(nn.Module):
             # Not torch.manual_seed, which would also reset the generators of the GPUs.
             torch.default_generator.manual_seed(seed)
             self.backbone = build_backbone(config)
-            self.head = nn.Linear(self.backbone.features, config.dim)  # type: ignore[arg-type]
-            nn.init.orthogonal_(self.head.weight)
-            nn.init.zeros_(self.head.bias)
+            self.head = _head(self.backbone.features, config.dim)  # type: ignore[arg-type]
+            self.wide_head: nn.Linear | None = None
+            if config.wide_dim:
+                self.wide_head = _head(self.backbone.features, config.wide_dim)  # type: ignore[arg-type]
+        self.norm = nn.LayerNorm(config.dim) if config.layer_norm else nn.Identity()
         convert_batch_norm(self.backbone, config.batch_norm, all_reduce_sum)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -40,11 +44,18 @@ class Encoder(nn.Module):
             images: RGB [b, 3, h, w] in 0-255, uint8 or float.
 
         Returns:
-            [b, D] of unit length, in the precision of the head's weights also under autocast.
+            [b, D] of unit length, in the precision of the head's weights also under autocast. With a wide head
+            [b, D + wide_dim]: f, then g, each of unit length.
         """
         maps = self.backbone(images)
         with torch.autocast(maps.device.type, enabled=False):
-            return normalize(self.head(self._pool(maps.to(self.head.weight.dtype))))
+            pooled = self._pool(maps.to(self.head.weight.dtype))
+            f = normalize(self.norm(self.head(pooled)))
+            return f if self.wide_head is None else torch.cat([f, normalize(self.wide_head(pooled))], dim=1)
+
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters but the backbone's."""
+        return (value for name, value in self.named_parameters() if not name.startswith("backbone."))
 
     def _pool(self, maps: Tensor) -> Tensor:
         # Reductions, not pooling layers: the backward of adaptive max pooling is not deterministic on a GPU.
@@ -53,3 +64,10 @@ class Encoder(nn.Module):
         if self.pooling == "max":
             return maps.amax((2, 3))
         return maps.mean((2, 3)) + maps.amax((2, 3))
+
+
+def _head(features: int, dim: int) -> nn.Linear:
+    head = nn.Linear(features, dim)
+    nn.init.orthogonal_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head

@@ -1,5 +1,6 @@
-"""Proxies rho and their linear neighbourhoods Psi (section 3.4); each rank owns a slice of them."""
+"""Proxies: rho with their linear neighbourhoods Psi (section 3.4), or one a class; each rank owns a slice of them."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dist_plm.manifold import orthonormal
+from dist_plm.runtime.world import World
 
 _BLOCK = 1024  # proxies drawn from one generator: any slice is drawn alike, without drawing all P of them
 
@@ -26,12 +28,9 @@ class Proxies(nn.Module):
     ) -> None:
         super().__init__()
         self.count = count
-        rows = -(-count // world_size)
-        self.first = min(rank * rows, count)
-        last = min(self.first + rows, count)
-        self.raw_rho = nn.Parameter(torch.empty(last - self.first, dim))
-        self.raw_psi = nn.Parameter(torch.empty(last - self.first, dim, manifold_dim))
-        self._draw(seed)
+        self.first, last = own_rows(count, rank, world_size)
+        drawn = normal_rows(self.first, last, (dim, 1 + manifold_dim), seed)
+        self.raw_rho, self.raw_psi = nn.Parameter(drawn[..., 0].clone()), nn.Parameter(drawn[..., 1:].clone())
 
     def pieces(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The own raw parameters, `size` proxies at a time: [p, D] and [p, D, M] for `constrained`.
@@ -53,15 +52,54 @@ class Proxies(nn.Module):
         # A rank-deficient basis has zero columns, which QR can't orthonormalise: a little noise completes it.
         self.raw_psi[own] = psi + 1e-3 * self.raw_psi[own]
 
+
+class ClassProxies(nn.Module):
+    """A proxy for each of `count` classes: the rows of p [C, D] that `rank` of `world_size` owns.
+
+    A parameter is a vector of any length, of which the method takes the direction.
+    """
+
+    def __init__(self, count: int, dim: int, *, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        super().__init__()
+        self.count = count
+        self.first, last = own_rows(count, rank, world_size)
+        # The variance 2 / C of Proxy-Anchor's authors: with it the rate of Adam means an angle.
+        self.raw = nn.Parameter(normal_rows(self.first, last, (dim,), seed) * math.sqrt(2 / max(count, 1)))
+
+    def forward(self) -> Tensor:
+        """The own proxies [C_r, D], of unit length."""
+        return functional.normalize(self.raw, dim=-1)
+
+    def of(self, labels: Tensor, proxies: Tensor, world: World) -> Tensor:
+        """p_y [G, D] for labels y [G] that all ranks know, with gradient to the owners. A collective.
+
+        All-reducing the rows that a batch asks for moves 4 G D bytes, whatever the number of classes.
+        """
+        row = labels - self.first
+        mine = (row >= 0) & (row < len(proxies))
+        padded = torch.cat([proxies, proxies.new_zeros(1, proxies.shape[1])])
+        return world.sum(padded[row.where(mine, len(proxies))])
+
     @torch.no_grad()
-    def _draw(self, seed: int) -> None:
-        """Fill the own rows with those of an endless N(0, 1) matrix that depends on the seed alone."""
-        first, last = self.first, self.first + len(self.raw_rho)
-        dim, manifold_dim = self.raw_psi.shape[1:]
-        for start in range(first - first % _BLOCK, last, _BLOCK):
-            # a golden-ratio stride keeps the blocks' seeds apart for any seed
-            generator = torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + start // _BLOCK) % 2**63)
-            block = torch.randn(_BLOCK, dim, 1 + manifold_dim, generator=generator)
-            block = block[max(first - start, 0) : last - start]
-            own = slice(max(start - first, 0), start + _BLOCK - first)
-            self.raw_rho[own], self.raw_psi[own] = block[..., 0], block[..., 1:]
+    def place(self, directions: Tensor) -> None:
+        """Turn the own proxies to directions [C_r, D], keeping their length; a zero leaves its proxy where it is."""
+        length = self.raw.norm(dim=-1, keepdim=True)
+        turned = functional.normalize(directions, dim=-1) * length
+        self.raw.copy_(torch.where(directions.any(dim=-1, keepdim=True), turned, self.raw))
+
+
+def own_rows(count: int, rank: int, world_size: int) -> tuple[int, int]:
+    """First and past-the-last of `count` rows that a rank owns: the slices of torch.chunk."""
+    rows = -(-count // world_size)
+    return min(rank * rows, count), min((rank + 1) * rows, count)
+
+
+def normal_rows(first: int, last: int, shape: tuple[int, ...], seed: int) -> Tensor:
+    """Rows [last - first, *shape] of an endless N(0, 1) matrix that depends on the seed alone."""
+    rows = torch.empty(last - first, *shape)
+    for start in range(first - first % _BLOCK, last, _BLOCK):
+        # a golden-ratio stride keeps the blocks' seeds apart for any seed
+        generator = torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + start // _BLOCK) % 2**63)
+        block = torch.randn(_BLOCK, *shape, generator=generator)
+        rows[max(start - first, 0) : start + _BLOCK - first] = block[max(first - start, 0) : last - start]
+    return rows

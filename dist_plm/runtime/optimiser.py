@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,34 +11,70 @@ from torch import Tensor, nn
 from dist_plm.config import OptimiserConfig
 
 
-def build_optimiser(
+@dataclass(frozen=True)
+class Updates:
+    """What moves the weights of a phase.
+
+    Args:
+        network: Of the student. A strategy that lays its weights out anew does so before it has any moments.
+        own: Of the method's own parameters, each of which one rank holds; None where there are none.
+        clip_norm: Largest norm of all gradients together, over all ranks; 0 leaves them as they are.
+    """
+
+    network: torch.optim.Optimizer
+    own: torch.optim.Optimizer | None = None
+    clip_norm: float = 0.0
+
+    def set_learning_rate(self, rate: float, epoch: int = 0) -> None:
+        """Give each group `rate` times its scale; in its resting epochs 0, so that it gathers moments and stays."""
+        for optimiser in (self.network, self.own):
+            for group in optimiser.param_groups if optimiser else ():
+                group["lr"] = rate * group["scale"] if epoch >= group["resting_epochs"] else 0.0
+
+
+def build_updates(
     backbone: Iterable[nn.Parameter], head: Iterable[nn.Parameter], own: Iterable[nn.Parameter],
     config: OptimiserConfig, *, own_lr_scale: float,
-) -> torch.optim.Optimizer:  # fmt: skip
-    """Three groups: the backbone, the head, and the method's own parameters, which have no weight decay.
-
-    The state exists from the start, so that a checkpoint of step 0 has the same tensors as any other.
-    """
-    groups = [
-        {"params": list(backbone), "scale": config.backbone_lr_scale, "weight_decay": config.weight_decay},
-        {"params": list(head), "scale": 1.0, "weight_decay": config.weight_decay},
-        {"params": list(own), "scale": own_lr_scale, "weight_decay": 0.0},
+) -> Updates:  # fmt: skip
+    """Two groups of the network, the backbone and the head, and the method's own parameters without weight decay."""
+    decay, resting = config.weight_decay, config.head_only_epochs
+    network = [
+        {"params": list(backbone), "scale": config.backbone_lr_scale, "weight_decay": decay, "resting_epochs": resting},
+        {"params": list(head), "scale": 1.0, "weight_decay": decay, "resting_epochs": 0},
     ]
-    groups = [group for group in groups if group["params"]]
-    optimiser: torch.optim.Optimizer
-    if config.name == "sgd":
-        optimiser = torch.optim.SGD(groups, lr=0.0, momentum=0.9, fused=True)
-    else:
-        optimiser = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name](groups, lr=0.0, fused=True)
+    owned = {"params": list(own), "scale": own_lr_scale, "weight_decay": 0.0, "resting_epochs": 0}
+    return Updates(
+        _rule([group for group in network if group["params"]], config.name),
+        begun(_rule([owned], config.name)) if owned["params"] else None,
+        config.clip_norm,
+    )
+
+
+def _rule(groups: list[dict[str, Any]], name: str) -> torch.optim.Optimizer:
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=0.9, fused=True)
+    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](groups, lr=0.0, fused=True)
+
+
+def begun(optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The same, fused and at rate 0, with the state that others create at their first step: zeros.
+
+    A checkpoint of step 0 then has the same tensors as any other.
+    """
     for group in optimiser.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
-    optimiser.step()  # at rate 0: creates the state and moves nothing
+    optimiser.step()
+    forget(optimiser)
+    optimiser.zero_grad()
+    return optimiser
+
+
+def forget(optimiser: torch.optim.Optimizer) -> None:
+    """Begin anew: moments and counters 0."""
     for state in optimiser.state.values():
         for value in state.values():
             value.zero_()
-    optimiser.zero_grad()
-    return optimiser
 
 
 def update(optimiser: torch.optim.Optimizer, void: Tensor) -> None:
@@ -50,22 +88,23 @@ def update(optimiser: torch.optim.Optimizer, void: Tensor) -> None:
             # convolutions over channels-last maps give, would be added to the wrong entries without a word.
             if parameter.grad is not None and parameter.grad.stride() != parameter.stride():
                 parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
-    optimiser.found_inf, optimiser.grad_scale = void, None  # type: ignore[attr-defined]
+    leave_out(optimiser, void)
     optimiser.step()
     optimiser.zero_grad()
 
 
-def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Give each group `rate` times its scale."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate * group["scale"]
+def leave_out(optimiser: torch.optim.Optimizer, void: Tensor) -> None:
+    """Make the next step of a fused rule one that moves nothing, if `void` is not 0."""
+    optimiser.found_inf, optimiser.grad_scale = void, None  # type: ignore[attr-defined]
 
 
-def learning_rate(config: OptimiserConfig, base: float, step: int, steps: int) -> float:
-    """The rate of `step` (from 0) out of `steps`: a linear rise, then constant or half a cosine down to 0."""
+def learning_rate(config: OptimiserConfig, base: float, step: int, steps: int, epoch: int) -> float:
+    """The rate of `step` (from 0) out of `steps`, in `epoch`: a linear rise, then what the schedule says."""
     rise = min(1.0, (step + 1) / (config.warmup_steps + 1))
     if config.schedule == "constant":
         return base * rise
+    if config.schedule == "steps":
+        return base * rise * config.decay ** sum(epoch >= milestone for milestone in config.milestones)
     return base * rise * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 

@@ -12,6 +12,7 @@ from dist_plm.errors import UserError
 from dist_plm.learner import Learner, batch_norm_warning
 from dist_plm.methods import Points, build_method
 from dist_plm.model.batch_norm import convert_batch_norm
+from dist_plm.runtime.optimiser import Updates
 from dist_plm.runtime.strategy import DataParallel
 from dist_plm.runtime.world import World
 from tests.distributed.ranks import on_ranks
@@ -41,7 +42,8 @@ def trained(world: World, treatment: str) -> dict[str, Tensor]:
     x = nn.functional.normalize(torch.randn(POINTS, DIM, dtype=torch.float64))
     own = slice(world.rank * POINTS // world.size, (world.rank + 1) * POINTS // world.size)
     method = build_method("instance", Config(model=ModelConfig(dim=DIM)), world).double()
-    strategy = DataParallel(student, world, precision="fp64", micro_batches=1)
+    updates = Updates(torch.optim.SGD(student.parameters(), fused=True))
+    strategy = DataParallel(student, updates, world, precision="fp64", micro_batches=1)
     optimiser = torch.optim.SGD(student.parameters(), lr=0.1)
     result: dict[str, Tensor] = {}
     for step in range(STEPS):

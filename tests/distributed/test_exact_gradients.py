@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, ProxiesConfig
 from dist_plm.methods import Points, build_method
+from dist_plm.runtime.optimiser import Updates
 from dist_plm.runtime.strategy import DataParallel
 from dist_plm.runtime.world import World, _GatherRows
 from tests.distributed.ranks import on_ranks
@@ -51,7 +52,8 @@ def gradients(world: World, config: Config, method_name: str = "plm", rows: slic
     rows = rows or slice(world.rank * own, (world.rank + 1) * own)
     views, x = views[rows], x[rows]
     method = build_method(method_name, config, world).double()
-    strategy = DataParallel(student, world, precision="fp64", micro_batches=config.batch.micro_batches)
+    updates = Updates(torch.optim.SGD(student.parameters(), fused=True))
+    strategy = DataParallel(student, updates, world, precision="fp64", micro_batches=config.batch.micro_batches)
     embedded = strategy.embed(views)
     z = embedded.detach().requires_grad_()
     loss = method(Points(z, x, VIEWS))

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, ProxiesConfig
+from dist_plm.data.loader import Batch
 from dist_plm.learner import Learner, phases
 from dist_plm.runtime.checkpoint import staged
 from dist_plm.runtime.world import World
@@ -23,18 +24,19 @@ def steps_with_one_bad(world: World) -> dict[str, Any]:
     learner = Learner(config, world, phases(config)[0])
     generator = torch.Generator().manual_seed(world.rank)
     views = [torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8, generator=generator) for _ in range(3)]
+    batches = [Batch(step, torch.arange(4) + 4 * world.rank, each) for step, each in enumerate(views)]
     embed = learner.strategy.embed
 
-    learner.step(views[0], 0, 3)
+    learner.step(batches[0], 0, 3)
     before = staged(learner.state())
     if world.rank == 1:
         learner.strategy.embed = lambda views: embed(views) * float("nan")  # type: ignore[method-assign]
-    report = learner.step(views[1], 1, 3)
+    report = learner.step(batches[1], 1, 3)
     learner.strategy.embed = embed  # type: ignore[method-assign]
     moved = [name for name, value in staged(learner.state()).items() if not _equal(value, before[name])]
     logged = learner.describe(report)
     found = learner.void.take()
-    learner.step(views[2], 2, 3)
+    learner.step(batches[2], 2, 3)
     after = [name for name, value in staged(learner.state()).items() if not _equal(value, before[name])]
     return {"moved": moved, "found": found, "again": learner.void.take(), "after": after, "logged": logged}
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dist_plm.runtime.optimiser import Updates
 from dist_plm.runtime.strategy import DataParallel
 from dist_plm.runtime.world import World
 
@@ -22,7 +23,8 @@ def loss(z: Tensor) -> Tensor:
 
 def gradients(pieces: int) -> list[Tensor]:
     student = network()
-    strategy = DataParallel(student, World(), precision="fp64", micro_batches=pieces)
+    updates = Updates(torch.optim.SGD(student.parameters(), fused=True))
+    strategy = DataParallel(student, updates, World(), precision="fp64", micro_batches=pieces)
     torch.manual_seed(2)
     embedded = strategy.embed(VIEWS)
     after_embed = torch.get_rng_state()

@@ -8,7 +8,7 @@ from torch import nn
 
 from dist_plm.config import ModelConfig
 from dist_plm.model import Encoder
-from dist_plm.model.batch_norm import convert_batch_norm
+from dist_plm.model.batch_norm import SynchronisedRowNorm, convert_batch_norm
 
 
 def layer():
@@ -67,15 +67,26 @@ class Threads:
         return Sum.apply
 
 
+def row_layer(all_reduce_sum=None):
+    """The same parameters for rows: torch's layer, or the synchronised one."""
+    norm = nn.BatchNorm1d(5, 1e-3, 0.3) if all_reduce_sum is None else SynchronisedRowNorm(5, 1e-3, 0.3, all_reduce_sum)
+    norm.double().load_state_dict(layer().state_dict())
+    return norm.train()
+
+
+@pytest.mark.parametrize("of_rows", [False, True])
 @pytest.mark.parametrize("shares", [[6], [3, 3], [1, 2, 3]])
-def test_synchronised_equals_one_layer_on_the_whole_batch(shares):
+def test_synchronised_equals_one_layer_on_the_whole_batch(shares, of_rows):
     inputs, weights = maps(), torch.randn(6, 5, 4, 3, dtype=torch.float64)
-    reference = layer().train()
+    if of_rows:
+        inputs, weights = inputs[:, :, 0, 0], weights[:, :, 0, 0]
+    reference = row_layer() if of_rows else layer().train()
     expected = run(reference, inputs, weights)
     threads, results, norms = Threads(len(shares)), [None] * len(shares), []
     pieces = list(zip(inputs.split(shares), weights.split(shares), strict=True))
     for rank in range(len(shares)):
-        norms.append(convert_batch_norm(layer().train(), "synchronised", threads.of(rank)))
+        total = threads.of(rank)
+        norms.append(row_layer(total) if of_rows else convert_batch_norm(layer().train(), "synchronised", total))
 
     def work(rank):
         results[rank] = run(norms[rank], *pieces[rank])

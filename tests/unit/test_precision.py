@@ -7,15 +7,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, ProxiesConfig, TrainConfig
+from dist_plm.data.loader import Batch
 from dist_plm.learner import Learner, phases
 from dist_plm.methods import Points, build_method
 from dist_plm.model import Encoder
 from dist_plm.runtime import loss_scale
+from dist_plm.runtime.optimiser import Updates
 from dist_plm.runtime.strategy import DataParallel
 from dist_plm.runtime.world import World
 
 MODEL = ModelConfig(backbone="small", dim=8)
 VIEWS = torch.randint(0, 256, (12, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+BATCH = Batch(0, torch.arange(6), VIEWS)
 
 
 def config(precision: str) -> Config:
@@ -33,7 +36,8 @@ def gradients(precision: str, micro_batches: int = 1, compiled: bool = False) ->
     student = Encoder(MODEL, seed=1)
     if compiled:
         student.compile(backend="aot_eager")
-    strategy = DataParallel(student, World(), precision=precision, micro_batches=micro_batches)
+    updates = Updates(torch.optim.SGD(student.parameters(), fused=True))
+    strategy = DataParallel(student, updates, World(), precision=precision, micro_batches=micro_batches)
     embedded = strategy.embed(VIEWS)
     assert embedded.dtype == torch.float32
     strategy.backward(VIEWS, embedded, torch.randn(12, 8, generator=torch.Generator().manual_seed(2)) / 1e7)
@@ -89,7 +93,7 @@ def test_the_method_computes_in_float32(precision: str) -> None:
             return forward(points)
 
     learner.method.forward = watched  # type: ignore[method-assign]
-    learner.step(VIEWS, 0, 10)
+    learner.step(BATCH, 0, 10)
     assert formats.seen == {torch.float32}
     with learner.strategy.autocast(), formats:  # also when called in the encoders' precision
         points = torch.nn.functional.normalize(torch.randn(12, 8))
@@ -104,18 +108,20 @@ def test_an_overflow_halves_the_scale_and_leaves_the_step_out() -> None:
     before = scale.item()
     weights = [parameter.clone() for parameter in learner.student.parameters()]
     scale.fill_(2.0**120)
-    learner.step(VIEWS, 0, 10)
+    learner.step(BATCH, 0, 10)
     assert learner.strategy.overflow and scale.item() == 2.0**119
     assert all(torch.equal(old, new) for old, new in zip(weights, learner.student.parameters(), strict=True))
     assert learner.void.take()[1] == 0, "an overflow is not a fault"
     scale.fill_(before)
-    learner.step(VIEWS, 1, 10)
+    learner.step(BATCH, 1, 10)
     assert not learner.strategy.overflow and learner.state()["loss_scale.growth"].item() == 1
     assert not any(torch.equal(old, new) for old, new in zip(weights, learner.student.parameters(), strict=True))
 
 
 def test_what_is_not_finite_at_scale_1_is_no_overflow() -> None:
-    strategy = DataParallel(Encoder(MODEL), World(), precision="fp16", micro_batches=1)
+    student = Encoder(MODEL)
+    updates = Updates(torch.optim.SGD(student.parameters(), fused=True))
+    strategy = DataParallel(student, updates, World(), precision="fp16", micro_batches=1)
     strategy.loss_scale.scale.fill_(1)
     embedded = strategy.embed(VIEWS)
     strategy.backward(VIEWS, embedded, torch.full_like(embedded, float("nan")))

@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_leaves
 from dist_plm.config import Config, ManifoldConfig, ModelConfig, ProxiesConfig
 from dist_plm.manifold import neighbourhood_loss, proxy_loss, proxy_similarity
 from dist_plm.methods import Points, build_method, plm
+from dist_plm.methods.piecewise import neighbourhoods
 from dist_plm.runtime.world import World
 
 POINTS, DIM, MANIFOLD_DIM = 40, 6, 2
@@ -28,14 +29,14 @@ def setting(count: int, similarity_gradient: bool = False):
 
 def terms(method: nn.Module, x: Tensor, z: Tensor) -> list[Tensor]:
     """Means of equations 7 and 8 and the gradients of their weighted sum."""
-    basis = method._neighbourhoods(x, x, torch.arange(POINTS)).basis
+    basis = neighbourhoods(x, x, torch.arange(POINTS), method.config.manifold).basis
     first, second = method._proxy_shares(method.proxies, z, x, basis)
     return [first, second, *torch.autograd.grad(first + 3 * second, [z, *method.parameters()])]
 
 
 def terms_at_once(method: nn.Module, x: Tensor, z: Tensor, similarity_gradient: bool) -> list[Tensor]:
     proxies, pairs = method.proxies, POINTS * method.proxies.count
-    basis = method._neighbourhoods(x, x, torch.arange(POINTS)).basis
+    basis = neighbourhoods(x, x, torch.arange(POINTS), method.config.manifold).basis
     rho, psi = proxies.constrained(proxies.raw_rho, proxies.raw_psi)
     s = proxy_similarity(x, basis, rho, psi)
     s = s if similarity_gradient else s.detach()

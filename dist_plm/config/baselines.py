@@ -1,0 +1,74 @@
+"""What the paper's baselines are trained with, and the supervised method that is built on one of them."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass
+class StmlConfig:
+    """Self-taught metric learning (Kim et al., CVPR 2022). The teacher's head is `model.wide_dim`.
+
+    Args:
+        sigma: Width of the similarity exp(-|t_i - t_j|^2 / sigma).
+        delta: Relative distance (1 is a row's mean) up to which dissimilar points are pushed apart.
+    """
+
+    sigma: float = 3.0
+    delta: float = 1.0
+
+
+@dataclass
+class ProxyAnchorConfig:
+    """Proxy-Anchor (Kim et al., CVPR 2020), alone and within DADA and pseudo-labels.
+
+    Args:
+        margin: Cosine by which a positive must exceed, and a negative stay below, the boundary.
+        alpha_positive: Sharpness of the attraction.
+        alpha_negative: Sharpness of the repulsion.
+    """
+
+    margin: float = 0.1
+    alpha_positive: float = 32.0
+    alpha_negative: float = 32.0
+
+
+@dataclass
+class PseudoLabelsConfig:
+    """Classes made up by clustering the momentum embeddings, anew at every refresh.
+
+    The first rank clusters; the others wait for it, `runtime.timeout_seconds` at most.
+
+    Args:
+        clustering: `k_means`, `ward` (hierarchical), or `random_walk` (around the most visited points of a graph).
+        clusters: How many; each has a proxy.
+    """
+
+    clustering: Literal["k_means", "ward", "random_walk"] = "k_means"
+    clusters: int = 100
+
+
+@dataclass
+class DadaConfig:
+    """Data-augmented domain adaptation (Ren et al., AAAI 2024) around Proxy-Anchor.
+
+    Args:
+        proxy_anchor: lambda, weight of the base loss.
+        balance: r, weight of the category discriminator; the domain discriminator has 1 - r.
+        mix: a and b of u ~ Beta(a, b), the share of the proxy in a mixed point.
+        domain_hidden: Width of the domain discriminator.
+        category_hidden: Widths of the category discriminator.
+        dropout: Of the category discriminator.
+        lr: Learning rate of the discriminators.
+        discriminator_steps: Steps of the discriminators before each of the network.
+        warm_up_epochs: Epochs in which the discriminators learn and the network sees the base loss alone.
+    """
+
+    proxy_anchor: float = 0.0075
+    balance: float = 0.005
+    mix: tuple[float, float] = (3.0, 0.5)
+    domain_hidden: int = 512
+    category_hidden: list[int] = field(default_factory=lambda: [512, 128])
+    dropout: float = 0.5
+    lr: float = 5e-4
+    discriminator_steps: int = 3
+    warm_up_epochs: int = 1

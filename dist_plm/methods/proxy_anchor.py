@@ -1,0 +1,81 @@
+"""Proxy-Anchor (Kim et al., CVPR 2020) on W ranks: each class has a proxy, each proxy sees all points of the batch."""
+
+import torch
+from torch import Tensor
+
+from dist_plm.config import Config
+from dist_plm.methods.base import Batches, Loss, Method, Points
+from dist_plm.model.proxies import ClassProxies
+from dist_plm.runtime.checkpoint import Sharded, State
+from dist_plm.runtime.world import World
+
+
+def proxy_anchor_loss(
+    z: Tensor, labels: Tensor, proxies: Tensor, first: int, count: int,
+    *, margin: float, alpha_positive: float, alpha_negative: float,
+) -> Tensor:  # fmt: skip
+    """The terms of their equation 4 that belong to proxies `first`, `first` + 1, ... of `count` (scalar).
+
+        1/|P+| sum_{p in P+} log(1 + sum_{x of p}     exp(-a+ (x'p - m)))
+      + 1/|P|  sum_p         log(1 + sum_{x not of p} exp( a- (x'p + m)))
+
+    P+ are the proxies with a point of their class in the batch. The terms of disjoint slices add up to the loss.
+
+    Args:
+        z: All points [G, D], of unit length.
+        labels: int64 [G], classes in [0, count).
+        proxies: The slice [C_r, D], of unit length.
+    """
+    cosine = proxies @ z.T
+    own = first + torch.arange(len(proxies), device=z.device)
+    positive = labels[None, :] == own[:, None]
+    present = labels.new_zeros(count).index_fill(0, labels, 1).sum()  # |P+|; unique() would wait for a GPU
+    attraction = _log_one_plus_sum(-alpha_positive * (cosine - margin), positive) / present
+    return attraction + _log_one_plus_sum(alpha_negative * (cosine + margin), ~positive) / count
+
+
+def _log_one_plus_sum(exponents: Tensor, kept: Tensor) -> Tensor:
+    """sum_p log(1 + sum_{x kept} exp(e_px)); 0 for a row of which nothing is kept."""
+    one = exponents.new_zeros(len(exponents), 1)  # exp(0)
+    return torch.cat([one, exponents.masked_fill(~kept, float("-inf"))], dim=1).logsumexp(dim=1).sum()
+
+
+class ProxyAnchor(Method):
+    """The loss over G = W b points and C classes, each term on the rank that owns its proxy.
+
+    Every rank gathers all points; proxies never travel, and their gradient and Adam's moments are complete on the
+    owner. The loss of pytorch-metric-learning keeps all C proxies on every rank; tests compare with it.
+    """
+
+    batches: Batches = "classes"
+    reads_teacher = False
+
+    def __init__(self, config: Config, world: World, classes: int = 1) -> None:
+        super().__init__(config, world, classes)
+        self.proxies = ClassProxies(classes, config.model.dim, seed=config.seed, rank=world.rank, world_size=world.size)
+
+    def forward(self, points: Points) -> Loss:
+        z_all, labels, proxies = self._everyone(points)
+        share = self._base(z_all, labels, proxies)
+        return Loss(share, {"proxy_anchor": share.detach()})
+
+    def _everyone(self, points: Points) -> tuple[Tensor, Tensor, Tensor]:
+        """All points z [G, D] and their labels [G], and the own proxies [C_r, D]."""
+        assert points.labels is not None
+        return self.world.gather_rows(points.student), self.world.gather_rows(points.labels), self.proxies()
+
+    def _base(self, z_all: Tensor, labels: Tensor, proxies: Tensor) -> Tensor:
+        settings = self.config.proxy_anchor
+        return proxy_anchor_loss(
+            z_all,
+            labels,
+            proxies,
+            self.proxies.first,
+            self.proxies.count,
+            margin=settings.margin,
+            alpha_positive=settings.alpha_positive,
+            alpha_negative=settings.alpha_negative,
+        )
+
+    def state(self) -> State:
+        return {"proxies.raw": Sharded(self.proxies.raw, self.proxies.count)}

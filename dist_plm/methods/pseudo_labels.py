@@ -1,0 +1,34 @@
+"""Proxy-Anchor on made-up classes: clusters of the momentum embeddings, found anew at every refresh (baselines of
+table 1)."""
+
+import numpy as np
+import torch
+
+from dist_plm.config import Config
+from dist_plm.index.clustering import kmeans_labels, random_walk_labels, ward_labels
+from dist_plm.methods.proxy_anchor import ProxyAnchor
+from dist_plm.runtime.world import World
+
+
+class PseudoLabels(ProxyAnchor):
+    """Clusters of one refresh have nothing to do with those of the last: their proxies begin anew, at the centroids."""
+
+    batches = "clusters"
+
+    def __init__(self, config: Config, world: World, classes: int = 1) -> None:
+        super().__init__(config, world, config.pseudo_labels.clusters)
+
+    def cluster(self, gallery: np.ndarray) -> np.ndarray:
+        settings = self.config.pseudo_labels
+        if settings.clustering == "ward":
+            return ward_labels(gallery, settings.clusters)
+        if settings.clustering == "random_walk":
+            return random_walk_labels(gallery, settings.clusters)
+        return kmeans_labels(gallery, settings.clusters, self.config.seed)
+
+    def relabel(self, gallery: np.ndarray, labels: np.ndarray) -> None:
+        points, known = torch.tensor(gallery, dtype=torch.float64), torch.tensor(labels)
+        sums = points.new_zeros(self.proxies.count + 1, points.shape[1])
+        sums.index_add_(0, known.where(known >= 0, self.proxies.count), points)  # on the host, always in this order
+        own = sums[self.proxies.first :][: len(self.proxies.raw)]
+        self.proxies.place(own.to(self.proxies.raw))

@@ -1,0 +1,79 @@
+"""Configurations that no method can train with are refused before anything starts, with the key and the mend."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dist_plm.config import (
+    Config,
+    DadaConfig,
+    DataConfig,
+    ModelConfig,
+    OptimiserConfig,
+    PseudoLabelsConfig,
+    TrainConfig,
+)
+from dist_plm.errors import UserError
+from dist_plm.method_checks import check_method
+
+
+class Labels:
+    """A store as the checks see it."""
+
+    labels = np.array([0, 0, 1, -1])
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __enter__(self) -> "Labels":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def config(method: str, **sections: object) -> Config:
+    return Config(train=TrainConfig(method=method), data=DataConfig(shards="data"), **sections)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("case", "told"),
+    [
+        (config("stml"), "model.wide_dim is 0: set it to 1024"),
+        (config("plm", model=ModelConfig(wide_dim=4)), "model.wide_dim 4 is a head that train.method plm"),
+        (config("pseudo_labels", pseudo_labels=PseudoLabelsConfig(clusters=5)), "pseudo_labels.clusters is 5.* 2 to 4"),
+        (config("dada", dada=DadaConfig(mix=(0.0, 1.0))), "dada.mix is 0.0"),
+        (config("dada", dada=DadaConfig(dropout=1.0)), "dada.dropout is 1.0"),
+        (config("plm", optimiser=OptimiserConfig(milestones=[3])), "milestones .3. have no effect"),
+        (config("plm", optimiser=OptimiserConfig(head_only_epochs=-1)), "head_only_epochs is -1"),
+    ],
+)
+def test_refused(case: Config, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dist_plm.method_checks.Store", Labels)
+    with pytest.raises(UserError, match=told):
+        check_method(case)
+
+
+def test_what_depends_on_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dist_plm.method_checks.Store", Labels)
+    for case in (config("dada"), config("proxy_anchor"), config("stml", model=ModelConfig(wide_dim=8))):
+        check_method(case)
+    monkeypatch.setattr(Labels, "labels", np.full(4, -1))
+    with pytest.raises(UserError, match=r"learns from labels, and split 'train' of data has 0 classes"):
+        check_method(config("dada"))
+    monkeypatch.setattr(Labels, "labels", np.zeros(20_001))
+    with pytest.raises(UserError, match="at most 20000 images, data has 20001: set it to k_means"):
+        check_method(config("pseudo_labels", pseudo_labels=PseudoLabelsConfig(clustering="ward")))
+    check_method(config("pseudo_labels"))
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_configurations_that_come_along_are_sound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dist_plm.cli import load_config
+
+    monkeypatch.setattr("dist_plm.method_checks.Store", Labels)
+    loaded = load_config(path)
+    check_method(replace(loaded, pseudo_labels=PseudoLabelsConfig(clusters=3)))
