@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dist_plm.config import Config, ModelConfig, ProxiesConfig
+from dist_plm.data.loader import Batch
 from dist_plm.learner import Learner, phases
 from dist_plm.runtime import world as collectives
 from dist_plm.runtime.world import World
@@ -86,7 +87,8 @@ def count(world: World) -> tuple[Counter[str], Counter[str]]:
     watch(dist, "all_reduce", "agreement on the step", 0)
     learner.strategy.replica.register_comm_hook(None, hook)  # type: ignore[operator]
     own = CONFIG.batch.images * CONFIG.views.count // world.size
-    learner.step(torch.randint(0, 256, (own, 3, 16, 16), dtype=torch.uint8), 0, 10)
+    views = torch.randint(0, 256, (own, 3, 16, 16), dtype=torch.uint8)
+    learner.step(Batch(0, torch.arange(own // CONFIG.views.count), views), 0, 10)
     return total, calls
 
 

@@ -75,19 +75,21 @@ def one_step(count: int) -> dict[str, float | str]:
 
     from dist_plm.config import Config, OptimiserConfig, ProxiesConfig, RuntimeConfig
     from dist_plm.methods import Points, build_method
-    from dist_plm.runtime.optimiser import build_optimiser, set_learning_rate
+    from dist_plm.runtime.optimiser import begun, build_updates
     from dist_plm.runtime.world import connect
 
     world = connect(RuntimeConfig(device="cpu", threads=1))
     torch.manual_seed(world.rank)
     method = build_method("plm", Config(proxies=ProxiesConfig(count=count)), world)
     head = nn.Linear(DIM, DIM)
-    optimiser = build_optimiser([], head.parameters(), method.parameters(), OptimiserConfig(), own_lr_scale=100.0)
-    set_learning_rate(optimiser, 5e-4)
+    updates = build_updates([], head.parameters(), method.parameters(), OptimiserConfig(), own_lr_scale=100.0)
+    updates.set_learning_rate(5e-4)
+    rules = [begun(updates.network), updates.own]
     z, x = (nn.functional.normalize(torch.randn(POINTS // world.size, DIM) + 0.3) for _ in range(2))
     started = time.monotonic()
     method(Points(head(z), x, views=2)).share.backward()
-    optimiser.step()
+    for rule in rules:
+        rule.step()
     seconds = time.monotonic() - started
     world.barrier("the end")
     # ru_maxrss is in KiB on Linux
