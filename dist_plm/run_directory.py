@@ -1,58 +1,106 @@
 """The folder of a run: config.yaml as resolved, metrics.jsonl, checkpoints/, plans/, sweeps/."""
 
-import json
+import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from dist_plm.cli import load_config
 from dist_plm.config import Config
+from dist_plm.data.plan import save_plan
 from dist_plm.errors import UserError
 from dist_plm.runtime.atomic import replacing
+from dist_plm.runtime.lock import Lock
 from dist_plm.runtime.world import World
 
 # What may change between a run and its continuation: where, how fast and how talkative, never what it computes.
 HARMLESS = (
     "run_dir", "data.shards", "data.workers", "data.prefetch", "batch.micro_batches", "train.max_steps",
-    "train.log_steps", "train.evaluate_epochs", "evaluation", "checkpoint", "runtime",
+    "train.log_steps", "train.evaluate_epochs", "train.wandb", "train.report", "evaluation", "checkpoint", "runtime",
 )  # fmt: skip
 
 
 class RunDirectory:
     """Paths of a run. Opening one that holds another experiment is refused.
 
+    Args:
+        force: Open it nevertheless, and go on with the settings that are new.
+
+    Attributes:
+        forced: The settings that differ, as {key: [there, here]}.
+
     Raises:
         UserError: the folder can't be made, or its config.yaml differs in a setting that alters the run.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, force: bool = False) -> None:
         self.path = Path(config.run_dir)
         self.checkpoints, self.plans, self.sweeps = (self.path / name for name in ("checkpoints", "plans", "sweeps"))
         self._config = config
+        self._lock: Lock | None = None
+        self.forced: dict[str, list[Any]] = {}
         if (self.path / "config.yaml").exists():
-            _refuse_changes(self.path, config)
+            self.forced = _changes(self.path / "config.yaml", config)
+        if self.forced and not force:
+            changed = "; ".join(f"{key}: {there} there, {here} here" for key, (there, here) in self.forced.items())
+            raise UserError(
+                f"run_dir {self.path} holds another experiment ({changed}). Take those values to resume it, another "
+                "--run_dir to start anew, or --force_resume to go on with what was learnt under the settings here"
+            )
+
+    def lock(self, world: World) -> None:
+        """Wait until no other run uses the folder, if there is one. A collective.
+
+        Raises:
+            UserError: another run uses it and stays.
+        """
+        if world.gather_objects((self.path / "config.yaml").exists())[0]:
+            self._lock = Lock(self.path, world)
 
     def create(self, world: World) -> None:
-        """Make the folder and write config.yaml; what hinders the first rank stops all. A collective."""
-        fault = world.gather_objects(self._create() if world.is_first else "")[0]
-        if fault:
+        """Make the folder, lock it, and write config.yaml; what hinders the first rank stops all. A collective."""
+        self._together(world, self._make_folders)
+        self._lock = self._lock or Lock(self.path, world)
+        self._together(world, self._write_config)
+
+    def _together(self, world: World, act: Callable[[], None]) -> None:
+        fault = ""
+        if world.is_first:
+            try:
+                act()
+            except OSError as error:
+                fault = error.strerror or str(error)
+        if fault := world.gather_objects(fault)[0]:
             raise UserError(f"run_dir {self.path} can't be written ({fault}): choose another with --run_dir")
 
-    def _create(self) -> str:
-        try:
-            for folder in (self.path, self.checkpoints, self.plans, self.sweeps):
-                folder.mkdir(parents=True, exist_ok=True)
-            with replacing(self.path / "config.yaml") as file:
-                file.write(dump(self._config).encode())
-        except OSError as error:
-            return error.strerror or str(error)
-        return ""
+    def _make_folders(self) -> None:
+        for folder in (self.path, self.checkpoints, self.plans, self.sweeps):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def _write_config(self) -> None:
+        assert self._lock
+        self._lock.sign()
+        with replacing(self.path / "config.yaml") as file:
+            file.write(dump(self._config).encode())
 
     def plan(self, epoch: int) -> Path:
         return self.plans / f"epoch_{epoch:05d}.npy"
+
+    def labels(self, sha256: str) -> Path:
+        """Where made-up classes with this hash lie, beside the plans that are made of them."""
+        return self.plans / f"labels_{sha256[:16]}.npy"
+
+    def save_labels(self, labels: np.ndarray) -> str:
+        """Write made-up classes [n] under their own hash, and return it; on one rank."""
+        path = self.plans / "labels.npy"
+        sha256 = save_plan(path, labels)
+        os.replace(path, self.labels(sha256))
+        return sha256
 
     def sweep(self, weights: str) -> Path:
         """Where embeddings by the network called `weights` lie, one folder a split."""
@@ -71,7 +119,7 @@ class RunDirectory:
         """Whether the run came to its end the last time."""
         path = self.path / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return bool(lines) and json.loads(lines[-1]).get("event") == "end"
+        return bool(lines) and lines[-1].startswith('{"event": "end"')
 
 
 def dump(config: Config) -> str:
@@ -85,22 +133,18 @@ def _plain(value: Any) -> Any:
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-def _refuse_changes(path: Path, config: Config) -> None:
-    before, now = (_flat(_plain(asdict(each))) for each in (load_config(path / "config.yaml"), config))
-    changed = [
-        f"{key}: {before.get(key)} there, {now.get(key)} here"
+def _changes(path: Path, config: Config) -> dict[str, list[Any]]:
+    before, now = (flat(_plain(asdict(each))) for each in (load_config(path), config))
+    return {
+        key: [before.get(key), now.get(key)]
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and not any(key == name or key.startswith(f"{name}.") for name in HARMLESS)
-    ]
-    if changed:
-        raise UserError(
-            f"run_dir {path} holds another experiment ({'; '.join(changed)}). "
-            "Take those values to resume it, or another --run_dir to start anew"
-        )
+    }
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of settings as {"section.key": value}."""
+    found: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found

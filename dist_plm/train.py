@@ -2,47 +2,61 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_plm import __version__
-from dist_plm.cli import config_of, config_parser, run_command
+from dist_plm.cli import ConfigParser, config_of, config_parser, run_command
 from dist_plm.config import Config
+from dist_plm.runtime.environment import number
 
 if TYPE_CHECKING:
     from dist_plm.runtime.world import World
 
 
-def main() -> int:
-    """Parse, check, train. Status 0 done, 1 failure, 2 wrong usage, 75 preempted and saved."""
+def command_line() -> ConfigParser:
+    """All arguments of the command; `launch` reads them too."""
     parser = config_parser(
         "train", "Train a retrieval embedding from unlabelled images. The same command again resumes."
     )
     parser.add_argument("--plan", action="store_true", help="print what the run would need, and exit")
+    parser.add_argument(
+        "--force_resume", action="store_true", help="go on with a run_dir even though settings of this run differ"
+    )
+    parser.add_argument("--profile", action="store_true", help="say where the time of a few steps goes, with a trace")
+    return parser
+
+
+def main() -> int:
+    """Parse, check, train. Status 0 done, 1 failure, 2 wrong usage, 75 preempted and saved."""
+    parser = command_line()
     parsed = parser.parse_args()
     config = config_of(parser, parsed)
 
     from dist_plm.checks import check
 
-    check(config, int(os.environ.get("WORLD_SIZE", "1")))
+    world_size = number("WORLD_SIZE", 1)
+    check(config, world_size)
     if parsed.plan:
         from dist_plm.estimate import estimate
 
-        estimate(config, int(os.environ.get("WORLD_SIZE", "1")))
+        estimate(config, world_size)
         return 0
-    return _train(config)
+    return _train(config, force=parsed.force_resume, profile=parsed.profile)
 
 
-def _train(config: Config) -> int:
-    from dist_plm.runtime.preemption import PREEMPTED, Preemption
+def _train(config: Config, *, force: bool, profile: bool) -> int:
+    from dist_plm.report import report_at_end
+    from dist_plm.runtime.preemption import PREEMPTED, Preempted, Preemption
     from dist_plm.runtime.progress import Display
     from dist_plm.runtime.world import RankFailure, connect, disconnect
-    from dist_plm.trainer import Preempted, Trainer
+    from dist_plm.trainer import Trainer
 
-    with Preemption() as preemption:
-        world = connect(config.runtime)
+    with Preemption(config.runtime.signals) as preemption:
+        world = connect(config.runtime, preemption)
         display = Display(world)
         try:
-            Trainer(config, world, display, preemption, greeting=_detected(config, world)).run()
+            Trainer(config, world, display, greeting=_detected(config, world), force=force, profile=profile).run()
         except Preempted as reason:
             display.say(str(reason))
             return PREEMPTED
@@ -53,6 +67,8 @@ def _train(config: Config) -> int:
         finally:
             display.close()
         disconnect(world)
+    if world.is_first and config.train.report:
+        report_at_end(Path(config.run_dir))
     return 0
 
 

@@ -1,6 +1,8 @@
 """The run: phases of epochs of steps, from wherever the newest checkpoint left it."""
 
 import json
+import time
+from contextlib import suppress
 from dataclasses import asdict
 
 import numpy as np
@@ -11,23 +13,23 @@ from dist_plm.config import Config
 from dist_plm.data.loader import Loader, to_device
 from dist_plm.data.plan import rank_rows
 from dist_plm.data.store import Store
-from dist_plm.errors import RunFailure, UserError
+from dist_plm.errors import RunFailure
+from dist_plm.evaluation.live import batch_quality
 from dist_plm.evaluation.protocol import evaluate, raw_pixels
-from dist_plm.index.gallery import digest
+from dist_plm.index.gallery import Embed, digest
 from dist_plm.learner import Learner, Phase, Report, batch_norm_warning, collapse_warning, phases
 from dist_plm.planner import Planner, Position
+from dist_plm.resumption import newest
 from dist_plm.run_directory import RunDirectory
 from dist_plm.runtime import checkpoint
-from dist_plm.runtime.atomic import replacing
+from dist_plm.runtime.atomic import NO_ROOM, replacing
 from dist_plm.runtime.metrics import Metrics
-from dist_plm.runtime.preemption import Preemption
+from dist_plm.runtime.preemption import Preempted
+from dist_plm.runtime.profile import Profiler
 from dist_plm.runtime.progress import Clock, Display
+from dist_plm.runtime.retention import is_kept_for_good
 from dist_plm.runtime.saver import Saver
 from dist_plm.runtime.world import World
-
-
-class Preempted(Exception):
-    """A signal was agreed on and the run is saved."""
 
 
 class Trainer:
@@ -35,22 +37,20 @@ class Trainer:
 
     Args:
         greeting: Said when nothing that a person got wrong can stop the run any more.
+        force: Go on with a run of other settings.
+        profile: Say where the time of a few steps goes.
     """
 
     def __init__(
-        self, config: Config, world: World, display: Display, preemption: Preemption, *, greeting: str
+        self, config: Config, world: World, display: Display, *, greeting: str, force: bool, profile: bool
     ) -> None:
-        self.config, self.world, self.display, self.preemption = config, world, display, preemption
-        self.greeting = greeting
-        self.directory = RunDirectory(config)
+        self.config, self.world, self.display = config, world, display
+        self.greeting, self.profile = greeting, profile
+        self.directory = RunDirectory(config, force=force)
+        self.directory.lock(world)
         self.store = Store(config.data.shards, config.data.train_split)
         self.phases = phases(config)
-        self.found = checkpoint.find(self.directory.checkpoints, world)
-        if self.found and self.found.summary["data"] != self.store.fingerprint:
-            raise UserError(
-                f"{self.found.path} was trained on other images than {config.data.shards} holds "
-                "(fingerprints differ): name that data set, or another --run_dir"
-            )
+        self.found = newest(config, self.directory, self.store, self.phases, world)
         self.at = Position(**self.found.summary["position"]) if self.found else Position()
 
     def run(self) -> None:
@@ -58,6 +58,7 @@ class Trainer:
 
         Raises:
             Preempted: a signal arrived; the run is saved and the same command goes on.
+            RunFailure: it can't go on.
         """
         if self.found and self._stopped and self.directory.ended:
             self.display.say(f"{self.directory.path} is finished at step {self.at.step}")
@@ -65,12 +66,28 @@ class Trainer:
         self._open()
         try:
             self._phases()
+            self.profiler.close()
+            self.saver.finish()
+            self.metrics.write("end", step=self.at.step)
+            self.metrics.close()
+        except Preempted as told:
+            raise Preempted(told.signal, self._leave(told.signal)) from None
         except RunFailure as failure:
-            self.metrics.write("failure", step=self.at.step, message=str(failure))
+            self._note(failure)
             raise
-        self.saver.finish()
-        self.metrics.write("end", step=self.at.step)
-        self.metrics.close()
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            full = RunFailure(
+                f"{self.directory.path} took no more at step {self.at.step} ({error.strerror}); make room, and the "
+                "same command goes on from the newest checkpoint"
+            )
+            self._note(full)
+            raise full from error
+
+    def _note(self, failure: RunFailure) -> None:
+        with suppress(OSError):  # of a full disk it can't be written down
+            self.metrics.write("failure", step=self.at.step, message=str(failure))
 
     @property
     def phase(self) -> Phase:
@@ -83,20 +100,29 @@ class Trainer:
 
     def _open(self) -> None:
         """Create the run's folder or go on from its newest checkpoint."""
-        # First, since weights of another network show here: a wrong run leaves no folder behind.
-        self.learner = Learner(self.config, self.world, self.phase)
+        # First, since weights of another network show here: a wrong run leaves no folder behind and changes none.
+        self.learner = Learner(self.config, self.world, self.phase, len(self.store.classes))
+        if self.found:
+            state = self.learner.state()
+            checkpoint.load(self.found.path, state)
+            self.learner.restore(state)
         self.directory.create(self.world)
         self.display.say(self.greeting)
         self.metrics = Metrics(self.directory.path, self.world, self.at.metrics_bytes)
-        self.saver = Saver(self.directory.checkpoints, self.world, self.display, keep=self.config.checkpoint.keep)
+        if self.config.train.wandb and (fault := self.metrics.add_wandb(self.config.train.wandb)):
+            self._warn(fault)
+        self.profiler = Profiler(self.directory.path, self.metrics, self.display, wanted=self.profile)
+        self.saver = Saver(self.directory.checkpoints, self.world, self.display, self.config.checkpoint)
         self.planner = Planner(self.config, self.store, self.directory, self.world, self.display, self.metrics)
         if warning := batch_norm_warning(self.learner):
-            self.display.say(f"warning: {warning}")
+            self._warn(warning)
         if self.found:
             for fault in self.found.rejected:
-                self.display.say(f"warning: passed over a broken checkpoint: {fault}")
-            checkpoint.load(self.found.path, self.learner.state())
+                self._warn(f"passed over a broken checkpoint: {fault}")
+            self.world.at(self.at.step)
             self.metrics.write("resumed", step=self.at.step, world_size=self.world.size)
+            if self.directory.forced:
+                self.metrics.write("forced", step=self.at.step, changed=self.directory.forced)
             self.display.say(f"resumed from {self.found.path}")
 
     def _phases(self) -> None:
@@ -118,10 +144,11 @@ class Trainer:
         if at.batch == 0 < at.epoch and at.epoch % config.train.evaluate_epochs == 0:
             self._judge(f"epoch {at.epoch} of {self.phase.name}")
         plan = self.planner.plan(at, self.learner)
-        steps, first = len(plan), at.batch
+        steps, first = len(plan.ids), at.batch
         loader = Loader(
             self.store,
-            rank_rows(plan, self.world.rank, self.world.size),
+            rank_rows(plan.ids, self.world.rank, self.world.size),
+            labels=plan.labels,
             views=config.views,
             seed=config.seed,
             epoch=at.epochs,
@@ -132,16 +159,17 @@ class Trainer:
         )
         title = f"{self.phase.name} epoch {at.epoch + 1}/{self.phase.epochs}"
         with self.display.phase(title, steps, "images", done=first) as bar:
-            clock = Clock(lambda: loader.wait_seconds)
+            clock = Clock(lambda: loader.wait_seconds, self.world.device)
             for batch in loader:
                 batch = to_device(batch, self.world.device)
                 step = at.epoch * steps + at.batch
-                report = self.learner.step(batch.views, step, self.phase.epochs * steps)
+                report = self.learner.step(batch, step, self.phase.epochs * steps)
+                self.profiler.step()
                 at.batch, at.step = at.batch + 1, at.step + 1
                 self.world.at(at.step)
-                bar.advance(note=self._log(report, clock), scale=config.batch.images)
+                bar.advance(note=self._log(report, plan.ids[at.batch - 1], clock), scale=config.batch.images)
                 if at.step % config.train.log_steps == 0 or at.batch == steps:
-                    self._check_finite(plan)
+                    self._check_finite(plan.ids)
                 if at.batch == steps:
                     at.epoch, at.batch, at.epochs, at.plan = at.epoch + 1, 0, at.epochs + 1, ""
                 self._boundary()
@@ -150,48 +178,76 @@ class Trainer:
 
     def _boundary(self) -> None:
         """Between two steps: leave if any rank was told to, save if it is time."""
-        if signal := self.world.agree(self.preemption.signal):
+        self.at.metrics_bytes = self.metrics.position()
+        self.world.leave_if_told()
+        config, at = self.config.checkpoint, self.at
+        if at.step % config.every_steps == 0 or is_kept_for_good(at.epochs, at.batch, config):
+            self._save()
+
+    def _leave(self, signal: int) -> str:
+        """Save where the last step ended: an evaluation or a sweep under way begins again with the shards it has."""
+        if self.at.step:  # before the first step nothing was learnt, and the start is evaluated once
             self._save()
             self.saver.finish()
-            self.metrics.write("preempted", step=self.at.step, signal=signal)
-            raise Preempted(f"signal {signal}: saved at step {self.at.step}; the same command goes on")
-        if self.at.step % self.config.checkpoint.every_steps == 0:
-            self._save()
+        self.metrics.write("preempted", step=self.at.step, signal=signal)
+        self.metrics.close()
+        return f"saved at step {self.at.step}; the same command goes on"
 
     def _judge(self, when: str, with_pixels: bool = False) -> None:
         """Evaluate student and teacher."""
-        learner, at = self.learner, self.at
-        judged = {"student": (learner.embed_with(learner.student), digest(learner.student)),
-                  "teacher": (learner.embed_with(learner.teacher), digest(learner.teacher))}  # fmt: skip
-        if with_pixels:
-            judged = {"raw pixels": (raw_pixels, "pixels")} | judged
-        for name, (embed, weights) in judged.items():
-            folder = self.directory.sweep(weights)
+        at = self.at
+        for name in ("raw pixels", "student", "teacher")[0 if with_pixels else 1 :]:
+            embed, weights = self._judged(name)
+            folder, started = self.directory.sweep(weights), time.monotonic()
             result = evaluate(embed, folder, config=self.config, world=self.world, display=self.display)
             if result is None:
                 self.display.say("no test split with labels: nothing to evaluate")
                 return
-            self.metrics.write("eval", step=at.step, epoch=at.epochs, model=name, when=when, **result)
+            seconds = time.monotonic() - started
+            self.metrics.write("eval", step=at.step, epoch=at.epochs, model=name, when=when, **result, seconds=seconds)
             recall = "  ".join(f"R@{k} {100 * share:5.2f}" for k, share in result["recall"].items())
             self.display.say(f"{when:>20}  {name:<10}  {recall}  MAP@R {100 * result['map_at_r']:5.2f}")
+            if name == self.config.checkpoint.keep_best:
+                self._keep_if_best(next(iter(result["recall"].values())))
 
-    def _log(self, report: Report, clock: Clock) -> str:
+    def _judged(self, name: str) -> tuple[Embed, str]:
+        """What embeds under this name, and the name of its weights. A collective."""
+        if name == "raw pixels":
+            return raw_pixels, "pixels"
+        learner = self.learner
+        network = learner.strategy.whole(learner.student if name == "student" else learner.teacher)
+        return learner.embed_with(network), digest(network)
+
+    def _keep_if_best(self, recall: float) -> None:
+        """Save what was just evaluated, if none before was better; the start is not a checkpoint."""
+        if not self.at.step or recall < self.at.best:
+            return
+        self._save(best=True)  # as it was before the evaluation: a run that goes on from here evaluates again
+        self.at.best = recall
+
+    def _log(self, report: Report, ids: np.ndarray, clock: Clock) -> str:
         """Every `log_steps` a line of metrics, the same for any number of ranks but for the times; returns a note."""
         at = self.at
         clock.steps += 1
         if at.step % self.config.train.log_steps:
             return clock.note
         values = self.learner.describe(report)
+        labels = np.asarray(self.store.labels[ids.ravel()])
+        values |= batch_quality(report.loss.targets, report.z, labels, config=self.config, world=self.world)
         times = clock.lap(self.config.batch.images)
         self.metrics.write(
             "step", step=at.step, epoch=at.epochs, phase=self.phase.name, **values, lr=self.learner.rate, **times
         )
         if (warning := collapse_warning(values)) and not clock.warned:
-            self.display.say(f"warning: {warning}")
+            self._warn(warning)
             clock.warned = True
         losses = "  ".join(f"{n.replace('loss_', '')} {v:.4f}" for n, v in values.items() if n.startswith("loss"))
         clock.note = f"{losses}  waiting {100 * times['wait_share']:.0f} %"
         return clock.note
+
+    def _warn(self, text: str) -> None:
+        self.metrics.write("warning", step=self.at.step, message=text)
+        self.display.say(f"warning: {text}")
 
     def _check_finite(self, plan: np.ndarray) -> None:
         """Name the first void step since the last look, its ranks and its images; stop if so configured."""
@@ -216,15 +272,16 @@ class Trainer:
 
     def _next_phase(self) -> None:
         at = self.at
-        at.phase, at.epoch, at.batch, at.plan, at.sweep = at.phase + 1, 0, 0, "", ""
+        at.phase, at.epoch, at.batch, at.plan, at.sweep, at.labels = at.phase + 1, 0, 0, "", "", ""
         self.learner.enter(self.phase)
 
-    def _save(self) -> None:
-        self.at.metrics_bytes = self.metrics.position()
+    def _save(self, *, best: bool = False) -> None:
+        self.metrics.sync()
         summary = {
             "position": asdict(self.at),
             "data": self.store.fingerprint,
+            "phases": [phase.name for phase in self.phases],
             "world_size": self.world.size,
             "versions": {"dist_plm": __version__, "torch": torch.__version__},
         }
-        self.saver.save(self.at.step, self.learner.state(), summary)
+        self.saver.save(self.at.step, self.learner.state(), summary, best=best)

@@ -28,6 +28,9 @@ def sweep(
     Each rank streams its own shards in order and writes one file per shard under `folder`/split; a shard whose file is
     there is not read again, so a killed sweep goes on where it was. A batch never spans two shards: an embedding is the
     same to the bit whichever rank computes it. `folder` must be named after the weights of `embed`.
+
+    Raises:
+        Preempted: a rank was told to leave, and all do so between two batches.
     """
     folder = folder / store.split
     files = [folder / f"shard_{number:06d}.npy" for number in range(len(store.shards))]
@@ -49,9 +52,13 @@ def sweep(
             ):
                 rows.append(embed(batch.to(world.device, non_blocking=True)).float().cpu().numpy())
                 phase.advance(len(batch), scale=world.size)
+                if world.told:
+                    break
+            if world.told:  # what there is of this shard may not be all
+                break
             with replacing(files[number]) as file:
                 np.save(file, np.concatenate(rows))
-    world.barrier(f"the end of {title}")
+    world.leave_if_told()  # ranks with fewer shards wait here for the others
     return np.concatenate([np.load(file) for file in files])
 
 

@@ -32,6 +32,7 @@ from dist_plm.runtime.atomic import replacing, sync_folder
 from dist_plm.runtime.world import World
 
 SUMMARY = "checkpoint.json"
+ANEW = "take the settings that it was saved with, or another --run_dir to start anew"
 
 
 @dataclass(frozen=True)
@@ -62,27 +63,24 @@ def staged(state: State) -> dict[str, "Tensor | Sharded"]:
     }
 
 
-def write(
-    folder: Path, step: int, state: State, summary: dict[str, Any], *, keep: int, group: dist.ProcessGroup
-) -> None:
-    """Write the checkpoint of `step` from all ranks, rename it, and drop all but the newest `keep`.
+def write(folder: Path, step: int, state: State, facts: dict[str, Any], group: dist.ProcessGroup) -> None:
+    """Write the checkpoint of `step` from all ranks, and rename it.
 
     Args:
         folder: Holds step_N.tmp, empty, as all ranks have seen.
         state: In host memory; see `staged`.
+        facts: What is no tensor, for the summary.
         group: Carries this checkpoint's collectives and nothing else while it is written.
     """
     final, temporary = folder / f"step_{step:08d}", folder / f"step_{step:08d}.tmp"
     writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
     dcp.save(_distributed(state), storage_writer=writer, process_group=group)
     if dist.get_rank() == 0:  # dcp.save returns when all ranks have written
-        files = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
+        files = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
         with replacing(temporary / SUMMARY) as file:
-            file.write(json.dumps({**summary, "step": step, "files": files}, indent=1).encode())
+            file.write(json.dumps({**facts, "step": step, "files": files}, indent=1).encode())
         temporary.rename(final)
         sync_folder(folder)
-        for old in _candidates(folder)[keep:]:
-            shutil.rmtree(old)
 
 
 def prepare(folder: Path, step: int, world: World) -> bool:
@@ -100,7 +98,10 @@ def prepare(folder: Path, step: int, world: World) -> bool:
 def clean(folder: Path) -> None:
     """Remove what a killed or failed save left behind; on one rank."""
     for leftover in folder.glob("*.tmp"):
-        shutil.rmtree(leftover)
+        if leftover.is_symlink():
+            leftover.unlink()
+        else:
+            shutil.rmtree(leftover)
 
 
 def find(folder: Path, world: World) -> Found | None:
@@ -111,12 +112,12 @@ def find(folder: Path, world: World) -> Found | None:
     """
     rejected: list[str] = []
     found = None
-    for path in _candidates(folder) if world.is_first else ():
-        fault = _fault(path)
-        if not fault:
-            found = Found(path, _summary(path), rejected)
+    for path in candidates(folder) if world.is_first else ():
+        wrong = fault(path)
+        if not wrong:
+            found = Found(path, summary(path), rejected)
             break
-        rejected.append(f"{path}: {fault}")
+        rejected.append(f"{path}: {wrong}")
     found, rejected = world.gather_objects((found, rejected))[0]
     if rejected and not found:
         raise UserError(f"no checkpoint in {folder} is intact: {'; '.join(rejected)}. Start anew in another --run_dir")
@@ -134,12 +135,13 @@ def load(path: Path, state: State) -> None:
     for name, value in state.items():
         shape = (value.rows, *value.local.shape[1:]) if isinstance(value, Sharded) else tuple(value.shape)
         if name not in stored:
-            raise UserError(f"{path} lacks {name}: it was saved from another model or method")
+            raise UserError(f"{path} lacks {name}: it was saved from another model or method; {ANEW}")
         found = tuple(getattr(stored[name], "size", ()))
         if found != shape:
-            raise UserError(f"{path}: {name} has shape {found}, this configuration needs {shape}")
+            raise UserError(f"{path}: {name} has shape {found}, this configuration needs {shape}; {ANEW}")
     read = staged(state)
-    dcp.load(_distributed(read), storage_reader=HuggingFaceStorageReader(str(path)))
+    alone = not dist.is_initialized()  # as in a notebook, where nothing may be sharded
+    dcp.load(_distributed(read), storage_reader=HuggingFaceStorageReader(str(path)), no_dist=alone)
     for name, value in state.items():
         _local(value).copy_(_local(read[name]))
 
@@ -154,7 +156,7 @@ def _copy(tensor: Tensor) -> Tensor:
 
 def _distributed(state: State) -> dict[str, Tensor]:
     """The state as torch.distributed.checkpoint knows it: slices become tensors of known place in the whole."""
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),)) if dist.is_initialized() else None
     out: dict[str, Tensor] = {}
     for name, value in state.items():
         if isinstance(value, Sharded):
@@ -166,36 +168,39 @@ def _distributed(state: State) -> dict[str, Tensor]:
     return out
 
 
-def _candidates(folder: Path) -> list[Path]:
+def candidates(folder: Path) -> list[Path]:
+    """Checkpoints by name, complete or broken, the newest first."""
     return sorted((path for path in folder.glob("step_*") if path.suffix != ".tmp"), reverse=True)
 
 
 def _is_there(path: Path) -> bool:
     """Whether this step was saved before, by a run that was killed right after; a broken one makes way."""
-    if path.exists() and _fault(path):
+    if path.exists() and fault(path):
         shutil.rmtree(path)
     return path.exists()
 
 
-def _fault(path: Path) -> str:
+def fault(path: Path) -> str:
     """What is wrong with a checkpoint; empty when all is as it was written."""
     try:
-        for name, expected in _summary(path)["files"].items():
+        for name, expected in summary(path)["files"].items():
             if Path(name).name != name:
                 return f"{name!r} is not a plain file name"
             if not (path / name).is_file():
                 return f"{name} is missing"
-            if _digest(path / name) != expected:
+            if file_digest(path / name) != expected:
                 return f"{name} is not as it was written"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{SUMMARY}: {error!r}"
     return ""
 
 
-def _summary(path: Path) -> dict[str, Any]:
+def summary(path: Path) -> dict[str, Any]:
+    """What a checkpoint says about itself."""
     return json.loads((path / SUMMARY).read_text(encoding="utf-8"))
 
 
-def _digest(path: Path) -> dict[str, Any]:
+def file_digest(path: Path) -> dict[str, Any]:
+    """Size and sha256 of a file, as they stand beside its name in a summary."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -1,4 +1,7 @@
-"""Who died: every rank says once a second that it lives and where, so that a failed collective can name its cause."""
+"""What ranks tell each other once a second, beside the collectives: that they live, where, and whether to leave.
+
+A failed collective can name its cause by it, and a signal that one rank caught reaches ranks that are busy for long.
+"""
 
 import json
 import threading
@@ -21,10 +24,16 @@ class Beat:
 
 
 class Health:
-    """Publishes this rank's beats in the process group's store and reads those of the others."""
+    """Publishes this rank's beats in the process group's store and reads those of the others.
+
+    Attributes:
+        told: Signal that this rank caught, 0 for none; the others will hear of it.
+        heard: Signal that any rank caught, 0 for none so far.
+    """
 
     def __init__(self, rank: int, size: int, store: dist.Store) -> None:
         self.rank, self.size, self.beat = rank, size, Beat()
+        self.told = self.heard = 0
         self._store = store
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._publish, name="health", daemon=True)
@@ -57,6 +66,10 @@ class Health:
             self.beat.time = time.time()
             try:
                 self._store.set(f"beat/{self.rank}", json.dumps(asdict(self.beat)))
+                if self.told:
+                    self._store.set("leave", str(self.told))
+                if self._store.check(["leave"]):
+                    self.heard = int(self._store.get("leave"))
             except RuntimeError:  # the store died with its host; the collectives will say so
                 return
 

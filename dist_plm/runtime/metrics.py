@@ -1,14 +1,24 @@
-"""What a run measures: one JSON object a line in metrics.jsonl, and the same numbers in TensorBoard."""
+"""What a run measures: one JSON object a line in metrics.jsonl, and the same numbers on boards."""
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dist_plm.runtime.atomic import replacing
+from dist_plm.runtime.boards import Board, TensorBoard, Unreachable, WeightsAndBiases
 from dist_plm.runtime.world import World
 
-INCIDENTS = ("resumed", "preempted", "failure")
+INCIDENTS = ("resumed", "forced", "preempted", "requeued", "failure")
+
+
+def scalars(event: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """(name, number) of all numbers of an event but its place in the run; in dictionaries they are called name@key."""
+    for name, value in event.items():
+        for key, number in (value if isinstance(value, dict) else {"": value}).items():
+            if isinstance(number, int | float) and name not in ("step", "epoch"):
+                yield f"{name}@{key}" if key else name, number
 
 
 class Metrics:
@@ -25,42 +35,54 @@ class Metrics:
         self.active = world.is_first
         if not self.active:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
         path = folder / "metrics.jsonl"
         path.touch()
         text = path.read_bytes()
         kept, rest = text[:keep_bytes].decode(), text[keep_bytes:].decode(errors="replace")
         kept += "".join(
-            line + "\n" for line in rest.splitlines() if any(f'"event": "{name}"' in line for name in INCIDENTS)
+            line
+            for line in rest.splitlines(keepends=True)
+            if line.endswith("\n") and any(f'"event": "{name}"' in line for name in INCIDENTS)
         )
         with replacing(path) as file:
             file.write(kept.encode())
         self._file = path.open("a", encoding="utf-8")
         last = [json.loads(line).get("step", 0) for line in kept.splitlines()]
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=max(last) + 1 if last else None)
+        self._boards: list[Board] = [TensorBoard(folder, max(last) if last else None)]
+        self._folder = folder
+
+    def add_wandb(self, project: str) -> str:
+        """Also draw the numbers in this project of Weights & Biases. Returns why it can't be; training goes on."""
+        if self.active:
+            try:
+                self._boards.append(WeightsAndBiases(project, self._folder))
+            except Unreachable as error:
+                return f"no Weights & Biases: {error}"
+        return ""
 
     def write(self, event: str, **values: Any) -> None:
-        """Append one event; numbers, and numbers in dictionaries, also go to TensorBoard if there is a `step`."""
+        """Append one event; if there is a `step`, its numbers also go to the boards."""
         if not self.active:
             return
         self._file.write(json.dumps({"event": event, **values}) + "\n")
         self._file.flush()
-        tag = f"{event}/{values['model']}" if "model" in values else event
-        for name, value in values.items():
-            numbers = value if isinstance(value, dict) else {"": value}
-            for key, number in numbers.items():
-                if isinstance(number, int | float) and "step" in values and name not in ("step", "epoch"):
-                    self._board.add_scalar(f"{tag}/{name}{'@' + key if key else ''}", number, values["step"])
+        if "step" in values:
+            tag = f"{event}/{values['model']}" if "model" in values else event
+            numbers = {f"{tag}/{name}": number for name, number in scalars(values)}
+            for board in self._boards:
+                board.add(numbers, values["step"])
 
     def position(self) -> int:
         """Bytes written so far."""
-        if not self.active:
-            return 0
-        os.fsync(self._file.fileno())
-        return self._file.tell()
+        return self._file.tell() if self.active else 0
+
+    def sync(self) -> None:
+        """Let what was written reach the disk."""
+        if self.active:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         if self.active:
             self._file.close()
-            self._board.close()
+            for board in self._boards:
+                board.close()

@@ -1,29 +1,50 @@
 """Signals that ask a run to leave. A handler only sets a flag; the loop acts on it when all ranks agree."""
 
+import os
 import signal
 import sys
+import threading
+from collections.abc import Sequence
 from types import FrameType
 
 PREEMPTED = 75  # EX_TEMPFAIL: saved, run the same command again
+WATCH_SECONDS = 0.5  # between two looks at whether the launcher lives
+
+
+class Preempted(Exception):
+    """All ranks agreed to leave because of `signal`."""
+
+    def __init__(self, number: int, outcome: str = "") -> None:
+        super().__init__(f"{signal.Signals(number).name}: {outcome}")
+        self.signal = number
 
 
 class Preemption:
-    """Catches SIGTERM, SIGINT and SIGUSR2 while in scope; a second SIGINT leaves at once.
+    """Catches signals while in scope; a second SIGINT leaves at once.
+
+    A torchrun that was killed leaves its ranks behind, where the next start would meet them in the run directory: to
+    a rank the loss of its launcher is a SIGTERM.
+
+    Args:
+        names: Which, as `runtime.signals` names them.
 
     Attributes:
         signal: The number of the first signal caught, 0 so far none.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-
-    def __init__(self) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         self.signal = 0
+        self._left = threading.Event()
+        self._numbers = [signal.Signals[name] for name in names]
 
     def __enter__(self) -> "Preemption":
-        self._previous = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        self._previous = {number: signal.signal(number, self._handle) for number in self._numbers}
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            threading.Thread(target=self._watch, args=(os.getppid(),), name="launcher", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._left.set()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -31,3 +52,9 @@ class Preemption:
         if number == signal.SIGINT and self.signal == signal.SIGINT:
             sys.exit(128 + number)
         self.signal = self.signal or number
+
+    def _watch(self, launcher: int) -> None:
+        while not self._left.wait(WATCH_SECONDS):
+            if os.getppid() != launcher:
+                self.signal = self.signal or signal.SIGTERM
+                return

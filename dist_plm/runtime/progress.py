@@ -1,15 +1,28 @@
 """One live display for all phases of a run: a rich bar on a terminal, plain lines elsewhere, never both."""
 
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from dist_plm.runtime.world import World
 
 LINE_SECONDS = 10.0  # between two lines of one phase where there is no terminal
+GB = 1e9
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most that this rank has held so far, GB: of the GPU's memory on a GPU, else of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GB
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB
 
 
 class Phase:
@@ -25,7 +38,8 @@ class Phase:
         self.done += count
         now = time.monotonic()
         rate = (self.done - self._first) * scale / max(now - self._started, 1e-9)
-        text = f"{rate:,.0f} {self.unit}/s  {note}".strip()
+        memory = f"{peak_memory(self.display.device):.1f} GB"
+        text = "  ".join(part for part in (f"{rate:,.0f} {self.unit}/s", note, memory) if part)
         if self.display.bars and self._bar is not None:
             self.display.bars.update(self._bar, advance=count, note=text)
         elif self.display.console and now - self._last_line >= LINE_SECONDS:
@@ -42,6 +56,7 @@ class Display:
     """Speaks on the first rank, keeps silent on the others."""
 
     def __init__(self, world: World) -> None:
+        self.device = world.device
         self.console = Console(stderr=True, highlight=False, soft_wrap=True) if world.is_first else None
         self.bars: Progress | None = None
         if self.console and self.console.is_terminal:
@@ -54,6 +69,11 @@ class Display:
         """A line that stays."""
         if self.console:
             self.console.print(text, markup=False)
+
+    def show(self, table: Table) -> None:
+        """A table that stays."""
+        if self.console:
+            self.console.print(table)
 
     @contextmanager
     def phase(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Phase]:
@@ -74,6 +94,7 @@ class Clock:
 
     Args:
         waited: Seconds spent waiting so far.
+        device: Whose memory is watched.
 
     Attributes:
         steps: Steps since the last lap; the loop counts them.
@@ -81,14 +102,18 @@ class Clock:
         warned: Whether a person was told already that the embeddings coincide.
     """
 
-    def __init__(self, waited: Callable[[], float]) -> None:
+    def __init__(self, waited: Callable[[], float], device: torch.device) -> None:
         self.steps, self.note, self.warned = 0, "", False
-        self._waited, self._time, self._wait = waited, time.monotonic(), waited()
+        self._waited, self._device, self._time, self._wait = waited, device, time.monotonic(), waited()
 
     def lap(self, images: int) -> dict[str, float]:
-        """Rate and waiting since the last lap; `images` is the global batch."""
+        """Rate and waiting since the last lap, and the peak of memory; `images` is the global batch."""
         now, wait = time.monotonic(), self._waited()
         seconds = max(now - self._time, 1e-9)
-        result = {"images_per_second": self.steps * images / seconds, "wait_share": (wait - self._wait) / seconds}
+        result = {
+            "images_per_second": self.steps * images / seconds,
+            "wait_share": (wait - self._wait) / seconds,
+            "memory_gb": peak_memory(self._device),
+        }
         self.steps, self._time, self._wait = 0, now, wait
         return result

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch.distributed as dist
 
+from dist_plm.config import CheckpointConfig
 from dist_plm.errors import RunFailure
-from dist_plm.runtime import checkpoint
+from dist_plm.runtime import checkpoint, retention
+from dist_plm.runtime.parts import part
 from dist_plm.runtime.progress import Display
 from dist_plm.runtime.world import World
 
@@ -19,30 +21,39 @@ class Saver:
     all-reduce in another order on every rank, and wait forever.
 
     Args:
-        folder: RUN_DIR/checkpoints.
-        keep: Newest checkpoints kept.
+        folder: RUN_DIR/checkpoints; what a killed save left there is removed.
+        config: Which checkpoints stay.
     """
 
-    def __init__(self, folder: Path, world: World, display: Display, *, keep: int) -> None:
-        self.folder, self.world, self.display, self.keep = folder, world, display, keep
+    def __init__(self, folder: Path, world: World, display: Display, config: CheckpointConfig) -> None:
+        self.folder, self.world, self.display, self.config = folder, world, display, config
+        if world.is_first:
+            checkpoint.clean(folder)
         group = dist.new_group(backend="gloo")
         assert isinstance(group, dist.ProcessGroup)
         self._group = group
         self._thread: threading.Thread | None = None
         self._fault = ""
 
-    def save(self, step: int, state: checkpoint.State, summary: dict[str, Any]) -> None:
-        """Begin to write the checkpoint of `step`; first waits for the one before. A collective.
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @part("checkpoint")
+    def save(self, step: int, state: checkpoint.State, facts: dict[str, Any], *, best: bool = False) -> None:
+        """Begin to write the checkpoint of `step`, the `best` so far; first waits for the one before. A collective.
 
         A write that fails is reported when the next one begins, and training goes on: the checkpoint before is intact.
         """
         if fault := self._wait():
             self.display.say(f"warning: {fault}; training goes on, the checkpoint before it is intact")
-        if not checkpoint.prepare(self.folder, step, self.world):
-            return
-        copy = checkpoint.staged(state)
-        self._thread = threading.Thread(target=self._write, args=(step, copy, summary), name="saver")
-        self._thread.start()
+        if checkpoint.prepare(self.folder, step, self.world):
+            arguments = (step, checkpoint.staged(state), facts, best)
+            self._thread = threading.Thread(target=self._write, args=arguments, name="saver")
+            self._thread.start()
+        elif best and self.world.is_first:
+            retention.mark_best(self.folder, step)
 
     def finish(self) -> None:
         """Wait for the last write. A collective.
@@ -65,9 +76,13 @@ class Saver:
             checkpoint.clean(self.folder)
         return faults[0] if faults else ""
 
-    def _write(self, step: int, state: checkpoint.State, summary: dict[str, Any]) -> None:
+    def _write(self, step: int, state: checkpoint.State, facts: dict[str, Any], best: bool) -> None:
         try:
-            checkpoint.write(self.folder, step, state, summary, keep=self.keep, group=self._group)
+            checkpoint.write(self.folder, step, state, facts, self._group)
+            if self.world.is_first:
+                if best:
+                    retention.mark_best(self.folder, step)
+                retention.drop(self.folder, self.config)
         except BaseException as error:  # CheckpointException is no Exception, and a thread's error would be lost
             cause = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
             self._fault = f"the checkpoint of step {step} could not be saved ({cause})"

@@ -14,7 +14,10 @@ from torch.autograd.function import FunctionCtx
 
 from dist_plm.config import RuntimeConfig
 from dist_plm.errors import RunFailure, UserError
+from dist_plm.runtime.environment import number
 from dist_plm.runtime.health import Health
+from dist_plm.runtime.parts import part
+from dist_plm.runtime.preemption import Preempted, Preemption
 
 # What a RuntimeError of gloo or NCCL says about a peer that is gone.
 _TRANSPORT = ("gloo", "nccl", "connection", "timed out", "timeout", "peer", "socket")
@@ -72,10 +75,20 @@ class World:
     local_rank: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     health: Health | None = None
+    preemption: Preemption | None = None
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
+
+    @property
+    def told(self) -> int:
+        """A signal to leave that this rank caught, or another one about a second ago; 0 for none. Waits for nobody."""
+        own = self.preemption.signal if self.preemption else 0
+        if not self.health:
+            return own
+        self.health.told = own
+        return own or self.health.heard
 
     def at(self, step: int) -> None:
         """Tell the other ranks, in case they ask, how far this one is."""
@@ -104,21 +117,21 @@ class World:
         """[b, ...] on each rank, the same b on all -> [W b, ...] in the order of the ranks, with exact gradient."""
         if self.size == 1:
             return rows
-        with self.waiting(f"all-gather of {tuple(rows.shape)}"):
+        with part("gather"), self.waiting(f"all-gather of {tuple(rows.shape)}"):
             return _GatherRows.apply(rows, self.size)
 
     def sum(self, value: Tensor) -> Tensor:
         """Sum over the ranks, with exact gradient."""
         if self.size == 1:
             return value
-        with self.waiting(f"all-reduce of {tuple(value.shape)}"):
+        with part("gather"), self.waiting(f"all-reduce of {tuple(value.shape)}"):
             return _AllReduceSum.apply(value)
 
     def any(self, flag: Tensor) -> Tensor:
         """Whether `flag` (scalar bool) is set on any rank, as 0 or 1 on the device: nobody waits to read it."""
         value = flag.to(torch.float32)
         if self.size > 1:
-            with self.waiting("agreement on the step"):
+            with part("gather"), self.waiting("agreement on the step"):
                 dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return value
 
@@ -130,6 +143,11 @@ class World:
         with self.waiting("agreement of the ranks"):
             dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return int(value)
+
+    def leave_if_told(self) -> None:
+        """Raise Preempted on all ranks if any was told to leave. A collective."""
+        if number := self.agree(self.told):
+            raise Preempted(number)
 
     def gather_objects(self, value: Any) -> list[Any]:
         """One small picklable object of each rank, on all ranks. The ranks of a run trust each other."""
@@ -146,17 +164,19 @@ class World:
             self.gather_objects(what)
 
 
-def connect(config: RuntimeConfig) -> World:
+def connect(config: RuntimeConfig, preemption: Preemption | None = None) -> World:
     """Join the process group described by the environment (`env://`: torchrun's variables), or stand alone.
+
+    Args:
+        preemption: Who hears of signals, in a command that can leave and go on later.
 
     Raises:
         UserError: a GPU was asked for and there is none, or the environment is incomplete.
     """
-    rank, size, local_rank = (int(os.environ.get(name, default)) for name, default in
-                              (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))  # fmt: skip
+    rank, size, local_rank = number("RANK", 0), number("WORLD_SIZE", 1), number("LOCAL_RANK", 0)
     device = _device(config, local_rank)
-    threads = config.threads or max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    torch.set_num_threads(threads)
+    share = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    torch.set_num_threads(config.threads or (1 if config.strategy == "reproducible" else share))
     timeout = timedelta(seconds=config.timeout_seconds)
     if size == 1:
         store = dist.HashStore()
@@ -165,9 +185,26 @@ def connect(config: RuntimeConfig) -> World:
         missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if missing:
             raise UserError(f"WORLD_SIZE is {size} but {' and '.join(missing)} not set: start ranks with torchrun")
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+        port = number("MASTER_PORT", 0)
+        try:
+            dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+        except dist.DistError as error:
+            raise _not_met(error, rank, port, timeout) from error
     health = Health(rank, size, dist.distributed_c10d._get_default_store()) if size > 1 else None
-    return World(rank, size, local_rank, device, health)
+    return World(rank, size, local_rank, device, health, preemption)
+
+
+def _not_met(error: Exception, rank: int, port: int, timeout: timedelta) -> Exception:
+    """What to tell a person when the ranks did not find each other."""
+    if "EADDRINUSE" in str(error):
+        return UserError(
+            f"port {port} of this machine is taken, perhaps by another run: give torchrun another --master_port, "
+            "or --standalone on one machine"
+        )
+    return RunFailure(
+        f"rank {rank} did not meet the others at {os.environ['MASTER_ADDR']} port {port} within "
+        f"{timeout.total_seconds():,.0f} s: check that all nodes started, and that this address can be reached from all"
+    )
 
 
 def disconnect(world: World) -> None:

@@ -2,11 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +20,17 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 
+from dist_plm import train as training
 from dist_plm.cli import run_command
 from dist_plm.runtime import checkpoint
+from dist_plm.runtime.metrics import INCIDENTS
 from dist_plm.runtime.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 300
 STEPS_PER_EPOCH, STEPS = 7, 21  # 140 images in batches of 4 x 5; one epoch of warm-up, two of the method
-TIMES = {"images_per_second", "wait_share", "seconds"}
-STOPS = {"preempted", "resumed"}
+TIMES = {"images_per_second", "wait_share", "seconds", "memory_gb"}
+STOPS = {*INCIDENTS, "warning"}
 Here = Callable[..., "Outcome"]
 
 TINY = """
@@ -36,7 +39,7 @@ model: {backbone: small, dim: 16, momentum: 0.9}
 batch: {groups: 4, group_size: 5}
 proxies: {count: 7}
 warm_up: {epochs: 1, lr: 2.0e-3}
-train: {epochs: 2, log_steps: 1}
+train: {epochs: 2, log_steps: 1, report: false}
 evaluation: {batch_size: 16}
 checkpoint: {every_steps: 4}
 data: {workers: 1}
@@ -77,13 +80,17 @@ class Command:
             pytest.fail(f"not done after {PATIENCE_SECONDS} s\n{out}\n{err}")
         return Outcome(self._process.returncode, out, err)
 
-    def terminate(self) -> None:
-        """SIGTERM to the process that was started, and to no other."""
-        self._process.terminate()
+    def send(self, number: signal.Signals) -> None:
+        """A signal to the process that was started, and to no other."""
+        self._process.send_signal(number)
+
+    def processes(self) -> list[int]:
+        """It, and all that it started."""
+        return family(self._process.pid)
 
     def kill(self) -> None:
         """SIGKILL to everything; torchrun's ranks are in sessions of their own, so they are found by descent."""
-        for pid in _family(self._process.pid):
+        for pid in self.processes():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -98,17 +105,25 @@ class Command:
             time.sleep(0.002)
 
 
-def _family(pid: int) -> list[int]:
+def lives(pid: int) -> bool:
+    """Whether a process runs; one that nobody waited for is a zombie."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def family(pid: int) -> list[int]:
+    """A process, its children, and theirs."""
     children = []
     with suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             children += [int(child) for child in (task / "children").read_text().split()]
-    return [pid, *(each for child in children for each in _family(child))]
+    return [pid, *(each for child in children for each in family(child))]
 
 
-def on_ranks(count: int, *arguments: object) -> Command:
-    """Start `python -m arguments...` on `count` ranks under torchrun."""
-    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", count]
+def on_ranks(count: int, *arguments: object, options: tuple[object, ...] = ()) -> Command:
+    """Start `python -m arguments...` on `count` ranks under torchrun, which takes `options`."""
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", count, *options]
     return Command(["-m", *launcher, "-m", *arguments])
 
 
@@ -209,3 +224,43 @@ def tensors(run: Path) -> dict[str, Tensor]:
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder; a folder is an empty one."""
     return {str(path): path.read_bytes() if path.is_file() else b"" for path in sorted(folder.rglob("*"))}
+
+
+def refused(outcome: Outcome, named: str) -> None:
+    """Assert that a mistake ended with status 2 and up to three lines that name it."""
+    assert outcome.status == 2, outcome
+    assert named in outcome.err, outcome.err
+    assert 1 <= outcome.err.strip().count("\n") + 1 <= 3, outcome.err
+    assert "Traceback" not in outcome.err and outcome.out == ""
+
+
+@pytest.fixture
+def mistaken(tmp_path, tiny, here, monkeypatch) -> Callable[..., None]:
+    """Train with these arguments: refused, `named` is in the message, and no file came or went."""
+    monkeypatch.chdir(tmp_path)
+
+    def train(named: str, *arguments: Any, **environment: str) -> None:
+        before = contents(tmp_path)
+        refused(here(training.main, "--config", tiny, "--run_dir", "run", *arguments, **environment), named)
+        assert contents(tmp_path) == before
+
+    return train
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    """A headless Chromium that keeps the messages of the console and asks nobody on the network for anything."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no chromium with chromedriver on this machine: nothing is opened in a browser")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
+    for flag in ("--headless", "--no-sandbox", "--disable-gpu", *quiet, f"--user-data-dir={tmp_path / 'chromium'}"):
+        options.add_argument(flag)
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    browser.set_script_timeout(60)
+    yield browser
+    browser.quit()

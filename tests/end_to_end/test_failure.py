@@ -11,7 +11,7 @@ import pytest
 
 from dist_plm import learner
 from dist_plm import train as training
-from tests.end_to_end.conftest import Command, Here, _family, events, on_ranks
+from tests.end_to_end.conftest import Command, Here, events, on_ranks
 
 BOUND_SECONDS = (
     45  # five missed beats, the time-out that shows a frozen rank (10 s), and torchrun's own patience (30 s)
@@ -20,7 +20,7 @@ BOUND_SECONDS = (
 
 def rank_process(command: Command, rank: int) -> int:
     """The process of one rank, by what its environment says."""
-    for pid in _family(command._process.pid):
+    for pid in command.processes():
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         if f"RANK={rank}".encode() in variables:
             return pid

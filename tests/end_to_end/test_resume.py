@@ -24,6 +24,7 @@ from tests.end_to_end.conftest import (
     build_demo,
     contents,
     events,
+    lives,
     on_ranks,
     tensors,
     timeless,
@@ -56,21 +57,33 @@ def by_environment(ranks: int, *arguments: object) -> list[Command]:
     return [Command(["-m", *arguments], RANK=str(r), LOCAL_RANK=str(r), **shared) for r in range(ranks)]
 
 
+def saved_where_it_stopped(run: Path) -> bool:
+    found = checkpoint.find(run / "checkpoints", World())
+    return found is not None and found.summary["position"]["step"] == last_step(run) < STEPS
+
+
 def test_signals_save_and_the_same_command_goes_on(tmp_path, tiny, finished):
     run = tmp_path / "run"
     command = ("dist_plm.train", "--config", tiny, "--run_dir", run)
 
-    under_torchrun = on_ranks(2, *command)
-    under_torchrun.until(lambda: last_step(run) >= STEPS_PER_EPOCH + 2)
-    under_torchrun.terminate()
+    options = ("--signals-to-handle", "SIGTERM,SIGINT,SIGUSR2", "--shutdown-timeout", 100)
+    under_torchrun = on_ranks(2, *command, options=options)
+    under_torchrun.until(lambda: any((run / "sweeps").glob("*/train/*")))
+    processes = under_torchrun.processes()
+    under_torchrun.send(signal.SIGUSR2)
     outcome = under_torchrun.wait()
-    assert f"signal {int(signal.SIGTERM)}: saved at step" in outcome.err
-    found = checkpoint.find(run / "checkpoints", World())
-    assert found is not None and found.summary["position"]["step"] == last_step(run) < STEPS
+    assert "SIGUSR2: saved at step" in outcome.err
+    assert saved_where_it_stopped(run) and not any(map(lives, processes))
 
-    ranks = by_environment(2, *command)
+    orphaned = on_ranks(2, *command)
+    orphaned.until(lambda: last_step(run) >= STEPS_PER_EPOCH + 2)
+    processes = orphaned.processes()
+    orphaned.send(signal.SIGKILL)
+
+    ranks = by_environment(2, *command)  # at once: it waits for the ranks that torchrun left behind
     ranks[0].until(lambda: last_step(run) >= 2 * STEPS_PER_EPOCH + 2)
-    ranks[1].terminate()  # one rank is told; all leave together
+    assert "SIGTERM: saved at step" in orphaned.wait().err and not any(map(lives, processes))
+    ranks[1].send(signal.SIGTERM)  # one rank is told; all leave together
     outcomes = [rank.wait() for rank in ranks]
     assert [outcome.status for outcome in outcomes] == [PREEMPTED, PREEMPTED], outcomes
     assert "resumed from" in outcomes[0].err and last_step(run) < STEPS
@@ -161,11 +174,42 @@ def test_a_run_directory_of_another_experiment_is_refused(tmp_path, tiny, finish
     for arguments, named in (
         (("--manifold.k", 9), "manifold.k: 10 there, 9 here"),
         (("--optimiser.lr", 1e-3, "--seed", 5), "seed: 0 there, 5 here"),
+        (("--model.dim", 8), "--force_resume"),
         (("--data.shards", other), str(other)),
+        # What was learnt can't go on at all:
+        (("--force_resume", "--data.shards", other), str(other)),
+        (("--force_resume", "--model.dim", 8), "another --run_dir to start anew"),
+        (("--force_resume", "--warm_up.epochs", 0), "warm_up.epochs"),
     ):
         outcome = here(training.main, "--config", tiny, "--run_dir", run, *arguments)
         assert outcome.status == 2 and named in outcome.err, outcome.err
-        assert contents(run) == before
+        assert contents(run) == before, arguments
+
+
+def test_forced_to_other_settings_it_says_so(tmp_path, tiny, finished, here):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    changed = ("--train.epochs", 3, "--optimiser.lr", 1e-5)
+    outcome = here(training.main, "--config", tiny, "--run_dir", run, "--force_resume", *changed)
+    assert outcome.status == 0, outcome.err
+    assert last_step(run) == STEPS + STEPS_PER_EPOCH
+    assert [event["changed"] for event in events(run, "forced")] == [
+        {"optimiser.lr": [5e-4, 1e-5], "train.epochs": [2, 3]}
+    ]
+    assert events(run, "step")[-1]["lr"] == 1e-5
+    assert here(training.main, "--config", tiny, "--run_dir", run, *changed).status == 0  # now its own
+
+
+def test_what_is_kept(tmp_path, tiny, here):
+    """One checkpoint beside those of every second epoch and the best; each goes on."""
+    run, keep = tmp_path / "run", ("--checkpoint.keep", 1, "--checkpoint.keep_every_epochs", 2)
+    arguments = ("--config", tiny, "--run_dir", run, *keep, "--train.evaluate_epochs", 1, "--train.epochs", 3)
+    assert here(training.main, *arguments).status == 0
+    recall = {event["step"]: event["recall"]["1"] for event in events(run, "eval") if event["model"] == "teacher"}
+    best = max((step for step in recall if step), key=lambda step: (recall[step], step))
+    kept = {f"step_{step:08d}" for step in (best, 2 * STEPS_PER_EPOCH, 4 * STEPS_PER_EPOCH)}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == kept | {"best"}
+    assert (run / "checkpoints" / "best").resolve().name == f"step_{best:08d}"
 
 
 def test_a_checkpoint_says_what_it_is(finished):

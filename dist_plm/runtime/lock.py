@@ -1,0 +1,59 @@
+"""One run at a time in a folder: two would write each other's checkpoints."""
+
+import fcntl
+import os
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from dist_plm.errors import UserError
+from dist_plm.runtime.world import World
+
+NAME = "lock"
+GRACE_SECONDS = 60.0  # ranks whose launcher was killed see it within a second, save and leave
+
+
+class Lock:
+    """Held by all ranks of a run until their processes end, however they end. A collective.
+
+    The first rank takes it alone, which it can only once no rank of a run before is left, and then shares it with the
+    others. On a file system that has no locks, the run goes on without.
+
+    Raises:
+        UserError: another run still holds it after `grace_seconds`.
+    """
+
+    def __init__(self, folder: Path, world: World, grace_seconds: float = GRACE_SECONDS) -> None:
+        path = folder / NAME
+        if world.is_first:
+            path.touch()
+        world.barrier("the lock of the run directory")
+        self._file = path.open("r+", encoding="utf-8")
+        holder = world.gather_objects(self._take(grace_seconds) if world.is_first else "")[0]
+        if holder:
+            raise UserError(f"run_dir {folder} is in use by {holder}: wait for that run, stop it, or name another")
+        with suppress(OSError):
+            fcntl.flock(self._file, fcntl.LOCK_SH)
+
+    def sign(self) -> None:
+        """Say who holds it; on one rank."""
+        self._file.truncate(0)
+        self._file.seek(0)
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._file.flush()
+
+    def _take(self, grace_seconds: float) -> str:
+        """Who holds it after the time of grace; empty when it is ours."""
+        deadline = time.monotonic() + grace_seconds
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    return self._file.read().strip() or "another run"
+                time.sleep(0.2)
+            except OSError:
+                return ""
+            else:
+                return ""

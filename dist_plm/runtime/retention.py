@@ -1,0 +1,32 @@
+"""Which checkpoints stay: the newest, those of every so many epochs, and the best."""
+
+import os
+import shutil
+from pathlib import Path
+
+from dist_plm.config import CheckpointConfig
+from dist_plm.runtime.checkpoint import candidates, summary
+
+BEST = "best"
+
+
+def is_kept_for_good(epochs: int, batch: int, config: CheckpointConfig) -> bool:
+    """Whether a checkpoint taken after `epochs` whole epochs and `batch` steps is one of every `keep_every_epochs`."""
+    return bool(config.keep_every_epochs) and batch == 0 and epochs % config.keep_every_epochs == 0
+
+
+def drop(folder: Path, config: CheckpointConfig) -> None:
+    """Remove what need not stay; on one rank. Renamed first: a kill in between leaves no half checkpoint."""
+    best = (folder / BEST).resolve()
+    for path in candidates(folder)[config.keep :]:
+        position = summary(path)["position"]
+        if path.resolve() != best and not is_kept_for_good(position["epochs"], position["batch"], config):
+            shutil.rmtree(path.rename(path.with_suffix(".tmp")))
+
+
+def mark_best(folder: Path, step: int) -> None:
+    """Let the link `best` point to the checkpoint of `step`; on one rank."""
+    temporary = folder / f".{BEST}.tmp"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(f"step_{step:08d}")
+    os.replace(temporary, folder / BEST)

@@ -1,0 +1,86 @@
+"""A disk that holds no more: training goes on while only saves fail, stops with the cause, and loses no checkpoint."""
+
+import resource
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from dist_plm import learner
+from dist_plm import train as training
+from dist_plm.runtime import checkpoint
+from dist_plm.runtime.world import World
+from tests.end_to_end.conftest import STEPS, events
+
+SAVED_STEP = 8
+
+
+@pytest.fixture
+def begun(tmp_path: Path, tiny: Path, here) -> Path:
+    """A run with a checkpoint, in the middle of an epoch."""
+    run = tmp_path / "begun"
+    outcome = here(training.main, "--config", tiny, "--run_dir", run, "--train.max_steps", SAVED_STEP)
+    assert outcome.status == 0, outcome.err
+    return run
+
+
+def newest(run: Path) -> int:
+    found = checkpoint.find(run / "checkpoints", World())
+    assert found is not None and not found.rejected
+    return int(found.summary["step"])
+
+
+def test_no_checkpoint_can_be_written(tiny, begun, here):
+    """No file may be larger than 1 MB, which a checkpoint is and nothing else."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    try:
+        outcome = here(training.main, "--config", tiny, "--run_dir", begun)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert outcome.status == 1
+    assert "training goes on, the checkpoint before it is intact" in outcome.err
+    last = outcome.err.strip().splitlines()[-1]
+    assert last.startswith("error: the checkpoint of step") and "File too large" in last, outcome.err
+    assert len(events(begun, "step")) == STEPS and newest(begun) == SAVED_STEP
+    assert list(begun.rglob("*.tmp")) == []
+    assert here(training.main, "--config", tiny, "--run_dir", begun).status == 0
+    assert newest(begun) == STEPS
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 40 MB; needs the right to mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "none", folder], capture_output=True).returncode:
+        pytest.skip("a file system can't be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_the_disk_is_full(tiny, begun, small_disk, here, monkeypatch):
+    """Nothing at all can be written any more: no line of metrics, no embeddings."""
+    run, ballast = small_disk / "run", small_disk / "ballast"
+    shutil.copytree(begun, run)
+    step = learner.Learner.step
+
+    def filling(self, batch, number, steps):
+        if not ballast.exists() and len(events(run, "step")) > SAVED_STEP:
+            with suppress(OSError), ballast.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+        return step(self, batch, number, steps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learner.Learner, "step", filling)
+        outcome = here(training.main, "--config", tiny, "--run_dir", run)
+    assert outcome.status == 1
+    assert "No space left on device" in outcome.err.strip().splitlines()[-1], outcome.err
+    assert newest(run) >= SAVED_STEP
+    ballast.unlink()
+    assert here(training.main, "--config", tiny, "--run_dir", run).status == 0
+    assert newest(run) == STEPS

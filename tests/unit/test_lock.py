@@ -1,0 +1,45 @@
+"""One run at a time in a folder."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dist_plm.errors import UserError
+from dist_plm.runtime.lock import Lock
+from dist_plm.runtime.world import World
+
+HOLD = """
+import fcntl, sys, time
+file = open(sys.argv[1], "r+")
+fcntl.flock(file, fcntl.LOCK_SH)
+print("held", flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+def held_by_another(folder: Path, seconds: float) -> subprocess.Popen:
+    (folder / "lock").write_text("process 7 on host\n")
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, folder / "lock", str(seconds)], stdout=subprocess.PIPE)
+    assert holder.stdout and holder.stdout.readline() == b"held\n"
+    return holder
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    holder = held_by_another(tmp_path, 60)
+    try:
+        with pytest.raises(UserError, match="in use by process 7 on host"):
+            Lock(tmp_path, World(), grace_seconds=0.3)
+    finally:
+        holder.kill()
+        holder.wait()
+    Lock(tmp_path, World(), grace_seconds=0).sign()  # free as soon as the process is dead
+    assert "process 7" not in (tmp_path / "lock").read_text()
+
+
+def test_one_that_is_about_to_be_free_is_waited_for(tmp_path: Path) -> None:
+    holder, began = held_by_another(tmp_path, 1), time.monotonic()
+    Lock(tmp_path, World(), grace_seconds=30)
+    assert holder.wait() == 0 and time.monotonic() - began > 0.5

@@ -1,0 +1,40 @@
+"""Which checkpoints stay when new ones come."""
+
+import json
+from pathlib import Path
+
+from dist_plm.config import CheckpointConfig
+from dist_plm.runtime.retention import drop, mark_best
+
+STEPS_PER_EPOCH = 10
+
+
+def saved(folder: Path, step: int) -> None:
+    path = folder / f"step_{step:08d}"
+    path.mkdir(parents=True)
+    position = {"epochs": step // STEPS_PER_EPOCH, "batch": step % STEPS_PER_EPOCH}
+    (path / "checkpoint.json").write_text(json.dumps({"step": step, "position": position, "files": {}}))
+
+
+def left(folder: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step_")) for path in folder.glob("step_*"))
+
+
+def test_the_newest_every_so_many_epochs_and_the_best(tmp_path: Path) -> None:
+    config = CheckpointConfig(keep=2, keep_every_epochs=3)
+    for step in range(5, 100, 5):
+        saved(tmp_path, step)
+        if step in (15, 50):
+            mark_best(tmp_path, step)
+        drop(tmp_path, config)
+        assert step in left(tmp_path) and (step < 20 or (tmp_path / "best").exists())
+    assert left(tmp_path) == [30, 50, 60, 90, 95]
+    assert (tmp_path / "best").resolve() == tmp_path / "step_00000050"
+    assert list(tmp_path.glob("*.tmp")) == []
+
+
+def test_only_the_newest(tmp_path: Path) -> None:
+    for step in (10, 20, 30):
+        saved(tmp_path, step)
+    drop(tmp_path, CheckpointConfig(keep=1))
+    assert left(tmp_path) == [30]
