@@ -1,6 +1,7 @@
 """The momentum encoder f_phi (section 3.1.2): a copy of the student that follows it slowly and is never trained."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -31,13 +32,15 @@ class Teacher(nn.Module):
         return self.encoder(images)
 
     @torch.no_grad()
-    def update(self, student: nn.Module) -> None:
+    def update(self, student: nn.Module, local: "Callable[[nn.Module], dict[str, Tensor]] | None" = None) -> None:
         """Equation 1, after the optimiser's step.
 
         Args:
             student: The network that this one was copied from.
+            local: Weights and buffers of a network by name, as far as this rank keeps them; all, if left out.
         """
-        mine, theirs = _tensors(self.encoder), _tensors(student)
+        local = local or _tensors
+        mine, theirs = local(self.encoder), local(student)
         assert mine.keys() == theirs.keys(), "the student is not the network that the teacher was copied from"
         moving = [name for name, tensor in mine.items() if tensor.is_floating_point()]
         torch._foreach_lerp_([mine[n] for n in moving], [theirs[n] for n in moving], 1 - self.momentum)

@@ -45,7 +45,7 @@ class ClassToken(nn.Module):
         """Normalised images [b, 3, h, w] -> [b, C, 1, 1]."""
         patches = self.conv_proj(images)
         grid = patches.shape[-2:]
-        tokens = torch.cat([self.class_token.expand(len(images), -1, -1), patches.flatten(2).mT], dim=1)
+        tokens = torch.cat([self.class_token.expand(images.shape[0], -1, -1), patches.flatten(2).mT], dim=1)
         tokens = self.encoder.ln(self.encoder.layers(tokens + self._positions(grid)))
         return tokens[:, 0, :, None, None]
 

@@ -1,0 +1,56 @@
+"""`python -m dist_plm.embed`: embed a folder or a split of shards into an index directory, on one rank or on many."""
+
+import argparse
+from pathlib import Path
+
+from dist_plm.cli import OneLineParser, run_command
+from dist_plm.config import RuntimeConfig
+from dist_plm.errors import UserError
+
+
+def main() -> int:
+    """Embed; what can't be read is counted, told and left out."""
+    options = _parse()
+    if options.out.exists():
+        raise UserError(f"{options.out} exists: remove it, or name another folder with --out")
+
+    from dist_plm.catalogue.build import Builder
+    from dist_plm.catalogue.images import FolderImages, ShardImages
+    from dist_plm.networks import load_network, locate
+    from dist_plm.runtime.progress import Display
+    from dist_plm.runtime.world import connect, disconnect
+
+    images = FolderImages(options.images) if options.images else ShardImages(options.shards, options.split)
+    world = connect(RuntimeConfig())
+    display = Display(world)
+    try:
+        embedder = load_network(locate(options.checkpoint, world), options.model, world.device)
+        summary = Builder(images, embedder, options.out, options.workers, world, display).build()
+    finally:
+        display.close()
+        disconnect(world)
+    if world.is_first:
+        print(f"{options.out}: {summary['count']:,} images in dimension {summary['dim']}, by the {embedder}")
+        if summary["unreadable"]:
+            print(f"{summary['unreadable']:,} unreadable, left out: {options.out / 'unreadable.jsonl'}")
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = OneLineParser(prog="python -m dist_plm.embed", description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="run directory or export")
+    parser.add_argument("--model", choices=("student", "teacher"), default="", help="of a run: student by default")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--images", type=Path, help="folder of images, with all folders below")
+    source.add_argument("--shards", type=Path, help="data set folder")
+    parser.add_argument("--split", default="test", help="split of the shards")
+    parser.add_argument("--out", type=Path, required=True, help="index directory to make")
+    parser.add_argument("--workers", type=int, default=2, help="decoding threads of a rank")
+    options = parser.parse_args()
+    if options.workers < 1:
+        parser.error(f"--workers is {options.workers}: at least 1")
+    return options
+
+
+if __name__ == "__main__":
+    run_command(main)

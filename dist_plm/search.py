@@ -1,0 +1,79 @@
+"""`python -m dist_plm.search`: the images of an index that are nearest to a picture, as a table and a contact sheet."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dist_plm.cli import OneLineParser, run_command
+from dist_plm.errors import UserError
+from dist_plm.runtime.atomic import replacing
+
+if TYPE_CHECKING:
+    from dist_plm.catalogue import Neighbour
+
+
+def main() -> int:
+    """Embed the query, search, print; write the sheet where one is asked for."""
+    options = _parse()
+    try:
+        data = options.image.read_bytes()
+    except OSError as error:
+        raise UserError(f"--image {options.image} cannot be read: {error.strerror}") from error
+
+    from dist_plm.catalogue import Catalogue
+    from dist_plm.catalogue.sheet import contact_sheet
+    from dist_plm.data.decode import decode
+
+    catalogue = Catalogue(options.index)
+    try:
+        query = decode(data)
+        (neighbours,) = catalogue.search(catalogue.embed(data), options.k)
+    except ValueError as error:
+        raise UserError(f"--image {options.image}: {error}") from error
+    _print(neighbours, options.image.name, catalogue.folder)
+    if options.sheet:
+        _ = catalogue.images  # a sheet of empty tiles helps nobody
+        sheet = contact_sheet(query, options.image.name, neighbours, catalogue)
+        try:
+            with replacing(options.sheet) as file:
+                sheet.save(file, "PNG", optimize=True)
+        except OSError as error:
+            raise UserError(f"--sheet {options.sheet} cannot be written: {error.strerror}") from error
+        print(f"contact sheet: {options.sheet}")
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = OneLineParser(prog="python -m dist_plm.search", description=__doc__)
+    parser.add_argument("index", type=Path, metavar="INDEX_DIR", help="made by python -m dist_plm.embed")
+    parser.add_argument("--image", type=Path, required=True, help="the query")
+    parser.add_argument("--k", type=int, default=10, help="neighbours to show")
+    parser.add_argument("--sheet", type=Path, help="PNG of the query and its neighbours")
+    options = parser.parse_args()
+    if options.sheet and options.sheet.suffix.lower() != ".png":
+        parser.error(f"--sheet {options.sheet}: a sheet is a PNG, let its name end in .png")
+    return options
+
+
+def _print(neighbours: "list[Neighbour]", query: str, index: Path) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=f"nearest to {escape(query)} in {escape(str(index))}", title_justify="left")
+    for name in ("rank", "cosine", "distance"):
+        table.add_column(name, justify="right")
+    labelled = any(each.label is not None for each in neighbours)
+    if labelled:
+        table.add_column("label", overflow="fold")
+    table.add_column("name", overflow="fold")
+    for each in neighbours:
+        label = [escape(each.label or "")] if labelled else []
+        table.add_row(str(each.rank), f"{each.cosine:.4f}", f"{each.distance:.4f}", *label, escape(each.name))
+    # Into a file or a pipe a name is written on one line, however long.
+    Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(table)
+
+
+if __name__ == "__main__":
+    run_command(main)

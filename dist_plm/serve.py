@@ -1,0 +1,68 @@
+"""`python -m dist_plm.serve`: a page where one drops an image and sees its neighbours, and the HTTP behind it."""
+
+import argparse
+import importlib.util
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from dist_plm.cli import OneLineParser, run_command
+from dist_plm.errors import UserError
+
+
+def main() -> int:
+    """Open the index and serve it until SIGINT or SIGTERM."""
+    options = _parse()
+    missing = [name for name in ("flask", "waitress") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"serving needs {' and '.join(missing)}: pip install 'dist_plm[serve]'")
+
+    from waitress import create_server
+
+    from dist_plm.catalogue import Catalogue
+    from dist_plm.catalogue.web import create_app
+
+    catalogue = Catalogue(options.index)
+    _ = catalogue.images  # gone images are told now, not to the first visitor
+    most_bytes = int(options.max_upload_mb * 1e6)
+    app = create_app(catalogue, most_bytes=most_bytes, host=options.host)
+    listening = _listen(options.host, options.port)
+    server = create_server(app, sockets=[listening], threads=4, max_request_body_size=most_bytes + 1, ident=None)
+    signal.signal(signal.SIGTERM, _leave)
+    port = listening.getsockname()[1]
+    print(f"{len(catalogue):,} images on http://{options.host}:{port}/  (Ctrl-C ends)", flush=True)
+    server.run()
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot listen on {host} port {port} ({reason}): choose another --port") from error
+
+
+def _leave(*_: object) -> NoReturn:
+    sys.exit(0)
+
+
+def _parse() -> argparse.Namespace:
+    parser = OneLineParser(prog="python -m dist_plm.serve", description=__doc__)
+    parser.add_argument("index", type=Path, metavar="INDEX_DIR", help="made by python -m dist_plm.embed")
+    parser.add_argument("--host", default="127.0.0.1", help="address; another one shows your images to all")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes any free one")
+    parser.add_argument("--max_upload_mb", type=float, default=16.0, help="largest upload, 10^6 bytes")
+    options = parser.parse_args()
+    if not 0 <= options.port <= 65535:
+        parser.error(f"--port is {options.port}: 0 to 65535")
+    if not 0 < options.max_upload_mb <= 1000:
+        parser.error(f"--max_upload_mb is {options.max_upload_mb:g}: above 0, at most 1000")
+    return options
+
+
+if __name__ == "__main__":
+    run_command(main)
