@@ -1,7 +1,7 @@
 """Command lines that answer a mistake in one line."""
 
 import argparse
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
@@ -16,6 +16,24 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+class Part(NamedTuple):
+    """One of `of` parts that share the shards of a data set, counted from 1."""
+
+    number: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+
+def part(text: str) -> Part:
+    """`3/8`, the third of eight."""
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with 1 <= I <= N, such as 3/8")
+    return Part(int(number), int(of))
 
 
 def megabytes(text: str) -> float:

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,12 +26,13 @@ from dist_plm.data.format import (
 )
 from dist_plm.errors import UserError
 from dist_plm.runtime.atomic import replacing
+from shards.arguments import Part
 from shards.entry import Entry, Source
 from shards.pool import ordered
 from shards.progress import progress
 from shards.writer import BUILD, ShardTask, finish_shard, load_record
 
-REQUEST = "request.json"
+REQUEST = "request{}.json"
 
 
 class Finished(NamedTuple):
@@ -68,6 +69,31 @@ def build(source: Source, out: Path, *, shard_bytes: int, workers: int) -> Manif
         return _bind(source, out, finished, inputs.hexdigest())
 
 
+def build_part(source: Source, out: Path, part: Part, *, shard_bytes: int, workers: int) -> int:
+    """Write every `part.of`-th shard into `out`, beside other parts under way on this and other machines.
+
+    `build` afterwards finds them finished, and binds them.
+
+    Returns:
+        The number of shards of this part; 0 where all is bound already.
+
+    Raises:
+        UserError: `out` holds something else, or a build of the whole is writing to it.
+    """
+    if (out / MANIFEST).exists() and not (out / BUILD).exists():
+        _unless_other(source, out, shard_bytes)
+        return 0
+    with _building(source, out, shard_bytes, part):
+        tasks = islice(plan(source, out, shard_bytes), part.number - 1, None, part.of)
+        written = 0
+        with progress(f"building {source.name}, part {part}", source.total and source.total // part.of) as advance:
+            for path in ordered(finish_shard, tasks, workers):
+                record = load_record(path)
+                advance(len(record.samples) + len(record.rejected))
+                written += 1
+        return written
+
+
 def plan(source: Source, out: Path, shard_bytes: int) -> Iterator[ShardTask]:
     """Cut the entries into shards, holding no more than one of them."""
     for split, entries in groupby(source.entries(), key=lambda entry: entry.split):
@@ -94,29 +120,33 @@ def _unless_other(source: Source, out: Path, shard_bytes: int) -> Manifest:
 
 
 @contextmanager
-def _building(source: Source, out: Path, shard_bytes: int) -> Iterator[None]:
-    """Claim `out` for this build; .build goes away when all is bound, and stays for the next run otherwise."""
+def _building(source: Source, out: Path, shard_bytes: int, part: Part | None = None) -> Iterator[None]:
+    """Claim `out` for this build; .build goes away when all is bound, and stays for the next run otherwise.
+
+    Parts share the claim, and each has its own copy of the request: no two of them write one file.
+    """
     classes = hashlib.sha256(json.dumps(source.classes).encode()).hexdigest()
     request = json.dumps({"name": source.name, "classes": classes, "shard_bytes": shard_bytes})
     work = out / BUILD
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is not a folder")
     if work.is_dir():
-        found = (work / REQUEST).read_text() if (work / REQUEST).exists() else request
-        if found != request:
-            raise UserError(f"--out {out} holds part of another data set ({found}): remove it, or choose another")
-    elif out.is_dir() and any(out.iterdir()):
+        for found in (path.read_text() for path in work.glob(REQUEST.format("*"))):
+            if found != request:
+                raise UserError(f"--out {out} holds part of another data set ({found}): remove it, or choose another")
+    elif out.is_dir() and any(path != work for path in out.iterdir()):
         raise UserError(f"--out {out} is not empty and holds no data set: choose another folder")
     work.mkdir(parents=True, exist_ok=True)
     with open(work / "lock", "w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, (fcntl.LOCK_SH if part else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"another build is writing to --out {out}: wait for it, or stop it") from None
-        with replacing(work / REQUEST) as file:
+        with replacing(work / REQUEST.format(part.number if part else "")) as file:
             file.write(request.encode())
         yield
-        shutil.rmtree(work)
+        if part is None:
+            shutil.rmtree(work)
 
 
 def _bind(source: Source, out: Path, finished: list[Finished], inputs: str) -> Manifest:

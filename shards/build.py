@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dist_plm.data.format import REJECTED, Manifest
 from dist_plm.errors import UserError
 from shards import demo
-from shards.arguments import Parser, megabytes, positive
-from shards.assembly import build
+from shards.arguments import Parser, megabytes, part, positive
+from shards.assembly import build, build_part
 from shards.entry import Source
 from shards.sources import KINDS
 
@@ -27,10 +27,12 @@ DEMO_SHARD_MB = 2.0
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status: 0 done, 1 stopped, 2 wrong usage."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     started = time.monotonic()
     try:
         source = _source(options)
+        if options.part:
+            return _build_part(source, options)
         manifest = build(source, options.out, shard_bytes=round(options.shard_size * 1e6), workers=options.workers)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -40,6 +42,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(summary(manifest, source.official, options.out))
     print(f"{options.out} complete after {time.monotonic() - started:.1f} s", file=sys.stderr)
+    return 0
+
+
+def _build_part(source: Source, options: argparse.Namespace) -> int:
+    written = build_part(
+        source, options.out, options.part, shard_bytes=round(options.shard_size * 1e6), workers=options.workers
+    )
+    print(f"part {options.part}: {written:,} shards; when all parts are done, the same line without --part binds them")
     return 0
 
 
@@ -65,7 +75,8 @@ def _source(options: argparse.Namespace) -> Source:
     return KINDS[options.kind](options.source)
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
+    """The command line."""
     parser = Parser(prog="python shards/build.py", description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", parser_class=Parser)
     for kind, layout in KINDS.items():
@@ -90,6 +101,7 @@ def _add_common(parser: argparse.ArgumentParser, shard_mb: float) -> None:
         metavar="MB",
         help="of its images (default: %(default)s)",
     )
+    parser.add_argument("--part", type=part, metavar="I/N", help="write the shards I, I + N, ... alone")
     parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes (default: %(default)s)")
 
 

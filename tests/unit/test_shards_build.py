@@ -214,3 +214,17 @@ def test_two_builds_do_not_write_at_once(images, tmp_path):
         assembly._building(source, tmp_path / "out", 4000),
     ):
         pass
+
+
+def test_parts_in_any_order_and_then_the_whole_are_the_whole(images, tmp_path):
+    make(images, tmp_path / "whole")
+    line = ("folder", "--source", images, "--out", tmp_path / "out", "--shard-size", 0.004, "--workers", 1)
+    for part in ("2/3", "3/3", "1/3"):
+        assert run(*line, "--part", part) == 0
+        assert not (tmp_path / "out" / "manifest.json").exists()
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.tar")}
+    assert run(*line) == 0
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    assert all(path.stat().st_mtime_ns == time for path, time in written.items())
+    with pytest.raises(SystemExit):
+        run(*line, "--part", "4/3")

@@ -1,0 +1,168 @@
+"""What is asked of a cluster: the schema of configs/clusters/*.yaml, and the options of the same names."""
+
+import argparse
+import math
+import re
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import docstring_parser
+import yaml
+from jsonargparse import ArgumentParser
+
+from dist_plm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One job, in Slurm's words where Slurm has one.
+
+    Args:
+        nodes: Nodes of a run.
+        gpus_per_node: GPUs of a node, a rank on each.
+        tasks_per_node: Ranks on a node; 0: one a GPU, or one where there is none.
+        cpus_per_task: Cores of a rank; 0: what the cluster gives.
+        mem: Memory of a node, such as 480G; 0: all of it.
+        partition: Queue.
+        account: Whom it is charged to.
+        qos: Quality of service.
+        constraint: Features that the nodes must have.
+        exclude: Nodes that are not wanted.
+        time: Limit of one go, such as 24:00:00; a run goes on in the next until it is done.
+        notice_seconds: How long before the limit the ranks are told to save.
+        max_restarts: How often a run may come back, whatever stopped it.
+        parallel: Runs of a sweep, or parts of a data set, at a time; 0: all.
+        python: What starts Python on a node, such as `apptainer exec --nv image.sif python`; empty: this interpreter.
+        setup: Shell lines that a job begins with, such as `module load cuda`.
+        sbatch: Further lines of the script: `mail-type=FAIL` is `#SBATCH --mail-type=FAIL`, `exclusive` a bare flag.
+        srun: Further arguments of srun.
+    """
+
+    nodes: int = 1
+    gpus_per_node: int = 0
+    tasks_per_node: int = 0
+    cpus_per_task: int = 0
+    mem: str = ""
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    exclude: str = ""
+    time: str = "1:00:00"
+    notice_seconds: int = 120
+    max_restarts: int = 30
+    parallel: int = 0
+    python: str = ""
+    setup: list[str] = field(default_factory=list)
+    sbatch: dict[str, str] = field(default_factory=dict)
+    srun: list[str] = field(default_factory=list)
+
+    @property
+    def ranks_per_node(self) -> int:
+        return self.tasks_per_node or self.gpus_per_node or 1
+
+    @property
+    def ranks(self) -> int:
+        return self.nodes * self.ranks_per_node
+
+    @property
+    def minutes(self) -> int:
+        """The time limit, rounded up as Slurm does."""
+        return math.ceil(seconds(self.time) / 60)
+
+    def checked(self) -> "Cluster":
+        """Itself.
+
+        Raises:
+            UserError: values that no cluster could make sense of.
+        """
+        least = {"nodes": 1, "notice_seconds": 1}
+        for name in (each.name for each in fields(self) if each.type is int):
+            if (value := getattr(self, name)) < least.get(name, 0):
+                raise UserError(f"--{_option(name)} is {value}: it must be at least {least.get(name, 0)}")
+        if self.tasks_per_node and self.gpus_per_node not in (0, self.tasks_per_node):
+            raise UserError(
+                f"--tasks-per-node {self.tasks_per_node} and --gpus-per-node {self.gpus_per_node}: there is one rank "
+                "a GPU; leave --tasks-per-node away"
+            )
+        if 60 * self.minutes <= self.notice_seconds:
+            raise UserError(
+                f"--time {self.time} ends before --notice-seconds {self.notice_seconds} are over: raise one, or lower "
+                "the other"
+            )
+        return self
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """An option for each key of the schema, and `--cluster FILE` for their defaults."""
+    parser.add_argument("--cluster", type=Path, metavar="FILE", help="defaults of these options, configs/clusters/*")
+    meanings = {each.arg_name: each.description for each in docstring_parser.parse(str(Cluster.__doc__)).params}
+    for each in fields(Cluster):
+        several = each.type in (list[str], dict[str, str])
+        parser.add_argument(
+            f"--{_option(each.name)}",
+            action="append" if several else "store",
+            metavar="KEY[=VALUE]" if each.type == dict[str, str] else each.name.rpartition("_")[2].upper(),
+            help=f"{meanings[each.name]}{' Repeatable.' if several else ''}",
+        )
+
+
+def cluster_of(options: argparse.Namespace) -> Cluster:
+    """File, then options on top; lists and mappings add to those of the file.
+
+    Raises:
+        UserError: a key or a value that is not of the schema.
+    """
+    values = _read(options.cluster) if options.cluster else {}
+    for each in fields(Cluster):
+        given: Any = getattr(options, each.name)
+        if given is None:
+            continue
+        before = values.get(each.name)
+        if each.type == dict[str, str]:
+            given = {**(before or {}), **dict(pair.partition("=")[::2] for pair in given)}
+        elif each.type == list[str]:
+            given = [*(before or []), *given]
+        values[each.name] = given
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Cluster, as_group=False)
+    try:
+        found = parser.instantiate(parser.parse_object(values)).as_dict()
+    except Exception as error:  # jsonargparse derives its error from Exception alone
+        where = f"{options.cluster}, or an option: " if options.cluster else ""
+        raise UserError(where + " ".join(str(error).split())) from error
+    return replace(Cluster(), **found).checked()
+
+
+def seconds(time: str) -> int:
+    """A time in any of Slurm's forms: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S.
+
+    Raises:
+        UserError: none of them.
+    """
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
+    if not match:
+        raise UserError(f"time {time!r} is none of M, M:S, H:M:S, D-H, D-H:M, D-H:M:S")
+    days, *given = match.groups()
+    parts = [int(part) for part in given if part]
+    if days or len(parts) == 3:
+        hours, minutes, rest = (*parts, 0, 0)[:3]
+    else:
+        hours, minutes, rest = (0, *parts, 0)[:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + rest
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        # All scalars stay text: YAML 1.1 would read 24:00:00 as a number to base 60.
+        values = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"--cluster {path} can't be read: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"--cluster {path} is no mapping of keys to values")
+    return values
+
+
+def _option(name: str) -> str:
+    return name.replace("_", "-")

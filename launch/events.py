@@ -1,0 +1,22 @@
+"""Reading metrics.jsonl while a run writes it."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+
+def read(run: Path, kind: str = "") -> list[dict[str, Any]]:
+    """The events of a run, of one kind or all; half a line, of a killed run or one being written, is left out."""
+    found: list[dict[str, Any]] = []
+    with suppress(FileNotFoundError):
+        for line in (run / "metrics.jsonl").read_bytes().splitlines():
+            with suppress(ValueError):
+                found.append(json.loads(line))
+    return [event for event in found if kind in ("", event["event"])]
+
+
+def last(run: Path, kind: str, **values: Any) -> dict[str, Any]:
+    """The newest event of a kind with these values; empty where there is none."""
+    matching = [event for event in read(run, kind) if values.items() <= event.items()]
+    return matching[-1] if matching else {}
