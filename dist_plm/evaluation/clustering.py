@@ -1,4 +1,4 @@
-"""How well k-means clusters of the embeddings agree with the classes."""
+"""k-means, and how well its clusters agree with the classes."""
 
 import numpy as np
 from torch import Tensor
@@ -20,21 +20,27 @@ def nmi(embeddings: Tensor | np.ndarray, labels: Tensor | np.ndarray, *, seed: i
     classes = classes[classes >= 0]
     if not len(classes):
         raise ValueError("NMI needs labelled embeddings, and none is")
-    clusters = _k_means(points, len(np.unique(classes)), seed)
+    clusters = kmeans_labels(points, len(np.unique(classes)), seed)
     return float(normalized_mutual_info_score(classes, clusters, average_method="arithmetic"))
 
 
-def _k_means(points: np.ndarray, count: int, seed: int, iterations: int = 25) -> np.ndarray:
+def kmeans_labels(embeddings: Tensor | np.ndarray, clusters: int, seed: int, iterations: int = 25) -> np.ndarray:
+    """k-means of embeddings [n, D], read as float32 -> int64 [n]; the cluster of every row.
+
+    The library is faiss where it is installed, else scikit-learn.
+    """
+    points = np.ascontiguousarray(_numpy(embeddings), dtype=np.float32)
     try:
         import faiss
     except ImportError:
         from sklearn.cluster import KMeans
 
-        return KMeans(count, n_init=1, max_iter=iterations, random_state=seed).fit_predict(points)
+        model = KMeans(clusters, n_init=1, max_iter=iterations, random_state=seed)
+        return model.fit_predict(points).astype(np.int64)
     # The bounds on points per centroid would otherwise subsample to 256 a cluster, and warn below 39.
     k_means = faiss.Kmeans(
         points.shape[1],
-        count,
+        clusters,
         niter=iterations,
         seed=seed,
         min_points_per_centroid=1,

@@ -15,10 +15,12 @@ from dist_plm.data.store import Store
 from dist_plm.evaluation.clustering import nmi
 from dist_plm.evaluation.retrieval import Counts, retrieval_counts
 from dist_plm.index.gallery import Embed, sweep
+from dist_plm.runtime.parts import part
 from dist_plm.runtime.progress import Display
 from dist_plm.runtime.world import World
 
 
+@part("evaluation")
 def evaluate(embed: Embed, folder: Path, *, config: Config, world: World, display: Display) -> dict[str, Any] | None:
     """Recall@K, MAP@R and NMI of `embed` on the test split; None without a labelled test split. A collective.
 

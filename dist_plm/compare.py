@@ -1,0 +1,104 @@
+"""`python -m dist_plm.compare RUN...`: runs beside each other and beside the papers' numbers, mean ± std over seeds."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dist_plm.cli import OneLineParser, run_command
+from dist_plm.errors import UserError
+
+if TYPE_CHECKING:
+    from dist_plm.evaluation.comparison import Row, Run
+
+
+def main() -> int:
+    """Print a table for each data set, on a terminal or as Markdown."""
+    options = _parse()
+    from dist_plm.evaluation.comparison import paper_rows, rows_of
+
+    runs = [_read(path, options.model, options.data) for path in options.runs]
+    for data in dict.fromkeys(run.data for run in runs):
+        rows = rows_of([run for run in runs if run.data == data])
+        rows += paper_rows(data, {row.dim for row in rows})
+        title = f"{data}, {options.model}, recall in %"
+        print(_markdown(title, rows)) if options.markdown else _print(title, rows)
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = OneLineParser(prog="python -m dist_plm.compare", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory; seeds of one are averaged")
+    parser.add_argument("--model", choices=("student", "teacher"), default="student", help="which network's numbers")
+    parser.add_argument(
+        "--data", default="", help="name of the data set (as its manifest has it: cub200, cars196, sop)"
+    )
+    parser.add_argument("--markdown", action="store_true", help="Markdown instead of a table for the terminal")
+    return parser.parse_args()
+
+
+def _read(path: Path, model: str, data: str) -> "Run":
+    """The last evaluation of a run; not the best, which would be chosen on the test set."""
+    from dataclasses import asdict
+
+    from dist_plm.evaluation.comparison import Run
+    from dist_plm.reporting.history import History
+    from dist_plm.run_directory import HARMLESS, flat
+
+    history = History.read(path)
+    results = [event for event in history.of("eval") if event["model"] == model]
+    if not results:
+        raise UserError(f"{path} holds no evaluation of the {model}: train on, or leave it out")
+    ignored = (*HARMLESS, "seed")
+    settings = {
+        key: value
+        for key, value in flat(asdict(history.config)).items()
+        if not any(key == name or key.startswith(f"{name}.") for name in ignored)
+    }
+    name = data or _data_name(Path(history.config.data.shards))
+    return Run(history.name, history.config.seed, settings, name, results[-1])
+
+
+def _data_name(shards: Path) -> str:
+    """The manifest's name of a data set; the folder's where the data are elsewhere by now."""
+    from dist_plm.data.format import Manifest
+
+    try:
+        return Manifest.load(shards).name
+    except UserError:
+        return shards.name
+
+
+def _cells(row: "Row", columns: list[str]) -> list[str]:
+    name = f"{row.name} (paper, {row.source})" if row.source else row.name
+    return [name, str(row.dim), row.seeds, row.steps, *map(row.cell, columns)]
+
+
+def _heads(columns: list[str]) -> list[str]:
+    return ["method", "D", "seeds", "steps", *columns]
+
+
+def _markdown(title: str, rows: list["Row"]) -> str:
+    from dist_plm.evaluation.comparison import columns_of
+
+    columns = columns_of(rows)
+    table = [_heads(columns), ["---", *["---:"] * (3 + len(columns))], *(_cells(row, columns) for row in rows)]
+    return f"{title}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in table) + "\n"
+
+
+def _print(title: str, rows: list["Row"]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from dist_plm.evaluation.comparison import columns_of
+
+    columns = columns_of(rows)
+    table = Table(title=title, title_justify="left")
+    for head in _heads(columns):
+        table.add_column(head, justify="left" if head == "method" else "right")
+    for row in rows:
+        table.add_row(*_cells(row, columns), style="dim" if row.source else None)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,154 @@
+"""Who belongs together, as methods estimate it from embeddings: the rows of the paper's table 2 and a control."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dist_plm.config import Config, ManifoldConfig
+from dist_plm.index.clustering import kmeans_labels, random_walk, ward_labels
+from dist_plm.manifold import Neighbourhoods
+from dist_plm.manifold.distance import distance
+from dist_plm.methods.piecewise import member_ids, neighbourhoods, similarity
+
+BLOCK = 512  # points whose neighbourhoods are built at once
+
+
+class View(NamedTuple):
+    """What some of the points see.
+
+    Args:
+        similarity: [r, n] to all points.
+        sets: For each of them the points that it is grouped with, ids int64, itself first.
+    """
+
+    similarity: Tensor
+    sets: list[Tensor]
+
+
+class Estimate(ABC):
+    """An estimate of the similarity of all pairs of n points, and of who is grouped with each.
+
+    Attributes:
+        largest: No set has more points.
+        scaled: Whether the similarity is on the scale of equation 6, so that it says how far apart a pair should be.
+    """
+
+    largest: int
+    scaled = False
+
+    @abstractmethod
+    def view(self, rows: Tensor) -> View:
+        """What the points `rows` (int64 [r]) see."""
+
+    def within(self, batch: Tensor) -> "Estimate":
+        """The same among the points of a batch alone, int64 [b]; a method that uses all points for it still does."""
+        return _Within(self, batch)
+
+
+class _Within(Estimate):
+    def __init__(self, whole: Estimate, batch: Tensor) -> None:
+        self.whole, self.batch, self.largest = whole, batch, min(whole.largest, len(batch))
+
+    def view(self, rows: Tensor) -> View:
+        seen = self.whole.view(self.batch[rows])
+        place = torch.full((seen.similarity.shape[1],), -1)
+        place[self.batch] = torch.arange(len(self.batch))
+        places = [place[ids] for ids in seen.sets]
+        return View(seen.similarity[:, self.batch], [each[each >= 0] for each in places])
+
+
+class Clusters(Estimate):
+    """1 for a pair in one cluster, 0 otherwise; with a hierarchy, the mean over its levels.
+
+    Args:
+        levels: int64 [n] labels of the clusters, one array a level. The sets are those of the first.
+    """
+
+    def __init__(self, levels: Sequence[np.ndarray]) -> None:
+        self.levels = torch.from_numpy(np.stack(levels))
+        order = self.levels[0].argsort(stable=True)
+        self.members = order.split(self.levels[0].bincount().tolist())
+        self.largest = max(map(len, self.members))
+
+    def view(self, rows: Tensor) -> View:
+        clusters = [(row, self.members[int(self.levels[0, row])]) for row in rows]
+        sets = [torch.cat([row[None], cluster[cluster != row]]) for row, cluster in clusters]
+        return View(torch.stack([(level[rows, None] == level).float() for level in self.levels]).mean(0), sets)
+
+
+class Walk(Estimate):
+    """The affinities of MOM's random walk; a point's set is itself and the others that its walk visits most.
+
+    Args:
+        embeddings: [n, D] of unit length.
+        neighbours: Of the graph, and of the set: MOM takes as many neighbours on the manifold as in space.
+    """
+
+    def __init__(self, embeddings: Tensor, neighbours: int = 30) -> None:
+        self.neighbours = min(neighbours, len(embeddings) - 1)
+        self.largest = 1 + self.neighbours
+        self.walk = random_walk(embeddings, neighbours=self.neighbours)
+
+    def view(self, rows: Tensor) -> View:
+        affinities = torch.from_numpy(np.ascontiguousarray(self.walk.affinities(rows.numpy())))
+        others = affinities.clone()
+        others[torch.arange(len(rows)), rows] = 0
+        most = others.topk(self.neighbours, dim=1)
+        reached = (ids[value > 0] for ids, value in zip(most.indices, most.values, strict=True))
+        return View(affinities, [torch.cat([row[None], ids]) for row, ids in zip(rows, reached, strict=True)])
+
+
+class Distance(Estimate):
+    """The control of a similarity: 1 - |x_i - x_j| / 2 and the k nearest, what distance says without any method."""
+
+    def __init__(self, embeddings: Tensor, k: int) -> None:
+        self.points, self.largest = embeddings, 1 + k
+
+    def view(self, rows: Tensor) -> View:
+        d = distance(self.points[rows], self.points)
+        near = d.scatter(1, rows[:, None], -1).sort(dim=1, stable=True).indices[:, : self.largest]
+        return View(1 - d / 2, list(near))
+
+    def within(self, batch: Tensor) -> Estimate:
+        return Distance(self.points[batch], self.largest - 1)
+
+
+class Manifold(Estimate):
+    """The paper's: X_i of section 3.2 among the k nearest of all points, s of section 3.3.
+
+    Args:
+        embeddings: [n, D] of unit length.
+        config: Of neighbourhoods and similarity.
+    """
+
+    scaled = True
+
+    def __init__(self, embeddings: Tensor, config: ManifoldConfig) -> None:
+        self.points, self.config, self.largest = embeddings, config, 1 + config.k
+        blocks = torch.arange(len(embeddings)).split(BLOCK)
+        found = [neighbourhoods(embeddings[rows], embeddings, rows, config) for rows in blocks]
+        self.found = Neighbourhoods(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+    def view(self, rows: Tensor) -> View:
+        found = self.found
+        s = similarity(self.points, found.basis, member_ids(found), rows, self.config)
+        return View(s, [found.indices[row][found.members[row]] for row in rows])
+
+    def within(self, batch: Tensor) -> Estimate:
+        """In a batch the neighbours are those of the batch, as in training."""
+        return Manifold(self.points[batch], self.config)
+
+
+def build_estimate(name: str, embeddings: Tensor, clusters: int, config: Config) -> Estimate:
+    """The estimate called `name` from embeddings [n, D]; Ward's has a second level, of half the clusters."""
+    if name == "k-means":
+        return Clusters([kmeans_labels(embeddings, clusters, config.seed)])
+    if name == "hierarchical":
+        return Clusters([ward_labels(embeddings, count) for count in (clusters, max(1, clusters // 2))])
+    if name == "distance":
+        return Distance(embeddings, config.manifold.k)
+    return Walk(embeddings) if name == "random walk" else Manifold(embeddings, config.manifold)

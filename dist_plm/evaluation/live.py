@@ -1,0 +1,40 @@
+"""The quality of supervision while training goes on: labels, where there are any, are looked at and nothing else."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dist_plm.config import Config
+from dist_plm.evaluation.supervision import BatchJudge
+from dist_plm.manifold.distance import distance
+from dist_plm.methods.base import Targets
+from dist_plm.runtime.world import World
+
+
+@torch.no_grad()
+def batch_quality(
+    targets: Targets | None, z: Tensor, labels: np.ndarray, *, config: Config, world: World
+) -> dict[str, float]:
+    """Purity of neighbourhoods and attraction of pairs over a global batch; empty without labels. A collective.
+
+    Args:
+        targets: What this rank's points were taught.
+        z: [b, D] the rank's student embeddings.
+        labels: int [images] of the whole batch, -1 is unlabelled; the same on all ranks.
+    """
+    if targets is None or not (labels >= 0).any():
+        return {}
+    views, z_all = config.views.count, world.gather_rows(z)
+    images = torch.arange(len(z_all), device=z.device) // views
+    columns = slice(targets.first, targets.first + targets.similarity.shape[1])
+    found = BatchJudge.of(
+        config.loss.delta * (1 - targets.similarity),
+        distance(z, z_all[columns]),
+        targets.indices,
+        targets.members,
+        rows=world.rank * len(z) - targets.first + torch.arange(len(z), device=z.device),
+        labels=torch.from_numpy(labels.astype(np.int64)).to(z.device)[images][columns],
+        images=images[columns],
+    )
+    sums = world.sum(torch.tensor(found.sums, dtype=torch.float64, device=z.device))
+    return BatchJudge.from_sums(sums.tolist()).shares

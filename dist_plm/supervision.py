@@ -1,0 +1,219 @@
+"""`python -m dist_plm.supervision`: how good is the supervision that a method makes up? The paper's table 2, by labels.
+
+python -m dist_plm.supervision --checkpoint RUN
+python -m dist_plm.supervision --config configs/cub200.yaml --model.weights FILE --shards data/cub200 --split test
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dist_plm.cli import config_of, config_parser, run_command
+from dist_plm.config import Config
+from dist_plm.errors import UserError
+from dist_plm.runtime.atomic import replacing
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dist_plm.data.store import Store
+    from dist_plm.learner import Learner
+    from dist_plm.runtime.progress import Display
+    from dist_plm.runtime.world import World
+
+METHODS = ("distance", "k-means", "hierarchical", "random walk", "plm")
+
+
+def main() -> int:
+    """Judge the estimates; a table for people on standard error, one JSON object on standard output."""
+    options, config = _parse(sys.argv[1:])
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("supervision is judged on one rank: start it without torchrun")
+
+    from dist_plm.data.store import Store
+    from dist_plm.runtime.progress import Display
+    from dist_plm.runtime.world import connect, disconnect
+
+    with Store(config.data.shards, config.data.test_split) as store:
+        if not (store.labels >= 0).any():
+            raise UserError(f"split {store.split!r} of {store.folder} has no labels to judge by: name another --split")
+        world = connect(config.runtime)
+        display = Display(world)
+        try:
+            result = _judge(config, options, store, world, display)
+            display.close()
+            _show(result)
+        finally:
+            display.close()
+            disconnect(world)
+    print(json.dumps(result))
+    if options.out:
+        with replacing(options.out) as file:
+            file.write(f"{json.dumps(result)}\n".encode())
+    return 0
+
+
+def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--checkpoint", type=Path, help="run directory; without one, the network as configured")
+    first.add_argument("--shards", help="data set folder, as --data.shards")
+    first.add_argument("--split", help="split with labels, as --data.test_split")
+    first.add_argument("--clusters", type=int, default=0, help="K of k-means and of Ward's finer cut (the classes)")
+    first.add_argument("--batches", type=int, default=20, help="sampled batches whose pairs are judged apart")
+    first.add_argument("--sweeps", type=Path, help="folder that keeps the embeddings for another time")
+    first.add_argument("--out", type=Path, help="file for the JSON object")
+    options, rest = first.parse_known_args(arguments)
+    parser = config_parser("supervision", __doc__.partition("\n")[0] + "\n\n" + first.format_help())
+    given = {"--data.shards": options.shards, "--data.test_split": options.split}
+    run = ["--config", str(options.checkpoint / "config.yaml")] if options.checkpoint else []
+    rest = [*run, *rest, *(word for key, value in given.items() if value for word in (key, value))]
+    config = config_of(parser, parser.parse_args(rest))
+    if options.clusters < 0 or options.batches < 1:
+        raise UserError("--clusters can't be negative and --batches must be at least 1")
+    return options, config
+
+
+def _judge(
+    config: Config, options: argparse.Namespace, store: "Store", world: "World", display: "Display"
+) -> dict[str, Any]:
+    """All numbers: {"methods": {name: {"all": ..., "batches": ...}}, "proxies": ..., "data", "split", ...}."""
+    import torch
+
+    from dist_plm.data.format import Manifest
+    from dist_plm.data.plan import make_plan
+    from dist_plm.evaluation.estimates import build_estimate
+    from dist_plm.evaluation.table2 import judge, judge_batches
+    from dist_plm.index.clustering import MOST_POINTS
+    from dist_plm.index.flat import nearest
+    from dist_plm.index.gallery import Gallery
+
+    learner = _learner(config, options.checkpoint, world)
+    vectors = _embed(learner, config, options, store, world, display)
+    points, labels = torch.from_numpy(vectors), torch.from_numpy(store.labels.astype("int64"))
+    gallery = Gallery(vectors, config.runtime.index, world)
+    plan = make_plan(len(store), batch=config.batch, seed=config.seed, epoch=0, neighbours=gallery.neighbours)
+    batches = torch.from_numpy(plan.reshape(len(plan), -1)[: options.batches])
+    clusters = options.clusters or len(labels[labels >= 0].unique())
+    delta, methods = config.loss.delta, {}
+    for name in METHODS:
+        if name in ("hierarchical", "random walk") and len(store) > MOST_POINTS:
+            display.say(f"{name} holds all pairs: left out, since {len(store):,} images are more than {MOST_POINTS:,}")
+            continue
+        display.say(f"{name}: estimating")
+        estimate = build_estimate(name, points, clusters, config)
+        depth = min(estimate.largest, len(store)) - 1
+        near, _ = nearest(vectors, vectors, max(1, depth), exclude=torch.arange(len(store)))
+        with display.phase(f"judge {name}", len(store) + len(batches), "points") as bar:
+            order = torch.from_numpy(near)
+            whole = judge(estimate, points, labels, order, delta=delta, progress=bar.advance)
+            sampled = judge_batches(estimate, points, labels, batches, delta=delta, progress=bar.advance)
+        methods[name] = {"all": whole.result(), "batches": sampled.result()}
+    return {
+        "event": "supervision",
+        "data": Manifest.load(store.folder).name,
+        "split": store.split,
+        "images": len(store),
+        "clusters": clusters,
+        "methods": methods,
+        "proxies": _proxies(learner, points),
+    }
+
+
+def _learner(config: Config, run: Path | None, world: "World") -> "Learner":
+    """The networks of a run's newest checkpoint, proxies included; without a run, those that training starts from."""
+    from dist_plm.learner import Learner, phases
+    from dist_plm.runtime import checkpoint
+    from dist_plm.trained import Trained
+
+    if run is None:
+        return Learner(config, world, phases(config)[-1])
+    learner = Trained.load(run, config, world).learner
+    found = checkpoint.find(run / "checkpoints", world)
+    assert found is not None
+    proxies = {name: value for name, value in learner.state().items() if name.startswith("method.proxies")}
+    checkpoint.load(found.path, proxies)
+    return learner
+
+
+def _embed(
+    learner: "Learner",
+    config: Config,
+    options: argparse.Namespace,
+    store: "Store",
+    world: "World",
+    display: "Display",
+) -> "np.ndarray":
+    """Embeddings of the split by the momentum encoder, which is what supervision is made from."""
+    from dist_plm.index.gallery import digest, sweep
+
+    embed, views = learner.embed_with(learner.teacher), config.views
+    name = f"{digest(learner.teacher)}_{views.size}_of_{views.resize}_{store.fingerprint[:16]}"
+    with _folder(options.sweeps) as folder:
+        title = f"embed {store.split}"
+        return sweep(embed, store, folder / name, config=config, world=world, display=display, title=title)
+
+
+@contextmanager
+def _folder(kept: Path | None) -> Iterator[Path]:
+    if kept:
+        yield kept
+        return
+    with tempfile.TemporaryDirectory(prefix="supervision_") as folder:
+        yield Path(folder)
+
+
+def _proxies(learner: "Learner", points: Any) -> dict[str, float] | None:
+    """How the points choose among the proxies: each the nearest. None for a method without proxies."""
+    from dist_plm.evaluation.supervision import usage
+    from dist_plm.methods import PiecewiseLinearManifold
+
+    method = learner.method
+    if not isinstance(method, PiecewiseLinearManifold) or method.proxies is None:
+        return None
+    rho, _ = method.proxies.constrained(method.proxies.raw_rho.detach(), method.proxies.raw_psi.detach())
+    return usage((points @ rho.cpu().to(points.dtype).T).argmax(1), method.proxies.count)
+
+
+def _show(result: dict[str, Any]) -> None:
+    """The table beside the paper's, and what belongs to PLM alone."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from dist_plm.evaluation.published import supervision
+
+    console, paper = Console(stderr=True), supervision(result["data"])
+    title = f"{result['data']} {result['split']}, {result['images']:,} images"
+    note = "control: purity of as many nearest neighbours; paper: its table 2, purity and correlation"
+    table = Table(title=title, caption=note, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    for head in ("method", "purity", "control", "|X|", "corr.", "in batch", "paper", "corr."):
+        table.add_column(head, justify="left" if head == "method" else "right", no_wrap=True)
+    for name, row in result["methods"].items():
+        every, batch = row["all"], row["batches"]["correlation"]
+        numbers = [f"{every[each]:.3f}" for each in ("purity", "purity_control")]
+        numbers += [f"{every['mean_size']:.1f}", f"{every['correlation']:.3f}", f"{batch:.3f}"]
+        known = [paper.get(name, {}).get(each) for each in ("purity", "correlation")]
+        printed = ["-" if each is None else f"{each:.2f}" for each in known]
+        table.add_row(name, *numbers, *printed)
+    console.print(table)
+    plm = result["methods"]["plm"]
+    for where, row in (("all pairs", plm["all"]), ("in batches", plm["batches"])):
+        console.print(
+            f"{where}: attracted {row['positives_attracted']:.1%} of positive and {row['negatives_attracted']:.2%} of "
+            f"negative pairs; purity {row['purity']:.3f}, control {row['purity_control']:.3f}"
+        )
+        total = sum(row["sizes"].values())
+        console.print("  |X_i|: " + "  ".join(f"{size}: {count / total:.1%}" for size, count in row["sizes"].items()))
+    if result["proxies"]:
+        used = result["proxies"]
+        console.print(f"proxies: {used['used']:.1%} are some point's nearest, {used['effective']:.1f} in effect")
+
+
+if __name__ == "__main__":
+    run_command(main)

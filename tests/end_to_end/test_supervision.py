@@ -1,0 +1,61 @@
+"""Labels are looked at, in training and by the command, and nothing that is learnt depends on them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from dist_plm import supervision
+from tests.end_to_end.conftest import STEPS_PER_EPOCH, events, tensors, train
+
+LIVE = {"label_purity", "label_purity_control", "positives_attracted", "negatives_attracted"}
+
+
+def test_training_says_how_good_its_supervision_is(finished):
+    steps = events(finished, "step")
+    for event in steps[STEPS_PER_EPOCH:]:  # after the warm-up
+        assert event.keys() >= LIVE and all(0 <= event[name] <= 1 for name in LIVE)
+    assert not LIVE & steps[0].keys()
+
+
+def test_other_labels_train_the_same_network(finished, demo, tiny, tmp_path):
+    shuffled = tmp_path / "demo"
+    shutil.copytree(demo, shuffled)
+    labels = np.load(shuffled / "train.labels.npy")
+    np.save(shuffled / "train.labels.npy", np.random.default_rng(0).permutation(labels))
+    train(2, tiny, tmp_path / "run", "--data.shards", shuffled)
+    first, second = tensors(finished), tensors(tmp_path / "run")
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert events(finished, "step")[-1]["label_purity"] != events(tmp_path / "run", "step")[-1]["label_purity"]
+
+
+def test_the_command_on_a_run(finished, here, tmp_path):
+    arguments = ["--checkpoint", finished, "--batches", 2, "--sweeps", tmp_path, "--out", tmp_path / "table.json"]
+    outcome = here(supervision.main, *arguments)
+    assert outcome.status == 0, outcome.err
+    result = json.loads(outcome.out)
+    assert json.loads((tmp_path / "table.json").read_text()) == result
+    assert set(result["methods"]) == {"distance", "k-means", "hierarchical", "random walk", "plm"}
+    for row in result["methods"].values():
+        assert row["all"]["pairs"] == 140 * 139 and row["batches"]["pairs"] == 2 * 20 * 19
+        assert 0 < row["all"]["purity"] <= 1 and 0 < row["all"]["purity_control"] <= 1
+    assert 0 < result["proxies"]["used"] <= 1 and "hierarchical" in outcome.err
+    swept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard_*.npy")}
+    again = here(supervision.main, *arguments)
+    assert json.loads(again.out) == result
+    assert swept and swept == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard_*.npy")}
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["--checkpoint", "nowhere"], "nowhere"),
+        (["--batches", "0"], "--batches"),
+        (["--manifold.similarity", "fuzzy"], "similarity"),
+    ],
+)
+def test_wrong_use_is_one_line(here, demo, arguments, told):
+    outcome = here(supervision.main, "--shards", demo, *arguments)
+    assert outcome.status == 2 and told in outcome.err and len(outcome.err.splitlines()) == 1
