@@ -21,7 +21,7 @@ class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong in one line where argparse would print the usage of a hundred options before it."""
 
     def error(self, message: str, *_: object) -> NoReturn:
-        if os.environ.get("RANK", "0") == "0":  # every rank sees the same mistake; one says so
+        if _speaks():
             print(f"{self.prog}: {' '.join(str(message).split())} (see --help)", file=sys.stderr)
         sys.exit(2)
 
@@ -34,7 +34,10 @@ class ConfigParser(OneLineParser, ArgumentParser):
     def parse_path(self, cfg_path: Any, *arguments: Any, **options: Any) -> Namespace:
         """As jsonargparse's, which says what is wrong but not in which file."""
         self._file = f"{cfg_path}: "
-        parsed = super().parse_path(cfg_path, *arguments, **options)
+        try:
+            parsed = super().parse_path(cfg_path, *arguments, **options)
+        except UnicodeDecodeError as error:
+            self.error(f"no text in UTF-8 ({error.reason} at byte {error.start})")
         self._file = ""
         return parsed
 
@@ -81,12 +84,18 @@ def load_config(path: Path) -> Config:
         raise UserError(f"{path} is not a configuration of this version: {error}") from error
 
 
+def _speaks() -> bool:
+    """Every rank sees the same mistake; one says so."""
+    rank = os.environ.get("RANK", "0")
+    return not rank.isdecimal() or int(rank) == 0
+
+
 def run_command(command: Callable[[], int]) -> NoReturn:
     """Run a command and leave with its status: 2 after a UserError, 1 after a RunFailure, each in its own words."""
     try:
         status = command()
     except (UserError, RunFailure) as error:
-        if os.environ.get("RANK", "0") == "0" or isinstance(error, RunFailure):
+        if _speaks() or isinstance(error, RunFailure):
             print(f"error: {error}", file=sys.stderr)
         status = 2 if isinstance(error, UserError) else 1
     sys.exit(status)

@@ -3,18 +3,15 @@
 import json
 import pickle
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from dist_plm import evaluate as evaluation
-from dist_plm import train as training
 from shards import build as building
 from shards import verify as verifying
-from tests.end_to_end.conftest import Outcome, alone, contents
+from tests.end_to_end.conftest import alone, contents, refused
 
 WRONG_VALUES = {
     "unknown key": ("--manifold.kk", "5", "manifold.kk"),
@@ -44,26 +41,6 @@ WRONG_VALUES = {
     "ImageNet weights of a network that has none": ("--model.weights", "imagenet", "model.weights"),
     "no such configuration": ("--config", "gone.yaml", "gone.yaml"),
 }
-
-
-def refused(outcome: Outcome, named: str) -> None:
-    assert outcome.status == 2, outcome
-    assert named in outcome.err, outcome.err
-    assert 1 <= outcome.err.strip().count("\n") + 1 <= 3, outcome.err
-    assert "Traceback" not in outcome.err and outcome.out == ""
-
-
-@pytest.fixture
-def mistaken(tmp_path, tiny, here, monkeypatch) -> Callable[..., None]:
-    """Train with these arguments: refused, `named` is in the message, and no file came or went."""
-    monkeypatch.chdir(tmp_path)
-
-    def train(named: str, *arguments: Any, **environment: str) -> None:
-        before = contents(tmp_path)
-        refused(here(training.main, "--config", tiny, "--run_dir", "run", *arguments, **environment), named)
-        assert contents(tmp_path) == before
-
-    return train
 
 
 @pytest.mark.parametrize("mistake", WRONG_VALUES)

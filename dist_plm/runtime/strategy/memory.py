@@ -18,6 +18,5 @@ def network_bytes(weights: int, moments: int, world_size: int, zero: ZeroConfig 
     if zero is None:
         return FLOAT * weights * (1 + 1 + moments + 1)
     whole, cut = {1: (3, 0), 2: (2, 1), 3: (0, 3)}[zero.stage]  # of weights, gradients and momentum encoder
-    # Stages 1 and 2 keep the weights that the rule moves beside those that embed; so does any stage on the host.
-    rule = moments + (zero.stage < 3)
-    return FLOAT * weights * (whole + (cut + (0 if zero.offload else rule)) / world_size)
+    rule = 0 if zero.offload else 1 + moments  # it moves a copy of the weights, in all stages
+    return FLOAT * weights * (whole + (cut + rule) / world_size)

@@ -1,0 +1,48 @@
+"""The images of a run as its student sees them."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dist_plm.config import Config
+from dist_plm.data.store import Store
+from dist_plm.index.gallery import digest, sweep
+from dist_plm.model.embedder import Embedder
+from dist_plm.runtime.progress import Display
+from dist_plm.runtime.world import World
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A split and the student's embeddings of it, float32 [n, D]."""
+
+    store: Store
+    vectors: np.ndarray
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.asarray(self.store.labels)
+
+    def name(self, row: int) -> str:
+        """The class of an image; empty where it has none."""
+        label = int(self.labels[row])
+        return self.store.classes[label] if label >= 0 else ""
+
+
+def embed(student: Embedder, run: Path, split: str, *, config: Config, world: World, display: Display) -> Embedded:
+    """The student's embeddings of a split: those of the run's last evaluation where they are still there."""
+    store = Store(config.data.shards, split)
+    kept = run / "sweeps" / digest(student.network)
+    with tempfile.TemporaryDirectory(prefix="report_") as folder:
+        vectors = sweep(
+            student.embed,
+            store,
+            kept if (kept / split).is_dir() else Path(folder),
+            config=config,
+            world=world,
+            display=display,
+            title=f"embed {split}",
+        )
+    return Embedded(store, vectors)

@@ -1,0 +1,188 @@
+"""Every command in the documents: known here, with options that exist; and a new user's path, run from the README."""
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.end_to_end.conftest import ROOT, events
+
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("launch/*.md"), *ROOT.glob("benchmarks/*.md")]
+)
+
+# What is not checked further, and why.
+OTHER_PROGRAMS = {
+    "pip": "the network; its extras are checked",
+    "git": "not ours",
+    "ruff": "not ours",
+    "mypy": "not ours",
+    "pytest": "this is one",
+    "tensorboard": "runs until it is stopped",
+    "sbatch": "a cluster",
+    "squeue": "a cluster",
+    "scancel": "a cluster",
+    "scontrol": "a cluster",
+    "sinfo": "a cluster",
+    "sacct": "a cluster",
+    "srun": "a cluster",
+    "wandb": "an account",
+    "kill": "a process",
+    "curl": "a server",
+    "apt-get": "the machine",
+    "mount": "the machine",
+    "cd": "a folder",
+    "tail": "a file",
+    "module": "a cluster",
+}
+STARTS = {*OTHER_PROGRAMS, "python", "torchrun", "make"}
+
+
+def commands() -> list[tuple[str, str]]:
+    """(document, command) of all code blocks, fenced or indented: lines that start as a command does."""
+    found = []
+    for path in DOCUMENTS:
+        blocks = re.findall(r"```(?:bash|sh)?\n(.*?)```", text := path.read_text(), re.S)
+        blocks += re.findall(r"(?:^|\n\n)((?: {4}.*\n)+)", re.sub(r"```.*?```", "", text, flags=re.S))
+        for block in blocks:
+            for line in re.sub(r"\\\n\s*", "", block).splitlines():
+                line = re.sub(r"\s+(#|\(commit).*$", "", line.strip().removeprefix("$ "))
+                line = re.sub(r"^(?:[A-Z_]+=\S+ )+", "", line)
+                if line.split(" ")[0] in STARTS:
+                    found += [(path.name, part.strip()) for part in line.split("&&")]
+    return found
+
+
+COMMANDS = commands()
+
+
+def help_of(module: str) -> str:
+    """What `--help` prints, in this interpreter."""
+    printed = io.StringIO()
+    before, sys.argv = sys.argv, [module, "--help"]
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+            importlib.import_module(module).main()
+    finally:
+        sys.argv = before
+    return printed.getvalue()
+
+
+def target(words: list[str]) -> tuple[str, list[str]]:
+    """The module that a `python` or `torchrun` line starts, and its arguments."""
+    if "-m" in words:
+        at = words.index("-m") + 1
+        return words[at], words[at + 1 :]
+    at = next(number for number, word in enumerate(words) if word.endswith(".py"))
+    return words[at].removesuffix(".py").replace("/", "."), words[at + 1 :]
+
+
+@pytest.mark.parametrize(("document", "command"), sorted(set(COMMANDS)), ids=lambda value: value[:60])
+def test_a_command_is_known(document: str, command: str) -> None:
+    words = shlex.split(command)
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M)
+        return
+    if words[0] == "pip":
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        asked = re.findall(r"\[([\w,]+)\]", command)
+        assert {name for names in asked for name in names.split(",")} <= extras.keys()
+        return
+    unfinished = "..." in words
+    if unfinished or words[0] in OTHER_PROGRAMS or (words[0] == "python" and words[1:2] == ["-c"]):
+        return
+    module, arguments = target(words)
+    if not module.startswith(("dist_plm.", "shards.", "launch.", "benchmarks.")):
+        assert importlib.util.find_spec(module), module
+        return
+    assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), f"{document}: {module} does not exist"
+    if module.startswith("benchmarks."):
+        return
+    text = help_of(module)
+    flags = {word.split("=")[0] for word in arguments if word.startswith("--")}
+    if any(flag.count(".") for flag in flags) or module == "launch.slurm":
+        text += help_of("dist_plm.train")
+    missing = {flag for flag in flags if not re.search(rf"{re.escape(flag)}(?![\w-])", text)}
+    assert not missing, f"{document}: {command}: no option {', '.join(missing)}"
+    for flag, value in pairwise(arguments):
+        if flag == "--config" and value.startswith("configs/"):
+            assert (ROOT / value).is_file(), f"{document}: {value} does not exist"
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) > 20
+    assert {"README.md", "data.md"} <= {document for document, _ in COMMANDS}
+
+
+SMALL = (
+    "--views.size 16 --views.resize 20 --model.backbone small --model.weights '' --model.dim 16 --batch.groups 2 "
+    "--batch.group_size 5 --proxies.count 7 --train.epochs 1 --train.log_steps 1 --warm_up.epochs 1 --data.workers 1 "
+    "--runtime.threads 1 --runtime.device cpu"
+)
+
+
+def photos(folder: Path) -> Path:
+    """Two splits of four classes, ten coloured images each."""
+    for split, first in (("train", 0), ("test", 4)):
+        for label in range(first, first + 4):
+            for number in range(10):
+                path = folder / split / f"kind {label}" / f"{number}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (30, 24), (28 * label, 25 * number, 255 - 20 * label)).save(path)
+    return folder
+
+
+def test_a_new_user_s_path(tmp_path):
+    """Own images -> shards -> training -> recall -> index -> search -> report, by the README's lines in their order."""
+    section = (ROOT / "README.md").read_text().split("## Your own images")[1]
+    block = re.sub(r"\\\n\s*", "", re.findall(r"```bash\n(.*?)```", section, re.S)[0])
+    lines = [re.sub(r"\s+#.*$", "", line) for line in block.splitlines()]
+    assert [target(shlex.split(line))[0].split(".")[-1] for line in lines] == [
+        "build", "train", "evaluate", "embed", "search", "report"
+    ]  # fmt: skip
+    source = photos(tmp_path / "PHOTOS")
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    for line in lines:
+        line = line.replace("QUERY.jpg", "'PHOTOS/test/kind 5/3.jpg'").replace(
+            "--nproc_per_node 8", "--nproc_per_node 2"
+        )
+        line = re.sub(r"(shards/\w+\.py|configs/\w+\.yaml)", rf"{ROOT}/\1", line)
+        if "dist_plm.train" in line:
+            line += f" {SMALL}"
+        done = subprocess.run(
+            shlex.split(line), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        if "dist_plm.search" in line:
+            assert "kind 5" in done.stdout, done.stdout
+    assert source.is_dir() and (tmp_path / "neighbours.png").stat().st_size > 1_000
+    assert (tmp_path / "runs/photos/report.html").stat().st_size > 500_000
+    assert events(tmp_path / "runs/photos", "end")
+
+
+def test_the_citation_is_whole():
+    yaml = pytest.importorskip("yaml")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "title", "version", "preferred-citation"} <= citation.keys()
+    import dist_plm
+
+    assert (
+        citation["version"] == dist_plm.__version__
+        and f"## {dist_plm.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    )

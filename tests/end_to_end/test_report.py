@@ -1,0 +1,143 @@
+"""The report: one file without network, its numbers those of the run, drawn by a real browser wide and narrow."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dist_plm import report as reporting
+from dist_plm import train as training
+from tests.end_to_end.conftest import contents, events
+
+EVENTS = (
+    {"event": "preempted", "step": 14, "signal": 15},
+    {"event": "resumed", "step": 14, "world_size": 1},
+    {"event": "supervision", "step": 14, "precision_near": 0.25, "nested": {"10": 0.5}},
+    {"event": "profile", "step": 14, "steps": 10, "seconds": {"student": 0.3, "gather": 0.1}},
+    {"event": "warning", "step": 15, "message": "<script>alert(1)</script>"},
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
+    """A finished run that was also stopped, warned and profiled."""
+    run = tmp_path_factory.mktemp("report") / "birds & <b>"
+    shutil.copytree(finished, run)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(event) + "\n" for event in EVENTS)
+    return run
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> Path:
+    """Its report, written once."""
+    from dist_plm.reporting import write_report
+    from dist_plm.runtime.progress import Display
+    from dist_plm.runtime.world import World
+
+    before = contents(run)
+    out = run.parent / "one.html"
+    write_report([run], out, world=World(), display=Display(World()))
+    assert contents(run) == before, "a report leaves the run alone"
+    return out
+
+
+def specs(page: Path) -> dict[str, dict]:
+    found = re.findall(r'<script type="application/json" id="([\w-]+)">(.*?)</script>', page.read_text(), re.S)
+    return {name: json.loads(text) for name, text in found}
+
+
+def values(spec: dict) -> list[dict]:
+    return next(layer["data"]["values"] for layer in [spec, *spec.get("layer", [])] if "data" in layer)
+
+
+def test_one_file_that_asks_for_nothing(page):
+    text = page.read_text()
+    markup = re.sub(r"<script>.*?</script>", "", text, flags=re.S)
+    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', markup) and "url(" not in markup
+    assert "<script>alert" not in text and "birds &amp; &lt;b&gt;" in text
+    assert len(text) < 4e6
+
+
+def test_curves_are_the_run_s_numbers(page, run):
+    drawn = specs(page)
+    losses = [event for event in events(run, "step")]
+    first = next(values(layer) for layer in drawn["losses-1"]["layer"] if "value" in values(layer)[0])
+    assert [(row["step"], row["value"]) for row in first] == [(event["step"], event["loss"]) for event in losses]
+    recall = next(values(layer) for layer in drawn["recall-1"]["layer"] if "value" in values(layer)[0])
+    judged = [(event["step"], event["model"], event["recall"]["1"]) for event in events(run, "eval")]
+    assert [(row["step"], row["model"], row["value"]) for row in recall] == judged
+    marks = [row["what"] for layer in drawn["losses-1"]["layer"] for row in values(layer) if "what" in row]
+    assert marks == ["plm begins", "preempted", "resumed"]
+    assert {"supervision-1", "supervision-2", "spent", "profiled", "map-1", "reads-1"} <= drawn.keys()
+
+
+def test_coverage_counts_the_plans(page, run):
+    reads = np.zeros(140, dtype=int)
+    for path in (run / "plans").glob("epoch_*.npy"):
+        np.add.at(reads, np.load(path).ravel(), 1)
+    rows = values(specs(page)["reads-1"])
+    assert {row["reads"]: row["images"] for row in rows} == dict(
+        zip(*np.unique(reads, return_counts=True), strict=True)
+    )
+
+
+def test_the_gallery_says_what_the_evaluation_says(page, run):
+    """As many nearest neighbours are right as the last evaluation counted; at most six classes, worst first."""
+    last = [event for event in events(run, "eval") if event["model"] == "student"][-1]
+    rows = values(specs(page)["map-1"])
+    crosses = [row["nearest neighbour"] for row in rows]
+    assert len(crosses) == last["queries"] and crosses.count("right") == round(last["recall"]["1"] * last["queries"])
+    shares = [int(share) for share in re.findall(r"R@1 (\d+) %", page.read_text())]
+    assert len(shares) == min(6, len({row["class"] for row in rows})) and shares == sorted(shares)
+
+
+def test_without_images_the_numbers_are_shown(run, tmp_path, here):
+    outcome = here(reporting.main, run, "--out", tmp_path / "bare.html", "--shards", tmp_path / "gone")
+    assert outcome.status == 0 and "no pictures" in outcome.err, outcome.err
+    text = (tmp_path / "bare.html").read_text()
+    assert "No pictures: " in text and "losses-1" in specs(tmp_path / "bare.html")
+
+
+def test_a_report_that_fails_does_not_fail_the_run(tmp_path, tiny, here, monkeypatch):
+    monkeypatch.setattr(reporting.sys, "executable", "/bin/false")
+    run = tmp_path / "run"
+    outcome = here(training.main, "--config", tiny, "--run_dir", run, "--train.report", "true", "--train.max_steps", 2)
+    assert outcome.status == 0 and "the run is intact" in outcome.err, outcome.err
+    assert events(run, "end")
+
+
+def test_in_a_browser(run, page, tmp_path, browser):
+    """Alone and side by side, wide and narrow, light and dark: all charts drawn, no error, nothing sticks out."""
+    from dist_plm.reporting import write_report
+    from dist_plm.runtime.progress import Display
+    from dist_plm.runtime.world import World
+
+    other, both = tmp_path / "other", tmp_path / "both.html"
+    shutil.copytree(run, other)
+    write_report([run, other], both, shards=str(tmp_path / "gone"), world=World(), display=Display(World()))
+    for file, width, scheme in ((page, 1280, "light"), (page, 400, "dark"), (both, 400, "light"), (both, 1280, "dark")):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.get(file.as_uri())
+        wanted = len(specs(file))
+        assert browser.execute_async_script(DRAWN, wanted) == wanted
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        broken = browser.execute_script("return [...document.images].filter(image => !image.naturalWidth).length")
+        assert broken == 0, "an image does not decode"
+        assert [entry["message"] for entry in browser.get_log("browser")] == []
+
+
+# Charts that hold a picture of some size, once there are as many as wanted, or after 20 s.
+DRAWN = """
+const [wanted, done] = arguments, since = Date.now();
+const count = () => [...document.querySelectorAll('.chart')].filter(
+  c => [...c.querySelectorAll('svg, canvas')].some(p => p.getBoundingClientRect().width > 100)).length;
+const look = () => count() === wanted || Date.now() - since > 20000 ? done(count()) : setTimeout(look, 50);
+look();
+"""

@@ -1,0 +1,105 @@
+"""What a report is made of, against counts by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dist_plm.config import BatchConfig, Config
+from dist_plm.errors import UserError
+from dist_plm.reporting.charts import thinned
+from dist_plm.reporting.coverage import read_coverage
+from dist_plm.reporting.history import History, read_all
+from dist_plm.reporting.landscape import hues
+from dist_plm.reporting.retrieved import Retrieved
+from dist_plm.run_directory import dump
+
+
+class Split:
+    """Images with classes."""
+
+    def __init__(self, labels: list[int], classes: str) -> None:
+        self.labels, self.classes = np.array(labels), list(classes)
+        self.store = self
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def searched() -> Retrieved:
+    split = Split([0, 0, 0, 1, 1, 2, -1], "abc")
+    neighbours = np.array([[1, 2], [3, 0], [3, 4], [4, 0], [3, 0], [0, 1], [0, 1]])
+    return Retrieved(split, split, np.arange(7), neighbours)  # type: ignore[arg-type]
+
+
+def test_worst_and_most_confused_classes():
+    found = searched()
+    assert found.worst_classes() == [(2, 0.0), (0, 1 / 3), (1, 1.0)]
+    assert found.most_confused() == [(2, 0, 1, 1.0), (0, 1, 2, 2 / 3)]
+    assert not found.right[6].any(), "an unlabelled query has no right neighbour"
+    assert found.of_class(0, 2).tolist() == [2, 0]
+
+
+def test_classes_of_two_splits_agree_by_name():
+    queries, gallery = Split([0, 1, 2], "abx"), Split([0, 1], "ba")
+    found = Retrieved(queries, gallery, np.arange(3), np.array([[1], [1], [0]]))  # type: ignore[arg-type]
+    assert found.right[:, 0].tolist() == [True, False, False]
+
+
+def run_directory(folder: Path, events: list[dict]) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(dump(Config(batch=BatchConfig(groups=10, group_size=10))))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events) + '{"event": "st')
+    return folder
+
+
+def test_where_the_time_went(tmp_path):
+    step = {"event": "step", "images_per_second": 50.0}
+    path = run_directory(
+        tmp_path / "run",
+        [
+            {"event": "eval", "step": 0, "model": "student", "seconds": 3.0},
+            step | {"step": 10, "wait_share": 0.5},
+            {"event": "sweep", "step": 10, "seconds": 2.0},
+            step | {"step": 15, "wait_share": 0.0},
+        ],
+    )
+    spent = History.read(path).seconds()
+    assert spent == {
+        "computing steps": 20.0,
+        "waiting for data": 10.0,
+        "sweeps of the images": 2.0,
+        "evaluation": 3.0,
+    }
+
+
+def test_names_tell_runs_apart(tmp_path):
+    runs = [run_directory(tmp_path / name / "run", [{"event": "end", "step": 1}]) for name in "ab"]
+    assert [history.name for history in read_all(runs)] == ["a/run", "b/run"]
+    with pytest.raises(UserError, match="twice"):
+        read_all([runs[0], runs[0]])
+
+
+def test_coverage(tmp_path):
+    np.save(tmp_path / "epoch_00000.npy", np.array([[[0, 1], [2, 0]]]))
+    np.save(tmp_path / "epoch_00003.npy", np.array([[[0, 3], [3, 1]]]))
+    found = read_coverage(tmp_path, 5)
+    assert found is not None
+    assert found.reads.tolist() == [3, 2, 1, 2, 0]
+    assert found.epochs == [(0, 0.6, 0.6), (3, 0.6, 0.8)]
+    assert found.histogram() == [(0, 1), (1, 1), (2, 2), (3, 1)]
+    assert read_coverage(tmp_path, 3) is None, "plans of other images"
+
+
+def test_thinned_keeps_the_ends():
+    rows = [{"step": step} for step in range(2_501)]
+    kept = thinned(rows)
+    assert len(kept) <= 1_001 and kept[0] == rows[0] and kept[-1] == rows[-1]
+    assert thinned(rows[:1_000]) == rows[:1_000]
+
+
+def test_neighbouring_classes_have_neighbouring_hues():
+    angles = np.linspace(-3, 3, 12)
+    found = hues(np.arange(12), np.stack([np.cos(angles), np.sin(angles)], axis=1))
+    assert list(found.values()) == sorted(found.values()) and len(set(found.values())) == 12
