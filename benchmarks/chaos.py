@@ -31,7 +31,7 @@ model: {{backbone: small, dim: 16, momentum: 0.9}}
 batch: {{groups: 12, group_size: 2}}
 proxies: {{count: 7}}
 warm_up: {{epochs: 1, lr: 2.0e-3}}
-train: {{epochs: 3, log_steps: 1, evaluate_epochs: 2}}
+train: {{epochs: 3, log_steps: 1, evaluate_epochs: 2, report: false}}
 evaluation: {{batch_size: 16, nmi: false}}
 checkpoint: {{every_steps: 2}}
 runtime: {{threads: 1, device: cpu, timeout_seconds: 60}}

@@ -212,9 +212,9 @@ def collapse_warning(values: dict[str, float]) -> str:
     if distance >= COLLAPSED_DISTANCE and rank >= COLLAPSED_RANK:
         return ""
     return (
-        f"the embeddings nearly coincide (mean pair distance {distance:.3f}, effective rank {rank:.1f}). Every "
-        "similarity is then about 1, which the method can't leave: start from pretrained weights (model.weights), or "
-        "spread the embeddings first (warm_up.epochs)"
+        f"the embeddings nearly coincide (mean pair distance {distance:.3f}, effective rank {rank:.1f}), so "
+        "that hardly a pair can be told from another: start from pretrained weights (model.weights), or spread the "
+        "embeddings first (warm_up.epochs)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Trained networks by path: student and teacher of a run's newest checkpoint, or the one network of an export."""
+"""Networks ready for use: student and teacher of a run, the one network of an export, or what training starts from."""
 
 import warnings
 from dataclasses import dataclass, replace
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from dist_plm import __version__
 from dist_plm.cli import load_config
@@ -14,7 +15,9 @@ from dist_plm.errors import UserError
 from dist_plm.model import Encoder
 from dist_plm.model.embedder import Embedder, ready
 from dist_plm.model.exported import DESCRIPTION, read_export
+from dist_plm.model.proxies import Proxies
 from dist_plm.runtime import checkpoint
+from dist_plm.runtime.strategy import method_dtype
 from dist_plm.runtime.world import World
 
 
@@ -34,10 +37,7 @@ class TrainedRun:
         model = replace(self.config.model, weights="", wide_dim=0)
         precision = self.config.train.precision
         network = ready(Encoder(model), precision, device)
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # that without a process group this one loads alone: it is meant to
-            checkpoint.load(self.found.path, {f"{name}.{key}": value for key, value in network.state_dict().items()})
+        self._fill(name, network)
         summary: dict[str, Any] = self.found.summary
         position = summary["position"]
         source = {
@@ -49,6 +49,20 @@ class TrainedRun:
             "versions": {"dist_plm": __version__, "torch": torch.__version__},
         }
         return Embedder(network, model, self.config.views, precision, source)
+
+    def proxies(self) -> Proxies | None:
+        """All P proxies of PLM; None where the run has none, or none yet. A collective like `load`."""
+        config, summary = self.config, self.found.summary
+        if summary["phases"][summary["position"]["phase"]] != "plm" or not config.proxies.count:
+            return None
+        proxies = Proxies(config.proxies.count, config.model.dim, config.manifold.dim, seed=config.seed)
+        self._fill("method.proxies", proxies.to(method_dtype(config)))
+        return proxies
+
+    def _fill(self, name: str, module: nn.Module) -> None:
+        """Load the tensors of `module`, which the checkpoint calls NAME.KEY."""
+        with warnings.catch_warnings(action="ignore"):  # without a process group it loads alone, as it is meant to
+            checkpoint.load(self.found.path, {f"{name}.{key}": value for key, value in module.state_dict().items()})
 
 
 @dataclass(frozen=True)
@@ -72,6 +86,9 @@ class TrainedExport:
         """The network, which must be called `name`."""
         assert name in self.names
         return replace(self.embedder, network=self.embedder.network.to(device))
+
+    def proxies(self) -> None:
+        """None: proxies are of no use outside of training."""
 
 
 def locate(path: Path, world: World | None = None) -> TrainedRun | TrainedExport:
@@ -100,3 +117,11 @@ def load_network(trained: TrainedRun | TrainedExport, name: str = "", device: to
     if name and name not in trained.names:
         raise UserError(f"{trained.path} holds no {name}, only: {', '.join(trained.names)}")
     return trained.load(name or trained.names[0], device or torch.device("cpu"))
+
+
+def untrained(config: Config, device: torch.device) -> Embedder:
+    """The network that a run of `config` starts from, student and teacher alike."""
+    model, precision = replace(config.model, wide_dim=0), config.train.precision
+    network = ready(Encoder(model, seed=config.seed), precision, device)
+    source = {"run": "no run", "model": "start", "step": 0, "epochs": 0}
+    return Embedder(network, model, config.views, precision, source)

@@ -127,13 +127,23 @@ class Planner:
     def _refreshing(self, at: Position) -> bool:
         return at.epoch % self.config.batch.refresh_epochs == 0
 
+    def _is_swept(self, at: Position) -> bool:
+        """Whether the last refresh's embeddings are still there; a run that fell back behind a later one lost them."""
+        folder = self.directory.sweep(at.sweep) / self.store.split
+        swept = bool(self._shared(lambda: at.sweep if folder.is_dir() else ""))
+        if not swept:
+            message = f"the embeddings {at.sweep} of the last refresh are gone: those of the present weights are taken"
+            self.metrics.write("warning", step=at.step, message=message)
+            self.display.say(f"warning: {message}")
+        return swept
+
     def _gallery(self, at: Position, learner: Learner) -> Gallery:
         """Embeddings of the training images by the momentum encoder, `batch.refresh_epochs` old at most."""
         started = time.monotonic()
         # STML finds neighbours by the wide head; a sweep by the other one, of the same weights, must not pass for it.
         wide = bool(self.config.model.wide_dim)
         teacher = learner.strategy.whole(learner.teacher)
-        if self._refreshing(at):
+        if self._refreshing(at) or not self._is_swept(at):
             at.sweep = digest(teacher) + "_wide" * wide
         embeddings = sweep(
             learner.embed_with(teacher, wide=wide),

@@ -28,7 +28,7 @@ def main() -> int:
 
     import torch
 
-    from dist_plm.reporting import write_report
+    from dist_plm.reporting.page import write_report
     from dist_plm.runtime.progress import Display
     from dist_plm.runtime.world import World
 

@@ -1,6 +1,7 @@
 """`python -m dist_plm.supervision`: how good is the supervision that a method makes up? The paper's table 2, by labels.
 
 python -m dist_plm.supervision --checkpoint RUN
+python -m dist_plm.supervision --checkpoint EXPORT --shards data/cub200
 python -m dist_plm.supervision --config configs/cub200.yaml --model.weights FILE --shards data/cub200 --split test
 """
 
@@ -11,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +23,11 @@ from dist_plm.runtime.atomic import replacing
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from dist_plm.data.store import Store
-    from dist_plm.learner import Learner
+    from dist_plm.model.embedder import Embedder
+    from dist_plm.model.proxies import Proxies
     from dist_plm.runtime.progress import Display
     from dist_plm.runtime.world import World
 
@@ -35,6 +39,8 @@ def main() -> int:
     options, config = _parse(sys.argv[1:])
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("supervision is judged on one rank: start it without torchrun")
+    if not config.data.shards:
+        raise UserError("there are no images to judge by: name a data set with --shards")
 
     from dist_plm.data.store import Store
     from dist_plm.runtime.progress import Display
@@ -61,7 +67,7 @@ def main() -> int:
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--checkpoint", type=Path, help="run directory; without one, the network as configured")
+    first.add_argument("--checkpoint", type=Path, help="run directory or export; without one, the start of a run")
     first.add_argument("--shards", help="data set folder, as --data.shards")
     first.add_argument("--split", help="split with labels, as --data.test_split")
     first.add_argument("--clusters", type=int, default=0, help="K of k-means and of Ward's finer cut (the classes)")
@@ -71,7 +77,10 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
     options, rest = first.parse_known_args(arguments)
     parser = config_parser("supervision", __doc__.partition("\n")[0] + "\n\n" + first.format_help())
     given = {"--data.shards": options.shards, "--data.test_split": options.split}
-    run = ["--config", str(options.checkpoint / "config.yaml")] if options.checkpoint else []
+    run = []
+    if options.checkpoint:  # an export has no configuration and no images of its own
+        file = options.checkpoint / "config.yaml"
+        run = ["--config", str(file)] if file.exists() else ["--data.shards", ""]
     rest = [*run, *rest, *(word for key, value in given.items() if value for word in (key, value))]
     config = config_of(parser, parser.parse_args(rest))
     if options.clusters < 0 or options.batches < 1:
@@ -86,6 +95,34 @@ def _judge(
     import torch
 
     from dist_plm.data.format import Manifest
+
+    embedder, proxies = _network(config, options.checkpoint, world)
+    vectors = _embed(embedder, config, options.sweeps, store, world, display)
+    labels = torch.from_numpy(store.labels.astype("int64"))
+    clusters = options.clusters or len(labels[labels >= 0].unique())
+    return {
+        "event": "supervision",
+        "data": Manifest.load(store.folder).name,
+        "split": store.split,
+        "images": len(store),
+        "clusters": clusters,
+        "methods": _methods(vectors, labels, clusters, options.batches, config, world, display),
+        "proxies": _usage(proxies, torch.from_numpy(vectors)) if proxies else None,
+    }
+
+
+def _methods(
+    vectors: "np.ndarray",
+    labels: "Tensor",
+    clusters: int,
+    most_batches: int,
+    config: Config,
+    world: "World",
+    display: "Display",
+) -> dict[str, dict[str, Any]]:
+    """Each method's estimate, judged over all pairs and over those within sampled batches."""
+    import torch
+
     from dist_plm.data.plan import make_plan
     from dist_plm.evaluation.estimates import build_estimate
     from dist_plm.evaluation.table2 import judge, judge_batches
@@ -93,70 +130,52 @@ def _judge(
     from dist_plm.index.flat import nearest
     from dist_plm.index.gallery import Gallery
 
-    learner = _learner(config, options.checkpoint, world)
-    vectors = _embed(learner, config, options, store, world, display)
-    points, labels = torch.from_numpy(vectors), torch.from_numpy(store.labels.astype("int64"))
+    n, points, delta = len(vectors), torch.from_numpy(vectors), config.loss.delta
     gallery = Gallery(vectors, config.runtime.index, world)
-    plan = make_plan(len(store), batch=config.batch, seed=config.seed, epoch=0, neighbours=gallery.neighbours)
-    batches = torch.from_numpy(plan.reshape(len(plan), -1)[: options.batches])
-    clusters = options.clusters or len(labels[labels >= 0].unique())
-    delta, methods = config.loss.delta, {}
+    plan = make_plan(n, batch=config.batch, seed=config.seed, epoch=0, neighbours=gallery.neighbours)
+    batches = torch.from_numpy(plan.reshape(len(plan), -1)[:most_batches])
+    methods = {}
     for name in METHODS:
-        if name in ("hierarchical", "random walk") and len(store) > MOST_POINTS:
-            display.say(f"{name} holds all pairs: left out, since {len(store):,} images are more than {MOST_POINTS:,}")
+        if name in ("hierarchical", "random walk") and n > MOST_POINTS:
+            display.say(f"{name} holds all pairs: left out, since {n:,} images are more than {MOST_POINTS:,}")
             continue
         display.say(f"{name}: estimating")
         estimate = build_estimate(name, points, clusters, config)
-        depth = min(estimate.largest, len(store)) - 1
-        near, _ = nearest(vectors, vectors, max(1, depth), exclude=torch.arange(len(store)))
-        with display.phase(f"judge {name}", len(store) + len(batches), "points") as bar:
+        depth = min(estimate.largest, n) - 1
+        near, _ = nearest(vectors, vectors, max(1, depth), exclude=torch.arange(n))
+        with display.phase(f"judge {name}", n + len(batches), "points") as bar:
             order = torch.from_numpy(near)
             whole = judge(estimate, points, labels, order, delta=delta, progress=bar.advance)
             sampled = judge_batches(estimate, points, labels, batches, delta=delta, progress=bar.advance)
         methods[name] = {"all": whole.result(), "batches": sampled.result()}
-    return {
-        "event": "supervision",
-        "data": Manifest.load(store.folder).name,
-        "split": store.split,
-        "images": len(store),
-        "clusters": clusters,
-        "methods": methods,
-        "proxies": _proxies(learner, points),
-    }
+    return methods
 
 
-def _learner(config: Config, run: Path | None, world: "World") -> "Learner":
-    """The networks of a run's newest checkpoint, proxies included; without a run, those that training starts from."""
-    from dist_plm.learner import Learner, phases
-    from dist_plm.runtime import checkpoint
-    from dist_plm.trained import Trained
+def _network(config: Config, checkpoint: Path | None, world: "World") -> tuple["Embedder", "Proxies | None"]:
+    """What supervision is made from: the momentum encoder of a run, the network of an export, or a run's start."""
+    from dist_plm.networks import TrainedRun, load_network, locate, untrained
 
-    if run is None:
-        return Learner(config, world, phases(config)[-1])
-    learner = Trained.load(run, config, world).learner
-    found = checkpoint.find(run / "checkpoints", world)
-    assert found is not None
-    proxies = {name: value for name, value in learner.state().items() if name.startswith("method.proxies")}
-    checkpoint.load(found.path, proxies)
-    return learner
+    if checkpoint is None:
+        return untrained(config, world.device), None
+    trained = locate(checkpoint)
+    if isinstance(trained, TrainedRun):
+        trained = replace(trained, config=config)  # the command line may override it
+    name = "teacher" if "teacher" in trained.names else ""
+    return load_network(trained, name, world.device), trained.proxies()
 
 
 def _embed(
-    learner: "Learner",
-    config: Config,
-    options: argparse.Namespace,
-    store: "Store",
-    world: "World",
-    display: "Display",
+    embedder: "Embedder", config: Config, kept: Path | None, store: "Store", world: "World", display: "Display"
 ) -> "np.ndarray":
-    """Embeddings of the split by the momentum encoder, which is what supervision is made from."""
+    """Embeddings of the split, float32 [n, D]."""
     from dist_plm.index.gallery import digest, sweep
 
-    embed, views = learner.embed_with(learner.teacher), config.views
-    name = f"{digest(learner.teacher)}_{views.size}_of_{views.resize}_{store.fingerprint[:16]}"
-    with _folder(options.sweeps) as folder:
+    views = embedder.views
+    config = replace(config, views=views)
+    name = f"{digest(embedder.network)}_{views.size}_of_{views.resize}_{store.fingerprint[:16]}"
+    with _folder(kept) as folder:
         title = f"embed {store.split}"
-        return sweep(embed, store, folder / name, config=config, world=world, display=display, title=title)
+        return sweep(embedder.embed, store, folder / name, config=config, world=world, display=display, title=title)
 
 
 @contextmanager
@@ -168,16 +187,12 @@ def _folder(kept: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _proxies(learner: "Learner", points: Any) -> dict[str, float] | None:
-    """How the points choose among the proxies: each the nearest. None for a method without proxies."""
+def _usage(proxies: "Proxies", points: "Tensor") -> dict[str, float]:
+    """How the points choose among the proxies: each the nearest."""
     from dist_plm.evaluation.supervision import usage
-    from dist_plm.methods import PiecewiseLinearManifold
 
-    method = learner.method
-    if not isinstance(method, PiecewiseLinearManifold) or method.proxies is None:
-        return None
-    rho, _ = method.proxies.constrained(method.proxies.raw_rho.detach(), method.proxies.raw_psi.detach())
-    return usage((points @ rho.cpu().to(points.dtype).T).argmax(1), method.proxies.count)
+    rho, _ = proxies.constrained(proxies.raw_rho.detach(), proxies.raw_psi.detach())
+    return usage((points @ rho.to(points.dtype).T).argmax(1), proxies.count)
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -54,22 +54,24 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
 
     with Preemption(config.runtime.signals) as preemption:
         world = connect(config.runtime, preemption)
-        display = Display(world)
+        display, status = Display(world), 0
         try:
             Trainer(config, world, display, greeting=_detected(config, world), force=force, profile=profile).run()
         except Preempted as reason:
             display.say(str(reason))
-            return PREEMPTED
+            status = PREEMPTED
         except RankFailure as failure:
             display.close()
             print(f"rank {world.rank}: {failure}", file=sys.stderr, flush=True)
             os._exit(1)  # leaving the process group in order would wait for the dead
         finally:
             display.close()
+            if world.health:  # a thread that beats while the interpreter ends takes the process down with SIGABRT
+                world.health.close()
         disconnect(world)
-    if world.is_first and config.train.report:
+    if not status and world.is_first and config.train.report:
         report_at_end(Path(config.run_dir))
-    return 0
+    return status
 
 
 def _detected(config: Config, world: "World") -> str:

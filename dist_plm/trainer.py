@@ -1,7 +1,6 @@
 """The run: phases of epochs of steps, from wherever the newest checkpoint left it."""
 
 import json
-import time
 from contextlib import suppress
 from dataclasses import asdict
 
@@ -15,8 +14,7 @@ from dist_plm.data.plan import rank_rows
 from dist_plm.data.store import Store
 from dist_plm.errors import RunFailure
 from dist_plm.evaluation.live import batch_quality
-from dist_plm.evaluation.protocol import evaluate, raw_pixels
-from dist_plm.index.gallery import Embed, digest
+from dist_plm.judge import Judge
 from dist_plm.learner import Learner, Phase, Report, batch_norm_warning, collapse_warning, phases
 from dist_plm.planner import Planner, Position
 from dist_plm.resumption import newest
@@ -65,13 +63,7 @@ class Trainer:
             return
         self._open()
         try:
-            self._phases()
-            self.profiler.close()
-            self.saver.finish()
-            self.metrics.write("end", step=self.at.step)
-            self.metrics.close()
-        except Preempted as told:
-            raise Preempted(told.signal, self._leave(told.signal)) from None
+            self._to_the_end()
         except RunFailure as failure:
             self._note(failure)
             raise
@@ -84,6 +76,16 @@ class Trainer:
             )
             self._note(full)
             raise full from error
+
+    def _to_the_end(self) -> None:
+        try:
+            self._phases()
+        except Preempted as told:
+            raise Preempted(told.signal, self._leave(told.signal)) from None
+        self.profiler.close()
+        self.saver.finish()
+        self.metrics.write("end", step=self.at.step)
+        self.metrics.close()
 
     def _note(self, failure: RunFailure) -> None:
         with suppress(OSError):  # of a full disk it can't be written down
@@ -114,6 +116,7 @@ class Trainer:
         self.profiler = Profiler(self.directory.path, self.metrics, self.display, wanted=self.profile)
         self.saver = Saver(self.directory.checkpoints, self.world, self.display, self.config.checkpoint)
         self.planner = Planner(self.config, self.store, self.directory, self.world, self.display, self.metrics)
+        self.judge = Judge(self.config, self.directory, self.world, self.display, self.metrics)
         if warning := batch_norm_warning(self.learner):
             self._warn(warning)
         if self.found:
@@ -194,36 +197,11 @@ class Trainer:
         return f"saved at step {self.at.step}; the same command goes on"
 
     def _judge(self, when: str, with_pixels: bool = False) -> None:
-        """Evaluate student and teacher."""
-        at = self.at
-        for name in ("raw pixels", "student", "teacher")[0 if with_pixels else 1 :]:
-            embed, weights = self._judged(name)
-            folder, started = self.directory.sweep(weights), time.monotonic()
-            result = evaluate(embed, folder, config=self.config, world=self.world, display=self.display)
-            if result is None:
-                self.display.say("no test split with labels: nothing to evaluate")
-                return
-            seconds = time.monotonic() - started
-            self.metrics.write("eval", step=at.step, epoch=at.epochs, model=name, when=when, **result, seconds=seconds)
-            recall = "  ".join(f"R@{k} {100 * share:5.2f}" for k, share in result["recall"].items())
-            self.display.say(f"{when:>20}  {name:<10}  {recall}  MAP@R {100 * result['map_at_r']:5.2f}")
-            if name == self.config.checkpoint.keep_best:
-                self._keep_if_best(next(iter(result["recall"].values())))
-
-    def _judged(self, name: str) -> tuple[Embed, str]:
-        """What embeds under this name, and the name of its weights. A collective."""
-        if name == "raw pixels":
-            return raw_pixels, "pixels"
-        learner = self.learner
-        network = learner.strategy.whole(learner.student if name == "student" else learner.teacher)
-        return learner.embed_with(network), digest(network)
-
-    def _keep_if_best(self, recall: float) -> None:
-        """Save what was just evaluated, if none before was better; the start is not a checkpoint."""
-        if not self.at.step or recall < self.at.best:
-            return
-        self._save(best=True)  # as it was before the evaluation: a run that goes on from here evaluates again
-        self.at.best = recall
+        """Evaluate, and save what none before was better than; the start is not a checkpoint."""
+        recall = self.judge.judge(self.learner, self.at, when, with_pixels=with_pixels)
+        if self.at.step and recall is not None and recall >= self.at.best:
+            self._save(best=True)  # as it was before the evaluation: a run that goes on from here evaluates again
+            self.at.best = recall
 
     def _log(self, report: Report, ids: np.ndarray, clock: Clock) -> str:
         """Every `log_steps` a line of metrics, the same for any number of ranks but for the times; returns a note."""

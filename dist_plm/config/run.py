@@ -89,8 +89,8 @@ class RuntimeConfig:
             `deepspeed` needs less memory. A run may go on under another one.
         lanes: Pieces into which `reproducible` cuts the global batch.
         zero: Of strategy `deepspeed`.
-        threads: Compute threads of a rank; 0 shares the cores of the machine among its ranks (`reproducible`: 1,
-            since a kernel on two threads adds up in another order).
+        threads: Compute threads of a rank; 0 shares the cores that ranks have in common (`reproducible`: 1, since
+            a kernel on two threads adds up in another order).
         index: Backend of nearest-neighbour search; `auto` is faiss, on the GPU where both are there, else torch.
         timeout_seconds: Bound of every wait for another rank.
         signals: What asks a run to save and leave; SIGINT twice leaves at once.

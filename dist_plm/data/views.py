@@ -44,8 +44,8 @@ def train_view(image: Image.Image, *, config: ViewsConfig, seed: int, epoch: int
 def eval_view(image: Image.Image, *, config: ViewsConfig) -> np.ndarray:
     """Shorter side to `config.resize`, then the centre `config.size` x `config.size`; needs size <= resize.
 
-    Only the box that the crop keeps is resampled, once and straight from the image: the same pixels as resize and then
-    crop, and a strip of 1 x 10,000 never becomes 256 x 2,560,000.
+    Only the box that the crop keeps is resampled, once and straight from the image: the pixels of resize and then
+    crop, give or take one level of 255, and a strip of 1 x 10,000 never becomes 256 x 2,560,000.
 
     Returns:
         uint8 [3, size, size], contiguous.

@@ -5,6 +5,8 @@ Pairs come in blocks and only moments are kept, so that no matrix of all pairs e
 
 import math
 from dataclasses import astuple, dataclass, field
+from operator import add
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -55,8 +57,16 @@ class PairMoments:
 
 
 @dataclass(frozen=True)
-class Attraction:
-    """Pairs whose target distance is below their present one, so that the loss draws them together; counts add up."""
+class Sums:
+    """Sums over a set; those of disjoint sets add up, field by field."""
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(*map(add, astuple(self), astuple(other)))
+
+
+@dataclass(frozen=True)
+class Attraction(Sums):
+    """Pairs whose target distance is below their present one, so that the loss draws them together."""
 
     positives: int = 0
     negatives: int = 0
@@ -71,14 +81,6 @@ class Attraction:
         counts = torch.stack([positive, negative, positive & attracted, negative & attracted]).flatten(1).sum(1)
         return cls(*counts.tolist())
 
-    def __add__(self, other: "Attraction") -> "Attraction":
-        return Attraction(
-            self.positives + other.positives,
-            self.negatives + other.negatives,
-            self.attracted_positives + other.attracted_positives,
-            self.attracted_negatives + other.attracted_negatives,
-        )
-
     @property
     def shares(self) -> dict[str, float]:
         """Share of the positive and of the negative pairs that are attracted; nan where there are none."""
@@ -89,7 +91,7 @@ class Attraction:
 
 
 @dataclass(frozen=True)
-class Purity:
+class Purity(Sums):
     """Sums over points that have a set of their own: the neighbourhood or the cluster that they are in.
 
     Args:
@@ -133,15 +135,6 @@ class Purity:
         shared = same[others > 0].double() / others[others > 0]
         return cls(
             len(labels), int(size.sum()), float((largest.double() / size).sum()), float(shared.sum()), len(shared)
-        )
-
-    def __add__(self, other: "Purity") -> "Purity":
-        return Purity(
-            self.points + other.points,
-            self.size + other.size,
-            self.majority + other.majority,
-            self.same + other.same,
-            self.others + other.others,
         )
 
     @property

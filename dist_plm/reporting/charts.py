@@ -26,7 +26,7 @@ def curve(
     """A number over the steps of training, one line a run.
 
     Args:
-        rows: {run, step, value} and, where `dash` names it, a second way to tell lines apart.
+        rows: {run, step, value} and, where `dash` names it (see DASHES), a second way to tell lines apart.
         runs: All runs of the page, in order: a run has the same colour everywhere.
         marks: {step, what, colour} of phases, restarts and warnings, drawn as vertical lines.
         share: The value is a share, shown in per cent.
@@ -43,7 +43,9 @@ def curve(
     )
     if dash:
         base = base.encode(
-            strokeDash=alt.StrokeDash(f"{dash}:N", legend=None, scale=alt.Scale(domain=DASHED, range=DASHES))
+            strokeDash=alt.StrokeDash(
+                f"{dash}:N", legend=None, scale=alt.Scale(domain=[*DASHES[dash]], range=[*DASHES[dash].values()])
+            )
         )
     hover = alt.selection_point(on="pointerover", nearest=True, fields=["step"], empty=False, clear="pointerout")
     points = base.mark_point(filled=True, size=45).encode(
@@ -57,7 +59,11 @@ def curve(
     return _spec(alt.layer(*layers).resolve_scale(color="independent"), HEIGHT)
 
 
-DASHED, DASHES = ["student", "teacher", "raw pixels"], [[1, 0], [5, 3], [1, 3]]
+# By the name of what tells lines apart: a pattern for each of its values.
+DASHES = {
+    "model": {"student": [1, 0], "teacher": [5, 3], "raw pixels": [1, 3]},
+    "of": {"supervision": [1, 0], "control": [5, 3]},
+}
 
 
 def bars(rows: list[Row], runs: list[str], unit: str) -> Spec:

@@ -19,14 +19,19 @@ CAPTIONS = {
     "mean_pair_distance": "mean distance of a pair of points",
     "effective_rank": "effective rank of a batch's embeddings",
     "neighbourhood_size": "points in X_i",
+    "label_purity": "purity of X_i: share of its most frequent label",
+    "same_label": "share of a point's neighbours with its label",
+    "positives_attracted": "pairs of one label that the loss draws together",
+    "negatives_attracted": "pairs of two labels that the loss draws together",
     "instance_accuracy": "instances told apart (warm-up)",
     "map_at_r": "MAP@R",
     "nmi": "NMI",
 }
 SPEED = ("lr", "images_per_second", "wait_share", "memory_gb")
-SHARES = ("recall@", "map_at_r", "nmi", "wait_share", "accuracy", "precision", "coverage", "share")
-COUNTS = ("queries", "dropped", "seconds")
-MARKED = ("resumed", "preempted", "failure", "non_finite")
+SUPERVISION = ("label_purity", "same_label", "positives_attracted", "negatives_attracted")
+CONTROL = "_control"
+SHARES = ("wait_share", "accuracy")
+MARKED = ("resumed", "preempted", "requeued", "failure", "non_finite")
 MOST_MARKS = 50
 
 
@@ -44,39 +49,49 @@ def groups(histories: list[History]) -> list[Group]:
     """All curves, the runs side by side; a group without numbers is left out."""
     runs = [history.name for history in histories]
     marks = _marks(histories)
-    steps = _by_name(histories, "step")
+    steps = _by_name(histories)
     found = [
         Group("recall", "Recall", "On the test split, whose classes were never seen. Solid: student, dashed: teacher."),
         Group("losses", "Losses", "Means over pairs, of the global batch."),
-        Group("supervision", "Supervision", "How good the pairs are that the method makes up, judged by labels."),
+        Group(
+            "supervision",
+            "Supervision",
+            "How good the pairs are that the method makes up, judged by labels that it does not see. "
+            "Dashed: of as many nearest neighbours.",
+        ),
         Group("embedding", "The embedding", "Distances near 0 or a rank near 1 mean collapse."),
         Group("speed", "Speed", "Rates between two log lines."),
     ]
     for name, rows in sorted(_evaluations(histories).items(), key=lambda each: _evaluation_order(each[0])):
         found[0].charts.append((_caption(name), curve(rows, runs, marks=marks, share=True, dash="model")))
-    supervision = _by_name(histories, "supervision")
-    for group, names, source in (
-        (found[1], [name for name in steps if name.startswith("loss")], steps),
-        (found[2], list(supervision), supervision),
-        (found[3], [name for name in steps if not name.startswith("loss") and name not in SPEED], steps),
-        (found[4], [name for name in SPEED if name in steps], steps),
+    for name in SUPERVISION:
+        if name in steps:
+            rows = [row | {"of": "supervision"} for row in _thin(steps[name], runs)]
+            rows += [row | {"of": "control"} for row in _thin(steps.get(name + CONTROL, []), runs)]
+            found[2].charts.append((_caption(name), curve(rows, runs, marks=marks, share=True, dash="of")))
+    elsewhere = (*SPEED, *SUPERVISION, *(name + CONTROL for name in SUPERVISION))
+    for group, names in (
+        (found[1], [name for name in steps if name.startswith("loss")]),
+        (found[3], [name for name in steps if not name.startswith("loss") and name not in elsewhere]),
+        (found[4], [name for name in SPEED if name in steps]),
     ):
         for name in names:
-            rows = [
-                row for history in histories for row in thinned([r for r in source[name] if r["run"] == history.name])
-            ]
-            group.charts.append(
-                (_caption(name), curve(rows, runs, marks=marks, share=_is_share(name), from_zero=name in SPEED))
-            )
+            share, rows = any(part in name for part in SHARES), _thin(steps[name], runs)
+            spec = curve(rows, runs, marks=marks, share=share, from_zero=name in SPEED)
+            group.charts.append((_caption(name), spec))
     return [group for group in found if group.charts]
 
 
-def _by_name(histories: list[History], kind: str) -> dict[str, list[Row]]:
+def _thin(rows: list[Row], runs: list[str]) -> list[Row]:
+    return [row for run in runs for row in thinned([row for row in rows if row["run"] == run])]
+
+
+def _by_name(histories: list[History]) -> dict[str, list[Row]]:
+    """The numbers of steps."""
     table: dict[str, list[Row]] = {}
     for history in histories:
-        for step, name, value in history.numbers(kind):
-            if name not in COUNTS:
-                table.setdefault(name, []).append({"run": history.name, "step": step, "value": value})
+        for step, name, value in history.numbers("step"):
+            table.setdefault(name, []).append({"run": history.name, "step": step, "value": value})
     return table
 
 
@@ -101,10 +116,6 @@ def _evaluation_order(name: str) -> tuple[int, int]:
 
 def _caption(name: str) -> str:
     return CAPTIONS.get(name, name.replace("recall@", "R@").replace("_", " ").replace("loss ", ""))
-
-
-def _is_share(name: str) -> bool:
-    return any(part in name for part in SHARES)
 
 
 def _marks(histories: list[History]) -> list[Row]:

@@ -16,6 +16,7 @@ Event = dict[str, Any]
 INCIDENTS = {
     "resumed": "resumed on {world_size} rank(s)",
     "preempted": "preempted by signal {signal}, saved",
+    "requeued": "restart {restart}: {reason}",
     "failure": "failed: {message}",
     "non_finite": "{message}",
     "forced": "resumed with other settings: {changed}",
@@ -66,9 +67,13 @@ class History:
                 yield event.get("step", 0), name, value
 
     def incidents(self) -> list[tuple[int, str, str]]:
-        """(step, kind, text) of restarts and warnings, in order."""
-        kinds = [(event, INCIDENTS.get(event.get("event", ""), "")) for event in self.events]
-        return [(event.get("step", 0), event["event"], text.format_map(_Known(event))) for event, text in kinds if text]
+        """(step, kind, text) of restarts and warnings, in order; the launcher's know no step and stand at the last."""
+        found, step = [], 0
+        for event in self.events:
+            step = event.get("step", step)
+            if text := INCIDENTS.get(event.get("event", "")):
+                found.append((step, event["event"], text.format_map(_Known(event))))
+        return found
 
     def seconds(self) -> dict[str, float]:
         """Where the time went, as far as it was measured: steps by their rate, the rest by their own seconds."""

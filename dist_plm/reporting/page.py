@@ -1,6 +1,7 @@
 """The page: every part of a report, put into the template."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from markupsafe import Markup
 
 from dist_plm import __version__
 from dist_plm.errors import UserError
-from dist_plm.reporting.charts import RUNS, Spec, bars
+from dist_plm.reporting.charts import RUNS, Row, Spec, bars
 from dist_plm.reporting.curves import groups
 from dist_plm.reporting.history import History, read_all
 from dist_plm.reporting.pictures import Pictures, take_pictures
@@ -67,16 +68,7 @@ def write_report(paths: list[Path], out: Path, *, shards: str = "", world: World
         _section(history, RUNS[number % len(RUNS)], runs, shards, world, display)
         for number, history in enumerate(histories)
     ]
-    spent = [
-        {"run": history.name, "what": what, "time": round(seconds, 1)}
-        for history in histories
-        for what, seconds in history.seconds().items()
-    ]
-    profiled = [
-        {"run": history.name, "what": what, "time": round(milliseconds, 2)}
-        for history in histories
-        for what, milliseconds in history.profiled().items()
-    ]
+    spent, profiled = _times(histories, History.seconds, 1), _times(histories, History.profiled, 2)
     html = _template().render(
         version=__version__,
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
@@ -92,6 +84,15 @@ def write_report(paths: list[Path], out: Path, *, shards: str = "", world: World
             file.write(html.encode())
     except OSError as error:
         raise UserError(f"{out} can't be written ({error.strerror}): name another file with --out") from error
+
+
+def _times(histories: list[History], measured: Callable[[History], dict[str, float]], digits: int) -> list[Row]:
+    """{run, what, time} of what each run measured."""
+    return [
+        {"run": history.name, "what": what, "time": round(time, digits)}
+        for history in histories
+        for what, time in measured(history).items()
+    ]
 
 
 # What the page's script calls out of Vega's bundle.

@@ -19,9 +19,16 @@ def drop(folder: Path, config: CheckpointConfig) -> None:
     """Remove what need not stay; on one rank. Renamed first: a kill in between leaves no half checkpoint."""
     best = (folder / BEST).resolve()
     for path in candidates(folder)[config.keep :]:
-        position = summary(path)["position"]
-        if path.resolve() != best and not is_kept_for_good(position["epochs"], position["batch"], config):
+        if path.resolve() != best and not _is_kept_for_good(path, config):
             shutil.rmtree(path.rename(path.with_suffix(".tmp")))
+
+
+def _is_kept_for_good(path: Path, config: CheckpointConfig) -> bool:
+    try:
+        position = summary(path)["position"]
+        return is_kept_for_good(position["epochs"], position["batch"], config)
+    except (OSError, ValueError, KeyError, TypeError):  # a broken one, which no run can go on from
+        return False
 
 
 def mark_best(folder: Path, step: int) -> None:

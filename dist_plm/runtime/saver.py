@@ -4,8 +4,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from dist_plm.config import CheckpointConfig
 from dist_plm.errors import RunFailure
 from dist_plm.runtime import checkpoint, retention
@@ -29,9 +27,7 @@ class Saver:
         self.folder, self.world, self.display, self.config = folder, world, display, config
         if world.is_first:
             checkpoint.clean(folder)
-        group = dist.new_group(backend="gloo")
-        assert isinstance(group, dist.ProcessGroup)
-        self._group = group
+        self._group = world.new_group()
         self._thread: threading.Thread | None = None
         self._fault = ""
 

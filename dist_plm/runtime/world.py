@@ -1,6 +1,7 @@
 """The ranks of a run. The only module that calls collectives; with one rank every one of them is the identity."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -76,6 +77,7 @@ class World:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     health: Health | None = None
     preemption: Preemption | None = None
+    timeout: timedelta | None = None
 
     @property
     def is_first(self) -> bool:
@@ -163,6 +165,13 @@ class World:
         if self.size > 1:
             self.gather_objects(what)
 
+    def new_group(self) -> dist.ProcessGroup:
+        """All ranks once more, on the CPU, for a thread whose collectives must not meet the others'. A collective."""
+        # torch would wait for half an hour on any group but the first.
+        group = dist.new_group(backend="gloo", timeout=self.timeout)
+        assert isinstance(group, dist.ProcessGroup)
+        return group
+
 
 def connect(config: RuntimeConfig, preemption: Preemption | None = None) -> World:
     """Join the process group described by the environment (`env://`: torchrun's variables), or stand alone.
@@ -175,8 +184,6 @@ def connect(config: RuntimeConfig, preemption: Preemption | None = None) -> Worl
     """
     rank, size, local_rank = number("RANK", 0), number("WORLD_SIZE", 1), number("LOCAL_RANK", 0)
     device = _device(config, local_rank)
-    share = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    torch.set_num_threads(config.threads or (1 if config.strategy == "reproducible" else share))
     timeout = timedelta(seconds=config.timeout_seconds)
     if size == 1:
         store = dist.HashStore()
@@ -191,7 +198,26 @@ def connect(config: RuntimeConfig, preemption: Preemption | None = None) -> Worl
         except dist.DistError as error:
             raise _not_met(error, rank, port, timeout) from error
     health = Health(rank, size, dist.distributed_c10d._get_default_store()) if size > 1 else None
-    return World(rank, size, local_rank, device, health, preemption)
+    world = World(rank, size, local_rank, device, health, preemption, timeout)
+    share = fair_share(rank, world.gather_objects(_cores()))
+    torch.set_num_threads(config.threads or (1 if config.strategy == "reproducible" else share))
+    return world
+
+
+def fair_share(rank: int, cores: list[set[tuple[str, int]]]) -> int:
+    """How many cores `rank` may keep busy, from those that each rank may run on.
+
+    torchrun's ranks share all that the machine gives them; Slurm may have bound each task to its own.
+    """
+    sharing = sum(bool(cores[rank] & others) for others in cores)
+    return max(1, len(cores[rank]) // sharing)
+
+
+def _cores() -> set[tuple[str, int]]:
+    """(host, number) of the cores that this process may run on."""
+    # Only Linux says which.
+    numbers = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return {(socket.gethostname(), number) for number in numbers}
 
 
 def _not_met(error: Exception, rank: int, port: int, timeout: timedelta) -> Exception:

@@ -34,7 +34,9 @@ def printed(outcome: Outcome) -> list[dict]:
 def test_layout(finished):
     assert {"config.yaml", "metrics.jsonl", "checkpoints", "plans"} <= {path.name for path in finished.iterdir()}
     assert len(list((finished / "plans").iterdir())) == 3
-    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["step_00000020", "step_00000021"]
+    kept = {path.name for path in (finished / "checkpoints").iterdir()}
+    best = (finished / "checkpoints" / "best").readlink().name
+    assert kept == {"step_00000020", "step_00000021", "best", best}
     assert load_config(finished / "config.yaml").run_dir == str(finished)
 
 
@@ -63,7 +65,8 @@ def test_events(finished):
 
 
 def test_evaluate_repeats_the_last_evaluation_on_any_number_of_ranks(run, demo, here):
-    trained = [{k: v for k, v in event.items() if k != "when"} for event in events(run, "eval")[-2:]]
+    told = ("when", "seconds")  # in training alone
+    trained = [{k: v for k, v in event.items() if k not in told} for event in events(run, "eval")[-2:]]
     arguments = ("--checkpoint", run, "--shards", demo, "--split", "test")
     for evaluate in (
         lambda: here(evaluation.main, *arguments),
@@ -103,14 +106,17 @@ def embedded_one_by_one(run: Path, demo: Path, model: str) -> tuple[np.ndarray, 
 
 @pytest.mark.parametrize("model", ["student", "teacher"])
 def test_recall_is_what_counting_gives(finished, demo, model):
+    """Resize and crop in two steps differ from the view's one by a level of 255 here and there, and embeddings by
+    2.5e-3: a query whose nearest of its class and of another are closer to each other than twice that may go either
+    way, and must be rare."""
     vectors, labels = embedded_one_by_one(finished, demo, model)
-    hits = 0
-    for query in range(len(vectors)):
-        squared = ((vectors - vectors[query]) ** 2).sum(axis=1)
-        squared[query] = np.inf
-        hits += labels[squared.argmin()] == labels[query]
+    distance = np.linalg.norm(vectors[:, None] - vectors[None], axis=2)
+    np.fill_diagonal(distance, np.inf)
+    same = labels[:, None] == labels[None]
+    margin = np.where(same, np.inf, distance).min(axis=1) - np.where(same, distance, np.inf).min(axis=1)
+    hits, either = int((margin > 5e-3).sum()), int((abs(margin) <= 5e-3).sum())
     reported = next(event for event in reversed(events(finished, "eval")) if event["model"] == model)
-    assert reported["recall"]["1"] == pytest.approx(hits / len(vectors), abs=1e-12)
+    assert hits <= round(reported["recall"]["1"] * len(labels), 9) <= hits + either and either <= 7
 
 
 def test_output_without_a_terminal_is_plain_lines(tmp_path, tiny, run, demo):

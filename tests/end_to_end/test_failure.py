@@ -11,6 +11,8 @@ import pytest
 
 from dist_plm import learner
 from dist_plm import train as training
+from dist_plm.errors import RunFailure
+from dist_plm.runtime import saver
 from tests.end_to_end.conftest import Command, Here, events, on_ranks
 
 BOUND_SECONDS = (
@@ -72,3 +74,22 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     again = tmp_path / "again"
     assert here(training.main, "--config", tiny, "--run_dir", again, "--train.non_finite", "skip").status == 0
     assert len(events(again, "non_finite")) == 2  # step 4 of each of the two phases
+
+
+def test_a_save_that_fails_on_leaving_is_a_failure(
+    tmp_path: Path, tiny: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self):
+        raise RunFailure("the checkpoint of step 1 could not be saved")
+
+    monkeypatch.setattr(saver.Saver, "finish", failing)
+    step = learner.Learner.step
+
+    def last(self, *arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(learner.Learner, "step", last)
+    outcome = here(training.main, "--config", tiny, "--run_dir", tmp_path / "run")
+    assert outcome.status == 1 and "error: the checkpoint of step 1" in outcome.err, outcome.err
+    assert events(tmp_path / "run")[-1]["message"] == "the checkpoint of step 1 could not be saved"

@@ -14,8 +14,8 @@ from tests.end_to_end.conftest import contents, events
 
 EVENTS = (
     {"event": "preempted", "step": 14, "signal": 15},
+    {"event": "requeued", "restart": 1, "reason": "time limit"},
     {"event": "resumed", "step": 14, "world_size": 1},
-    {"event": "supervision", "step": 14, "precision_near": 0.25, "nested": {"10": 0.5}},
     {"event": "profile", "step": 14, "steps": 10, "seconds": {"student": 0.3, "gather": 0.1}},
     {"event": "warning", "step": 15, "message": "<script>alert(1)</script>"},
 )
@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
 @pytest.fixture(scope="module")
 def page(run: Path) -> Path:
     """Its report, written once."""
-    from dist_plm.reporting import write_report
+    from dist_plm.reporting.page import write_report
     from dist_plm.runtime.progress import Display
     from dist_plm.runtime.world import World
 
@@ -71,8 +71,18 @@ def test_curves_are_the_run_s_numbers(page, run):
     judged = [(event["step"], event["model"], event["recall"]["1"]) for event in events(run, "eval")]
     assert [(row["step"], row["model"], row["value"]) for row in recall] == judged
     marks = [row["what"] for layer in drawn["losses-1"]["layer"] for row in values(layer) if "what" in row]
-    assert marks == ["plm begins", "preempted", "resumed"]
-    assert {"supervision-1", "supervision-2", "spent", "profiled", "map-1", "reads-1"} <= drawn.keys()
+    assert marks == ["plm begins", "preempted", "requeued", "resumed"]
+    assert {"supervision-4", "spent", "profiled", "map-1", "reads-1"} <= drawn.keys()
+
+
+def test_supervision_stands_beside_its_control(page, run):
+    drawn = specs(page)
+    purity = next(values(layer) for layer in drawn["supervision-1"]["layer"] if "value" in values(layer)[0])
+    measured = [event for event in events(run, "step") if "label_purity" in event]
+    for line, name in (("supervision", "label_purity"), ("control", "label_purity_control")):
+        found = [(row["step"], row["value"]) for row in purity if row["of"] == line]
+        assert measured and found == [(event["step"], event[name]) for event in measured]
+    assert "supervision-5" not in drawn
 
 
 def test_coverage_counts_the_plans(page, run):
@@ -112,7 +122,7 @@ def test_a_report_that_fails_does_not_fail_the_run(tmp_path, tiny, here, monkeyp
 
 def test_in_a_browser(run, page, tmp_path, browser):
     """Alone and side by side, wide and narrow, light and dark: all charts drawn, no error, nothing sticks out."""
-    from dist_plm.reporting import write_report
+    from dist_plm.reporting.page import write_report
     from dist_plm.runtime.progress import Display
     from dist_plm.runtime.world import World
 

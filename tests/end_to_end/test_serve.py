@@ -2,9 +2,7 @@
 
 import io
 import json
-import shutil
 import signal
-import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -32,7 +30,6 @@ from dist_plm.runtime.world import World
 from tests.end_to_end.conftest import Command, refused
 
 MOST_BYTES = 200_000
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
 @pytest.fixture(scope="module")
@@ -172,52 +169,40 @@ def served(catalogue: Catalogue) -> Iterator[str]:
     server.close()
 
 
-@pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium with chromedriver on this machine")
-def test_in_a_browser(served, catalogue, tmp_path):
-    from selenium import webdriver
+def test_in_a_browser(served, catalogue, tmp_path, browser):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
-    for flag in ("--headless", "--no-sandbox", "--disable-gpu", *quiet, f"--user-data-dir={tempfile.mkdtemp()}"):
-        options.add_argument(flag)
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    try:
-        wait = WebDriverWait(browser, 60)
+    wait = WebDriverWait(browser, 60)
 
-        def tiles(where: str) -> list:
-            return browser.find_elements(By.CSS_SELECTOR, f"{where} .tile")
+    def tiles(where: str) -> list:
+        return browser.find_elements(By.CSS_SELECTOR, f"{where} .tile")
 
-        browser.get(served)
-        wait.until(lambda _: len(tiles("#examples")) == 12)
-        assert "20 images" in browser.find_element(By.ID, "about").text
+    browser.get(served)
+    wait.until(lambda _: len(tiles("#examples")) == 12)
+    assert "20 images" in browser.find_element(By.ID, "about").text
 
-        query = tmp_path / "query.png"
-        query.write_bytes(catalogue.images.read(5))
-        browser.find_element(By.ID, "file").send_keys(str(query))
-        wait.until(lambda _: len(tiles("#neighbours")) == 12)
-        expected = dist_plm.search_images(catalogue, [query], k=12)[0]
-        shown = [tile.find_element(By.TAG_NAME, "img").get_attribute("src") for tile in tiles("#neighbours")]
-        assert shown == [f"{served}images/{each.row}" for each in expected]
-        # A name is text, whatever it looks like.
-        assert tiles("#neighbours")[0].find_element(By.CLASS_NAME, "name").text == expected[0].label
-        assert "<b>" in expected[0].label
+    query = tmp_path / "query.png"
+    query.write_bytes(catalogue.images.read(5))
+    browser.find_element(By.ID, "file").send_keys(str(query))
+    wait.until(lambda _: len(tiles("#neighbours")) == 12)
+    expected = dist_plm.search_images(catalogue, [query], k=12)[0]
+    shown = [tile.find_element(By.TAG_NAME, "img").get_attribute("src") for tile in tiles("#neighbours")]
+    assert shown == [f"{served}images/{each.row}" for each in expected]
+    # A name is text, whatever it looks like.
+    assert tiles("#neighbours")[0].find_element(By.CLASS_NAME, "name").text == expected[0].label
+    assert "<b>" in expected[0].label
 
-        tiles("#neighbours")[3].click()
-        wait.until(lambda _: browser.current_url.endswith(f"#row={expected[3].row}"))
-        wait.until(lambda _: browser.find_element(By.CSS_SELECTOR, "#query .name").text == expected[3].label)
+    tiles("#neighbours")[3].click()
+    wait.until(lambda _: browser.current_url.endswith(f"#row={expected[3].row}"))
+    wait.until(lambda _: browser.find_element(By.CSS_SELECTOR, "#query .name").text == expected[3].label)
 
-        for width in (1280, 400):
-            metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-            assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth"), width
-        assert browser.get_log("browser") == []
+    for width in (1280, 400):
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth"), width
+    assert browser.get_log("browser") == []
 
-        query.write_text("not an image")
-        browser.find_element(By.ID, "file").send_keys(str(query))
-        wait.until(lambda _: browser.find_element(By.ID, "status").text == "not an image")
-    finally:
-        browser.quit()
+    query.write_text("not an image")
+    browser.find_element(By.ID, "file").send_keys(str(query))
+    wait.until(lambda _: browser.find_element(By.ID, "status").text == "not an image")

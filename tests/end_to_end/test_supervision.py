@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from dist_plm import supervision
-from tests.end_to_end.conftest import STEPS_PER_EPOCH, events, tensors, train
+from dist_plm import export, supervision
+from tests.end_to_end.conftest import STEPS_PER_EPOCH, events, refused, tensors, train
 
 LIVE = {"label_purity", "label_purity_control", "positives_attracted", "negatives_attracted"}
 
@@ -46,6 +46,26 @@ def test_the_command_on_a_run(finished, here, tmp_path):
     again = here(supervision.main, *arguments)
     assert json.loads(again.out) == result
     assert swept and swept == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard_*.npy")}
+
+
+def test_an_export_is_judged_as_its_run(finished, demo, here, tmp_path):
+    out = tmp_path / "export"
+    assert here(export.main, "--checkpoint", finished, "--model", "teacher", "--out", out).status == 0
+    of_run, of_export = (
+        json.loads(here(supervision.main, "--checkpoint", path, "--shards", demo).out) for path in (finished, out)
+    )
+    for name, row in of_run["methods"].items():  # batches are laid out by the configuration, which an export lacks
+        first, second = row["all"], of_export["methods"][name]["all"]
+        assert first.pop("correlation") == pytest.approx(second.pop("correlation"), rel=1e-9)
+        assert first == second
+    assert of_run["proxies"] and of_export["proxies"] is None
+    refused(here(supervision.main, "--checkpoint", out), "--shards")
+
+
+def test_without_a_run_its_start_is_judged(tiny, here):
+    outcome = here(supervision.main, "--config", tiny, "--batches", 1)
+    result = json.loads(outcome.out)
+    assert result["images"] == 140 and result["proxies"] is None and "plm" in result["methods"]
 
 
 @pytest.mark.parametrize(

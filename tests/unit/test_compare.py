@@ -1,6 +1,7 @@
 """The table of runs: seeds are averaged, experiments kept apart, the paper's rows stand beside them."""
 
 import json
+import subprocess
 import sys
 from dataclasses import asdict, replace
 
@@ -64,6 +65,20 @@ def test_the_last_evaluation_of_the_network_asked_for(tmp_path, monkeypatch, cap
     assert "cub200, student" in out and "plm" in out  # the terminal's
     _, out, _ = table(monkeypatch, capsys, "--markdown", "--data", "mine", run)
     assert "paper" not in out
+
+
+def test_the_libraries_of_the_report_are_not_asked_for():
+    told = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, dist_plm.reporting.history; print({'altair', 'vl_convert'} & {*sys.modules})",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert told.stdout == "set()\n", told.stderr
 
 
 def test_a_run_without_evaluations_is_told(tmp_path, monkeypatch, capsys):

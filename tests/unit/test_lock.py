@@ -39,6 +39,14 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     assert "process 7" not in (tmp_path / "lock").read_text()
 
 
+def test_one_that_can_not_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(UserError, match=r"can't be written .*rank 0"):
+        Lock(tmp_path, World(), grace_seconds=0)
+    with pytest.raises(UserError, match="No such file or directory, on rank 0"):
+        Lock(tmp_path / "gone", World(), grace_seconds=0)
+
+
 def test_one_that_is_about_to_be_free_is_waited_for(tmp_path: Path) -> None:
     holder, began = held_by_another(tmp_path, 1), time.monotonic()
     Lock(tmp_path, World(), grace_seconds=30)

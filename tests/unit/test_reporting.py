@@ -74,6 +74,12 @@ def test_where_the_time_went(tmp_path):
     }
 
 
+def test_incidents_without_a_step_stand_where_the_run_was(tmp_path):
+    events = [{"event": "step", "step": 7}, {"event": "requeued", "restart": 2, "reason": "node failure"}]
+    history = History.read(run_directory(tmp_path / "run", events))
+    assert history.incidents() == [(7, "requeued", "restart 2: node failure")]
+
+
 def test_names_tell_runs_apart(tmp_path):
     runs = [run_directory(tmp_path / name / "run", [{"event": "end", "step": 1}]) for name in "ab"]
     assert [history.name for history in read_all(runs)] == ["a/run", "b/run"]

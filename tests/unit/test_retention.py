@@ -38,3 +38,12 @@ def test_only_the_newest(tmp_path: Path) -> None:
         saved(tmp_path, step)
     drop(tmp_path, CheckpointConfig(keep=1))
     assert left(tmp_path) == [30]
+
+
+def test_a_broken_one_goes_with_the_old(tmp_path: Path) -> None:
+    for step in (10, 20, 30, 40):
+        saved(tmp_path, step)
+    (tmp_path / "step_00000010" / "checkpoint.json").write_text("{")
+    (tmp_path / "step_00000020" / "checkpoint.json").unlink()
+    drop(tmp_path, CheckpointConfig(keep=1, keep_every_epochs=3))
+    assert left(tmp_path) == [30, 40]

@@ -1,0 +1,55 @@
+"""What is evaluated while a run is under way, and what is said of it."""
+
+import time
+from dataclasses import dataclass
+
+from dist_plm.config import Config
+from dist_plm.evaluation.protocol import evaluate, raw_pixels
+from dist_plm.index.gallery import Embed, digest
+from dist_plm.learner import Learner
+from dist_plm.planner import Position
+from dist_plm.run_directory import RunDirectory
+from dist_plm.runtime.metrics import Metrics
+from dist_plm.runtime.progress import Display
+from dist_plm.runtime.world import World
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Evaluates the networks of a run on its test split; without labels there, it says so."""
+
+    config: Config
+    directory: RunDirectory
+    world: World
+    display: Display
+    metrics: Metrics
+
+    def judge(self, learner: Learner, at: Position, when: str, *, with_pixels: bool = False) -> float | None:
+        """Evaluate student and teacher, and raw pixels before them if asked for. A collective.
+
+        Returns:
+            Recall, at the smallest K, of the network that `checkpoint.keep_best` names; None where there is none.
+        """
+        deciding = None
+        for name in ("raw pixels", "student", "teacher")[0 if with_pixels else 1 :]:
+            embed, weights = _named(name, learner)
+            folder, started = self.directory.sweep(weights), time.monotonic()
+            result = evaluate(embed, folder, config=self.config, world=self.world, display=self.display)
+            if result is None:
+                self.display.say("no test split with labels: nothing to evaluate")
+                return None
+            seconds = time.monotonic() - started
+            self.metrics.write("eval", step=at.step, epoch=at.epochs, model=name, when=when, **result, seconds=seconds)
+            recall = "  ".join(f"R@{k} {100 * share:5.2f}" for k, share in result["recall"].items())
+            self.display.say(f"{when:>20}  {name:<10}  {recall}  MAP@R {100 * result['map_at_r']:5.2f}")
+            if name == self.config.checkpoint.keep_best:
+                deciding = next(iter(result["recall"].values()))
+        return deciding
+
+
+def _named(name: str, learner: Learner) -> tuple[Embed, str]:
+    """What embeds under this name, and the name of its weights. A collective."""
+    if name == "raw pixels":
+        return raw_pixels, "pixels"
+    network = learner.strategy.whole(learner.student if name == "student" else learner.teacher)
+    return learner.embed_with(network), digest(network)
