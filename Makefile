@@ -12,7 +12,7 @@ test: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadfile --ignore tests/slurm
+	$(BIN)/pytest -n 3 --dist loadfile --ignore tests/slurm
 	$(BIN)/pytest tests/slurm
 
 $(VENV)/installed: pyproject.toml constraints.txt

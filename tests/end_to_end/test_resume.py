@@ -1,6 +1,7 @@
 """A run may be stopped at any moment; the same command goes on, and the end is that of a run that nothing stopped."""
 
 import json
+import math
 import random
 import shutil
 import signal
@@ -178,7 +179,7 @@ def test_a_run_directory_of_another_experiment_is_refused(tmp_path, tiny, finish
         (("--data.shards", other), str(other)),
         # What was learnt can't go on at all:
         (("--force_resume", "--data.shards", other), str(other)),
-        (("--force_resume", "--model.dim", 8), "another --run_dir to start anew"),
+        (("--force_resume", "--model.dim", 8, "--train.epochs", 3), "another --run_dir to start anew"),
         (("--force_resume", "--warm_up.epochs", 0), "warm_up.epochs"),
     ):
         outcome = here(training.main, "--config", tiny, "--run_dir", run, *arguments)
@@ -196,7 +197,9 @@ def test_forced_to_other_settings_it_says_so(tmp_path, tiny, finished, here):
     assert [event["changed"] for event in events(run, "forced")] == [
         {"optimiser.lr": [5e-4, 1e-5], "train.epochs": [2, 3]}
     ]
-    assert events(run, "step")[-1]["lr"] == 1e-5
+    # Half a cosine over the three epochs of the phase, at its last step.
+    angle = math.pi * (3 * STEPS_PER_EPOCH - 1) / (3 * STEPS_PER_EPOCH)
+    assert events(run, "step")[-1]["lr"] == pytest.approx(1e-5 * (1 + math.cos(angle)) / 2)
     assert here(training.main, "--config", tiny, "--run_dir", run, *changed).status == 0  # now its own
 
 

@@ -1,5 +1,6 @@
 """Random reads, against tars written by the standard library."""
 
+import gc
 import io
 import json
 import os
@@ -64,6 +65,7 @@ def test_many_threads_read_while_descriptors_come_and_go(tiny_split, tmp_path, m
     monkeypatch.setattr(store_module, "OPEN_SHARDS", limit)
     images = tiny_split([3] * 6)
     with Store(tmp_path, "train") as store:
+        gc.collect()  # what other tests left open must not close in between
         before = open_descriptors()
         ids = random.Random(0).choices(range(18), k=2000)
         with ThreadPoolExecutor(8) as pool:
