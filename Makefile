@@ -12,8 +12,10 @@ test: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 3 --dist loadfile --ignore tests/slurm
-	$(BIN)/pytest tests/slurm
+	@# The tests of Slurm wait for its timers (2 min of CPU in 8), so they run beside the others.
+	$(BIN)/pytest tests/slurm & slurm=$$!; \
+	$(BIN)/pytest -n 3 --dist loadfile --ignore tests/slurm; others=$$?; \
+	wait $$slurm && exit $$others
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
