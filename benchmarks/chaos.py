@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.forked_ranks import Start, prepare
+from benchmarks.forked_ranks import Start
 from dist_plm.runtime import checkpoint
 from tests.end_to_end.conftest import build_demo, tensors, timeless
 
@@ -125,6 +125,7 @@ class Chaos:
 
     def compare(self, run: Path) -> None:
         """Plans, logged numbers and final tensors against those of the unbroken run."""
+        self.verify(run)
         if left := list(run.rglob("*.tmp")):
             raise SystemExit(f"left behind: {left}")
         logs, ends = [timeless(each) for each in (run, self.expected)], [tensors(each) for each in (run, self.expected)]
@@ -149,8 +150,8 @@ class Chaos:
         return "\n".join([
             *lines, "",
             f"{self.kills.total()} kills, {sum(self.ranks.values())} starts ({starts} ranks), {self.verified} "
-            f"checkpoints verified after kills, none broken; {self.compared} runs came to their end, {how}, and left "
-            f"no temporary file. The unbroken run took {self.seconds:.0f} s.",
+            f"checkpoints verified after kills and at ends, none broken; {self.compared} runs came to their end, "
+            f"{how}, and left no temporary file. The unbroken run took {self.seconds:.0f} s.",
         ])  # fmt: skip
 
 
@@ -178,7 +179,6 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="must not exist")
     options = parser.parse_args()
     options.folder.mkdir(parents=True)
-    prepare()
     chaos = Chaos(options.folder, options.world, options.seed)
     chaos.break_runs(options.kills)
     print(f"`python -m benchmarks.chaos {' '.join(sys.argv[1:])}`\n\n{chaos.report()}")

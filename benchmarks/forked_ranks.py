@@ -11,26 +11,17 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
 from dist_plm import train
 from dist_plm.cli import run_command
-from tests.end_to_end.conftest import events, family, lives
+from tests.commands import SERVER, family, lives
+from tests.end_to_end.conftest import events
 
 SHARDS = 5  # of a split, as build_demo cuts it
 PATIENCE_SECONDS = 400.0
-PRELOAD = ["tests.end_to_end.conftest", "dist_plm.trainer", "torch.utils.tensorboard", "webdataset.tariterators",
-           "sklearn.cluster", "torch.distributed.launcher.api"]  # fmt: skip
-SERVER = get_context("forkserver")
-
-
-def prepare() -> None:
-    """Before the first start: what is imported, and the environment."""
-    os.environ.update(OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")
-    SERVER.set_forkserver_preload(PRELOAD)
 
 
 class Start:

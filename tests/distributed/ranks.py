@@ -1,6 +1,5 @@
 """Runs a function on W gloo ranks, each in a process of its own, and brings the results home."""
 
-import multiprocessing
 import os
 import pickle
 import socket
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.config import RuntimeConfig
+from tests.commands import SERVER
 
 PATIENCE_SECONDS = 240
 
@@ -19,9 +19,8 @@ def on_ranks(size: int, folder: Path, function: Callable[..., Any], *arguments: 
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
     ranks = [
-        context.Process(target=_rank, args=(rank, size, port, folder, function, arguments), daemon=True)
+        SERVER.Process(target=_rank, args=(rank, size, port, folder, function, arguments), daemon=True)
         for rank in range(size)
     ]
     for process in ranks:

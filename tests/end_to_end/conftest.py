@@ -1,15 +1,9 @@
-"""A tiny data set, and commands as people start them: alone, or on ranks under torchrun, with a bound on the time."""
+"""A tiny data set, runs on it, and what they left."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +19,8 @@ from dist_plm.cli import run_command
 from dist_plm.runtime import checkpoint
 from dist_plm.runtime.metrics import INCIDENTS
 from dist_plm.runtime.world import World
+from tests.commands import Command, Outcome, on_ranks
 
-ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_SECONDS = 300
 STEPS_PER_EPOCH, STEPS = 7, 21  # 140 images in batches of 4 x 5; one epoch of warm-up, two of the method
 TIMES = {"images_per_second", "wait_share", "seconds", "memory_gb"}
 STOPS = {*INCIDENTS, "warning"}
@@ -45,91 +38,6 @@ checkpoint: {every_steps: 4}
 data: {workers: 1}
 runtime: {threads: 1, device: cpu, timeout_seconds: 60}
 """
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
-
-
-class Command:
-    """A command under way, with all the processes that it starts."""
-
-    def __init__(self, arguments: list[object], **environment: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, *map(str, arguments)],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-        )
-
-    def wait(self) -> Outcome:
-        """The outcome; past PATIENCE_SECONDS everything is killed and the test fails."""
-        try:
-            out, err = self._process.communicate(timeout=PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            out, err = self._process.communicate()
-            pytest.fail(f"not done after {PATIENCE_SECONDS} s\n{out}\n{err}")
-        return Outcome(self._process.returncode, out, err)
-
-    def send(self, number: signal.Signals) -> None:
-        """A signal to the process that was started, and to no other."""
-        self._process.send_signal(number)
-
-    def processes(self) -> list[int]:
-        """It, and all that it started."""
-        return family(self._process.pid)
-
-    def kill(self) -> None:
-        """SIGKILL to everything; torchrun's ranks are in sessions of their own, so they are found by descent."""
-        for pid in self.processes():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-    def until(self, happened: Callable[[], bool]) -> None:
-        """Wait for something to happen while the command runs; fails when it ends before."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not happened():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                out, err = self._process.communicate()
-                pytest.fail(f"it never happened (status {self._process.returncode})\n{out}\n{err}")
-            time.sleep(0.002)
-
-
-def lives(pid: int) -> bool:
-    """Whether a process runs; one that nobody waited for is a zombie."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
-def family(pid: int) -> list[int]:
-    """A process, its children, and theirs."""
-    children = []
-    with suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            children += [int(child) for child in (task / "children").read_text().split()]
-    return [pid, *(each for child in children for each in family(child))]
-
-
-def on_ranks(count: int, *arguments: object, options: tuple[object, ...] = ()) -> Command:
-    """Start `python -m arguments...` on `count` ranks under torchrun, which takes `options`."""
-    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", count, *options]
-    return Command(["-m", *launcher, "-m", *arguments])
-
-
-def alone(*arguments: object) -> Command:
-    """Start `python -m arguments...` without torchrun."""
-    return Command(["-m", *arguments])
 
 
 def build_demo(folder: Path, images: int = 280, seed: int = 0) -> Path:
@@ -155,11 +63,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
 
 
 def train(ranks: int, config: Path, run_dir: Path, *arguments: object) -> Outcome:
-    """A training run under torchrun, to its end; its outcome is returned when its status is 0."""
-    command = on_ranks(ranks, "dist_plm.train", "--config", config, "--run_dir", run_dir, *arguments)
-    outcome = command.wait()
-    assert outcome.status == 0, outcome.err
-    return outcome
+    """A training run to its end; the outcome of rank 0 is returned when the status of all is 0."""
+    started = on_ranks(ranks, "dist_plm.train", "--config", config, "--run_dir", run_dir, *arguments)
+    outcomes = [rank.wait() for rank in started]
+    assert [outcome.status for outcome in outcomes] == ranks * [0], outcomes
+    return outcomes[0]
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,8 @@ from PIL import Image
 from dist_plm import evaluate as evaluation
 from dist_plm.cli import load_config
 from dist_plm.model import Encoder
-from tests.end_to_end.conftest import STEPS, STEPS_PER_EPOCH, Outcome, alone, events, on_ranks, tensors
+from tests.commands import Outcome, alone, under_torchrun
+from tests.end_to_end.conftest import STEPS, STEPS_PER_EPOCH, events, tensors
 
 KS = {"1", "2", "4", "8"}
 
@@ -70,7 +71,7 @@ def test_evaluate_repeats_the_last_evaluation_on_any_number_of_ranks(run, demo, 
     arguments = ("--checkpoint", run, "--shards", demo, "--split", "test")
     for evaluate in (
         lambda: here(evaluation.main, *arguments),
-        lambda: on_ranks(3, "dist_plm.evaluate", *arguments).wait(),
+        lambda: under_torchrun(3, "dist_plm.evaluate", *arguments).wait(),
     ):
         found = printed(evaluate())
         assert [json.loads(line) for line in (run / "evaluation.jsonl").read_text().splitlines()] == found

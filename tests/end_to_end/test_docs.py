@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.end_to_end.conftest import ROOT, events
+from tests.commands import ROOT
+from tests.end_to_end.conftest import events
 
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("launch/*.md"), *ROOT.glob("benchmarks/*.md")]

@@ -13,7 +13,8 @@ from dist_plm import learner
 from dist_plm import train as training
 from dist_plm.errors import RunFailure
 from dist_plm.runtime import saver
-from tests.end_to_end.conftest import Command, Here, events, on_ranks
+from tests.commands import Command, under_torchrun
+from tests.end_to_end.conftest import Here, events
 
 BOUND_SECONDS = (
     45  # five missed beats, the time-out that shows a frozen rank (10 s), and torchrun's own patience (30 s)
@@ -34,7 +35,7 @@ def test_a_lost_rank_ends_the_run_and_is_named(number: signal.Signals, tmp_path:
     chance = random.Random(int(number))
     victim, step = chance.randrange(1, 4), chance.randrange(2, 12)
     run = tmp_path / "run"
-    command = on_ranks(
+    command = under_torchrun(
         4, "dist_plm.train", "--config", tiny, "--run_dir", run, "--runtime.timeout_seconds", 10,
         "--train.epochs", 1000, "--train.evaluate_epochs", 1000,
     )  # fmt: skip

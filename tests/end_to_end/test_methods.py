@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.commands import on_ranks
 from tests.end_to_end.conftest import STEPS_PER_EPOCH, events, tensors
-from tests.end_to_end.test_resume import assert_same_end, by_environment, last_step
+from tests.end_to_end.test_resume import assert_same_end, last_step
 
 METHODS = {
     "stml": ["--model.wide_dim", 24],
@@ -25,7 +26,7 @@ def command(tiny: Path, run: Path, method: str) -> list[object]:
 
 
 def done(*arguments: object) -> None:
-    for outcome in [rank.wait() for rank in by_environment(2, *arguments)]:
+    for outcome in [rank.wait() for rank in on_ranks(2, *arguments)]:
         assert outcome.status == 0, outcome.err
 
 
@@ -41,7 +42,7 @@ def test_trains_and_resumes(method: str, tmp_path: Path, tiny: Path) -> None:
         return  # the two below are this one with more state
 
     # Between two refreshes of the pseudo-labels, after the warm-up of the discriminators.
-    ranks = by_environment(2, *command(tiny, broken, method))
+    ranks = on_ranks(2, *command(tiny, broken, method))
     ranks[0].until(lambda: last_step(broken) >= STEPS_PER_EPOCH + 3)
     for rank in ranks:
         rank.kill()

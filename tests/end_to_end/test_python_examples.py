@@ -8,7 +8,7 @@ import pytest
 
 from dist_plm import embed as embedding
 from dist_plm.data.store import Store
-from tests.end_to_end.conftest import ROOT
+from tests.commands import ROOT
 
 
 def test_the_examples_run(tmp_path: Path, finished: Path, demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ import math
 import random
 import shutil
 import signal
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,20 +16,8 @@ from dist_plm import train as training
 from dist_plm.runtime import checkpoint
 from dist_plm.runtime.preemption import PREEMPTED
 from dist_plm.runtime.world import World
-from tests.end_to_end.conftest import (
-    STEPS,
-    STEPS_PER_EPOCH,
-    Command,
-    alone,
-    build_demo,
-    contents,
-    events,
-    lives,
-    on_ranks,
-    tensors,
-    timeless,
-    train,
-)
+from tests.commands import alone, lives, on_ranks, under_torchrun
+from tests.end_to_end.conftest import STEPS, STEPS_PER_EPOCH, build_demo, contents, events, tensors, timeless, train
 
 
 def assert_same_end(run: Path, expected: Path) -> None:
@@ -49,15 +36,6 @@ def last_step(run: Path) -> int:
     return max((event["step"] for event in events(run, "step")), default=0)
 
 
-def by_environment(ranks: int, *arguments: object) -> list[Command]:
-    """Ranks as a scheduler starts them, one process each with torchrun's variables."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
-    shared = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [Command(["-m", *arguments], RANK=str(r), LOCAL_RANK=str(r), **shared) for r in range(ranks)]
-
-
 def saved_where_it_stopped(run: Path) -> bool:
     found = checkpoint.find(run / "checkpoints", World())
     return found is not None and found.summary["position"]["step"] == last_step(run) < STEPS
@@ -68,20 +46,20 @@ def test_signals_save_and_the_same_command_goes_on(tmp_path, tiny, finished):
     command = ("dist_plm.train", "--config", tiny, "--run_dir", run)
 
     options = ("--signals-to-handle", "SIGTERM,SIGINT,SIGUSR2", "--shutdown-timeout", 100)
-    under_torchrun = on_ranks(2, *command, options=options)
-    under_torchrun.until(lambda: any((run / "sweeps").glob("*/train/*")))
-    processes = under_torchrun.processes()
-    under_torchrun.send(signal.SIGUSR2)
-    outcome = under_torchrun.wait()
+    launched = under_torchrun(2, *command, options=options)
+    launched.until(lambda: any((run / "sweeps").glob("*/train/*")))
+    processes = launched.processes()
+    launched.send(signal.SIGUSR2)
+    outcome = launched.wait()
     assert "SIGUSR2: saved at step" in outcome.err
     assert saved_where_it_stopped(run) and not any(map(lives, processes))
 
-    orphaned = on_ranks(2, *command)
+    orphaned = under_torchrun(2, *command)
     orphaned.until(lambda: last_step(run) >= STEPS_PER_EPOCH + 2)
     processes = orphaned.processes()
     orphaned.send(signal.SIGKILL)
 
-    ranks = by_environment(2, *command)  # at once: it waits for the ranks that torchrun left behind
+    ranks = on_ranks(2, *command)  # at once: it waits for the ranks that torchrun left behind
     ranks[0].until(lambda: last_step(run) >= 2 * STEPS_PER_EPOCH + 2)
     assert "SIGTERM: saved at step" in orphaned.wait().err and not any(map(lives, processes))
     ranks[1].send(signal.SIGTERM)  # one rank is told; all leave together
@@ -107,11 +85,13 @@ def test_killed_in_every_phase(tmp_path, tiny, finished):
         "last evaluation": lambda: (checkpoints / f"step_{STEPS:08d}").exists(),
     }
     for happened in moments.values():
-        command = on_ranks(2, "dist_plm.train", "--config", tiny, "--run_dir", run)
-        command.until(happened)
+        ranks = on_ranks(2, "dist_plm.train", "--config", tiny, "--run_dir", run)
+        ranks[0].until(happened)
         time.sleep(draw.uniform(0, 0.02))
-        command.kill()
-        command.wait()
+        for rank in ranks:
+            rank.kill()
+        for rank in ranks:
+            rank.wait()
         assert not events(run, "end")
     train(2, tiny, run)
     assert_same_end(run, finished)

@@ -18,7 +18,8 @@ from dist_plm.catalogue import Catalogue
 from dist_plm.catalogue.build import Builder
 from dist_plm.data.store import Store
 from dist_plm.errors import UserError
-from tests.end_to_end.conftest import Command, contents, events, on_ranks, refused
+from tests.commands import Command, under_torchrun
+from tests.end_to_end.conftest import contents, events, refused
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_recall_of_the_index_is_that_of_the_evaluation(indexed, finished):
 
 def test_ranks_make_the_same_index(indexed, finished, demo, tmp_path, monkeypatch):
     arguments = ("--checkpoint", finished, "--shards", demo, "--out", tmp_path / "index")
-    outcome = on_ranks(2, "dist_plm.embed", *arguments).wait()
+    outcome = under_torchrun(2, "dist_plm.embed", *arguments).wait()
     assert outcome.status == 0, outcome.err
     assert outcome.out.count("140 images in dimension 16") == 1
     for name in ("embeddings.npy", "images.jsonl", "index.faiss", "encoder/model.safetensors"):

@@ -27,7 +27,8 @@ from dist_plm.model import Encoder
 from dist_plm.model.embedder import Embedder, ready
 from dist_plm.runtime.progress import Display
 from dist_plm.runtime.world import World
-from tests.end_to_end.conftest import Command, refused
+from tests.commands import Command
+from tests.end_to_end.conftest import refused
 
 MOST_BYTES = 200_000
 
@@ -135,8 +136,8 @@ def test_an_image_that_has_gone(client, catalogue):
 def test_the_command(catalogue, here):
     command = Command(["-u", "-m", "dist_plm.serve", catalogue.folder, "--port", "0", "--max_upload_mb", "0.1"])
     try:
-        assert command._process.stdout is not None
-        line = command._process.stdout.readline()
+        command.until(lambda: "\n" in command.printed.out)
+        line = command.printed.out
         assert line.startswith("20 images on http://127.0.0.1:"), line
         url = line.split()[3]
         with urllib.request.urlopen(f"{url}about", timeout=60) as response:

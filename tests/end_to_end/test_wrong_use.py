@@ -11,7 +11,8 @@ import torch
 from dist_plm import evaluate as evaluation
 from shards import build as building
 from shards import verify as verifying
-from tests.end_to_end.conftest import alone, contents, refused
+from tests.commands import alone
+from tests.end_to_end.conftest import contents, refused
 
 WRONG_VALUES = {
     "unknown key": ("--manifold.kk", "5", "manifold.kk"),

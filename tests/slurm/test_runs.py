@@ -9,7 +9,8 @@ import torch
 
 from dist_plm.errors import UserError
 from launch import slurm as launcher
-from tests.end_to_end.conftest import STEPS_PER_EPOCH, Command, events, tensors, train
+from tests.commands import Command
+from tests.end_to_end.conftest import STEPS_PER_EPOCH, events, tensors, train
 from tests.slurm.conftest import ASKED, STEPS, Slurm, job_of, last_step, requeues
 
 # One node's share of the run must not end before the test has struck: a checkpoint at every step makes it slow.

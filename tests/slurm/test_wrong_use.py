@@ -9,7 +9,7 @@ from dist_plm.errors import UserError
 from launch import slurm as launcher
 from launch import sweep
 from launch.cluster import Cluster, seconds
-from tests.end_to_end.conftest import Command
+from tests.commands import Command
 from tests.slurm.conftest import Slurm, events, job_of
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,169 @@
+"""Commands as people start them, and ranks as a scheduler does, with a bound on the time.
+
+Ranks are forked from a process that has imported everything: a start takes a second of CPU time, not seven.
+"""
+
+import importlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from dist_plm.cli import run_command
+
+ROOT = Path(__file__).resolve().parents[1]
+PATIENCE_SECONDS = 300
+PRELOAD = ["tests.end_to_end.conftest", "dist_plm.trainer", "torch.utils.tensorboard", "webdataset.tariterators",
+           "sklearn.cluster", "torch.distributed.launcher.api"]  # fmt: skip
+SERVER = get_context("forkserver")
+SERVER.set_forkserver_preload(PRELOAD)
+os.environ.update(OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")  # the server starts at its first use and inherits them
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+class Command:
+    """A command under way, `python arguments...`, with all the processes that it starts."""
+
+    def __init__(self, arguments: list[object], **environment: str) -> None:
+        self.printed = Printed()
+        line, environment = [sys.executable, *map(str, arguments)], {**os.environ, **environment}
+        out, err = self.printed.files
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            self._process = subprocess.Popen(line, cwd=ROOT, env=environment, stdout=stdout, stderr=stderr)
+        self.pid = self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """None while it runs."""
+        return self._process.poll()
+
+    def wait(self) -> Outcome:
+        """The outcome; past PATIENCE_SECONDS everything is killed and the test fails."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self.status is None:
+            if time.monotonic() > deadline:
+                self.kill()
+                pytest.fail(f"not done after {PATIENCE_SECONDS} s\n{self.printed}")
+            time.sleep(0.005)
+        return Outcome(self.status, self.printed.out, self.printed.err)
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal to the process that was started, and to no other."""
+        os.kill(self.pid, number)
+
+    def processes(self) -> list[int]:
+        """It, and all that it started."""
+        return family(self.pid)
+
+    def kill(self) -> None:
+        """SIGKILL to everything; torchrun's ranks are in sessions of their own, so they are found by descent."""
+        for pid in self.processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def until(self, happened: Callable[[], bool]) -> None:
+        """Wait for something to happen while the command runs; fails when it ends before."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not happened():
+            if self.status is not None or time.monotonic() > deadline:
+                self.kill()
+                pytest.fail(f"it never happened (status {self.status})\n{self.printed}")
+            time.sleep(0.002)
+
+
+class Rank(Command):
+    """A rank under way, `python -m module arguments...` with torchrun's variables, forked."""
+
+    def __init__(self, module: str, arguments: tuple[object, ...], environment: dict[str, str]) -> None:
+        self.printed = Printed()
+        line = [module, *map(str, arguments)]
+        self._forked = SERVER.Process(target=_run, args=(line, environment, self.printed.files))
+        self._forked.start()
+        self.pid = int(self._forked.pid or 0)
+
+    @property
+    def status(self) -> int | None:
+        return self._forked.exitcode
+
+
+class Printed:
+    """What a command printed: two files that go when nobody holds this."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self.files = [Path(self._folder.name, name) for name in ("out", "err")]
+
+    @property
+    def out(self) -> str:
+        return self.files[0].read_text(errors="replace")
+
+    @property
+    def err(self) -> str:
+        return self.files[1].read_text(errors="replace")
+
+    def __str__(self) -> str:
+        return f"{self.out}\n{self.err}"
+
+
+def _run(line: list[str], environment: dict[str, str], printed: list[Path]) -> None:
+    for number, path in enumerate(printed, start=1):
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), number)
+    os.chdir(ROOT)
+    os.environ.update(environment)
+    sys.argv = line
+    run_command(importlib.import_module(line[0]).main)
+
+
+def lives(pid: int) -> bool:
+    """Whether a process runs; one that nobody waited for is a zombie."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def family(pid: int) -> list[int]:
+    """A process, its children, and theirs."""
+    children = []
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            children += [int(child) for child in (task / "children").read_text().split()]
+    return [pid, *(each for child in children for each in family(child))]
+
+
+def alone(*arguments: object) -> Command:
+    """Start `python -m arguments...` without torchrun."""
+    return Command(["-m", *arguments])
+
+
+def under_torchrun(count: int, *arguments: object, options: tuple[object, ...] = ()) -> Command:
+    """Start `python -m arguments...` on `count` ranks under torchrun, which takes `options`."""
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", count, *options]
+    return Command(["-m", *launcher, "-m", *arguments])
+
+
+def on_ranks(count: int, module: str, *arguments: object) -> list[Rank]:
+    """Start `python -m module arguments...` on `count` ranks, one process each with torchrun's variables."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [Rank(module, arguments, {"RANK": str(r), "LOCAL_RANK": str(r), **shared}) for r in range(count)]
