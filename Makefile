@@ -4,11 +4,11 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 
 .PHONY: demo test
-demo: $(VENV)/installed
+demo: $(VENV)/demo
 	$(BIN)/python shards/build.py demo --images 6000 --out data/demo
 	$(BIN)/torchrun --standalone --nproc_per_node 2 -m dist_plm.train --config configs/demo.yaml
 
-test: $(VENV)/installed
+test: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -17,7 +17,10 @@ test: $(VENV)/installed
 	$(BIN)/pytest -n 3 --dist loadfile --ignore tests/slurm; others=$$?; \
 	wait $$slurm && exit $$others
 
-$(VENV)/installed: pyproject.toml constraints.txt
+# What is imported is compiled then; pip would compile 30,000 modules, most of them for nothing.
+$(VENV)/demo: EXTRAS = report
+$(VENV)/dev: EXTRAS = dev
+$(VENV)/demo $(VENV)/dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e ".[$(EXTRAS)]"
 	touch $@

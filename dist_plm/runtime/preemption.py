@@ -34,6 +34,7 @@ class Preemption:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.signal = 0
+        self._interrupted = False
         self._left = threading.Event()
         self._numbers = [signal.Signals[name] for name in names]
 
@@ -49,8 +50,9 @@ class Preemption:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT and self.signal == signal.SIGINT:
+        if number == signal.SIGINT and self._interrupted:
             sys.exit(128 + number)
+        self._interrupted |= number == signal.SIGINT
         self.signal = self.signal or number
 
     def _watch(self, launcher: int) -> None:

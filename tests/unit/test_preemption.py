@@ -19,10 +19,13 @@ def test_what_is_configured_sets_the_flag_and_nothing_else_does() -> None:
     assert {number: signal.getsignal(number) for number in before} == before
 
 
-def test_sigint_twice_leaves_at_once() -> None:
-    with Preemption(["SIGINT"]) as preemption:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert preemption.signal == signal.SIGINT
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_sigint_twice_leaves_at_once(first: signal.Signals) -> None:
+    with Preemption(["SIGINT", "SIGTERM"]) as preemption:
+        os.kill(os.getpid(), first)
+        if first != signal.SIGINT:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert preemption.signal == first
         with pytest.raises(SystemExit) as leaving:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
