@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from glob import glob
 from pathlib import Path
 
 import torch
@@ -64,22 +65,27 @@ class Start:
 
     def phase(self) -> str:
         """What the run is doing or was killed at, by the newest trace that it left since it was started."""
-        traces = {path: path.stat().st_mtime for path in _traces(self.run) if path.exists()}
+        traces = _traces(self.run)
         newest = max(traces, key=lambda path: traces[path], default=self.run)
         if traces.get(newest, 0.0) < self.began:
             return "start-up"
         if any(path.suffix == ".tmp" and traces[path] >= self.began for path in traces):
             return "save"
         if newest.parent.parent.name == "sweeps":
-            whole = not any(newest.glob(".*.tmp")) and len(list(newest.glob("*.npy"))) == SHARDS
+            whole = not glob(f"{newest}/.*.tmp") and len(glob(f"{newest}/*.npy")) == SHARDS
             return "evaluation" if newest.name == "test" else "plan" if whole else "sweep"
         last = events(self.run)[-1:]
         after = {"eval": "evaluation", "sweep": "plan", "end": "end"}
         return after.get(last[0]["event"], "step") if last and newest.name == "metrics.jsonl" else "step"
 
 
-def _traces(run: Path) -> list[Path]:
-    return [run / "metrics.jsonl", run / "plans", *run.glob("sweeps/*/*"), *run.glob("checkpoints/*")]
+def _traces(run: Path) -> dict[Path, float]:
+    """When each trace was last written. Folders come and go meanwhile, which pathlib's glob does not forgive."""
+    traces = {}
+    for path in (f"{run}/metrics.jsonl", f"{run}/plans", *glob(f"{run}/sweeps/*/*"), *glob(f"{run}/checkpoints/*")):
+        with suppress(FileNotFoundError):
+            traces[Path(path)] = os.stat(path).st_mtime
+    return traces
 
 
 def _launch(ranks: int, line: list[str], log: str) -> None:
