@@ -1,12 +1,13 @@
 """What can be known to be wrong before anything starts: cross-field rules, missing data, an impossible world size."""
 
 from importlib.util import find_spec
-from pathlib import Path
 
 from dist_plm.config import Config
-from dist_plm.data.format import Manifest
-from dist_plm.data.store import Store
+from dist_plm.data.mirror import manifest_of
+from dist_plm.data.remote import is_url
+from dist_plm.data.remote_store import open_split
 from dist_plm.errors import UserError
+from dist_plm.index.placement import is_swept, place_run
 from dist_plm.method_checks import check_method
 
 
@@ -14,7 +15,7 @@ def check(config: Config, world_size: int) -> None:
     """Raise a UserError that names the keys at fault and what mends them; return in silence otherwise."""
     _check_values(config)
     _check_batch(config, world_size)
-    _check_data(config)
+    _check_data(config, world_size)
     from dist_plm.model.backbones import check_model
 
     check_model(config.model)
@@ -42,6 +43,12 @@ def _check_values(config: Config) -> None:
         "checkpoint.every_steps": config.checkpoint.every_steps,
         "checkpoint.keep": config.checkpoint.keep,
         "runtime.timeout_seconds": config.runtime.timeout_seconds,
+        "data.cache_gb": config.data.cache_gb,
+        "data.retry_seconds": config.data.retry_seconds,
+        "index.nprobe": config.index.nprobe,
+        "index.nprobe_max": config.index.nprobe_max,
+        "index.recall_sample": config.index.recall_sample,
+        "index.memory_gb": config.index.memory_gb,
     }
     for key, value in positive.items():
         if value <= 0:
@@ -50,6 +57,7 @@ def _check_values(config: Config) -> None:
         "model.momentum": config.model.momentum,
         "manifold.threshold": config.manifold.threshold,
         "views.flip": config.views.flip,
+        "index.recall_floor": config.index.recall_floor,
     }
     for key, value in shares.items():
         if not 0 <= value <= 1:
@@ -62,8 +70,19 @@ def _check_values(config: Config) -> None:
             f"views.resize {config.views.resize} is smaller than views.size {config.views.size}: "
             "the centre crop would not fit; raise views.resize"
         )
+    if is_url(config.data.shards) and config.data.retry_seconds >= config.runtime.timeout_seconds:
+        raise UserError(
+            f"data.retry_seconds {config.data.retry_seconds} is not below runtime.timeout_seconds "
+            f"{config.runtime.timeout_seconds}: the other ranks would give up before the store is given up; lower it"
+        )
+    if 0 < config.data.decoded_side < config.views.resize:
+        raise UserError(
+            f"data.decoded_side {config.data.decoded_side} is smaller than views.resize {config.views.resize}, "
+            "to which the sweep would enlarge it again: raise it, or set it to 0"
+        )
     counts = {
         "seed": config.seed,
+        "data.decoded_side": config.data.decoded_side,
         "proxies.count": config.proxies.count,
         "warm_up.epochs": config.warm_up.epochs,
         "train.max_steps": config.train.max_steps,
@@ -97,6 +116,8 @@ def _check_batch(config: Config, world_size: int) -> None:
             "or --model.batch_norm frozen"
         )
     _check_strategy(config, world_size)
+    if config.batch.locality and config.train.method == "dada":
+        raise UserError("batch.locality would change what dada draws for each place in a batch: leave it out")
     if config.train.method != "plm":
         return
     if manifold.k <= manifold.dim:
@@ -130,6 +151,11 @@ def _check_strategy(config: Config, world_size: int) -> None:
             f"runtime.lanes {lanes} must divide batch.groups {groups} and be a multiple of the {world_size} ranks: "
             f"set --runtime.lanes to {', '.join(map(str, valid))}, or --runtime.strategy ddp"
         )
+    if config.batch.locality:
+        raise UserError(
+            "runtime.strategy reproducible adds up in the plan's order, batch.locality in one that depends on the "
+            "nodes: set --batch.locality false, or --runtime.strategy ddp"
+        )
     if config.batch.micro_batches > 1:
         raise UserError(
             f"runtime.strategy reproducible embeds a lane at a time, batch.micro_batches {config.batch.micro_batches} "
@@ -142,8 +168,8 @@ def _check_strategy(config: Config, world_size: int) -> None:
         )
 
 
-def _check_data(config: Config) -> None:
-    manifest = Manifest.load(Path(config.data.shards))
+def _check_data(config: Config, world_size: int) -> None:
+    manifest = manifest_of(config.data)
     for key, split in (
         ("data.train_split", config.data.train_split),
         ("data.test_split", config.data.test_split),
@@ -159,10 +185,12 @@ def _check_data(config: Config) -> None:
                 f"{key} is {split!r}, but {config.data.shards} has the splits {', '.join(manifest.splits)}: {mend}"
             )
         if split:
-            Store(config.data.shards, split).close()
+            open_split(config.data, split).close()
     samples = manifest.splits[config.data.train_split].samples
     if samples < config.batch.images:
         raise UserError(
             f"split {config.data.train_split!r} of {config.data.shards} has {samples} images, fewer than one batch of "
             f"{config.batch.images}: lower batch.groups or batch.group_size"
         )
+    if is_swept(config):
+        place_run(config, samples, world_size)

@@ -42,7 +42,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--model", choices=("student", "teacher"), default="", help="of a run: student by default")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--images", type=Path, help="folder of images, with all folders below")
-    source.add_argument("--shards", type=Path, help="data set folder")
+    source.add_argument("--shards", help="data set folder, or its URL")
     parser.add_argument("--split", default="test", help="split of the shards")
     parser.add_argument("--out", type=Path, required=True, help="index directory to make")
     parser.add_argument("--workers", type=int, default=2, help="decoding threads of a rank")

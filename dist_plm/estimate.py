@@ -5,13 +5,15 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from dist_plm.config import Config, RuntimeConfig, ZeroConfig
 from dist_plm.data.plan import valid_world_sizes
-from dist_plm.data.store import Store
-from dist_plm.methods import METHODS
+from dist_plm.data.reads import read_rows
+from dist_plm.data.remote_store import open_split
+from dist_plm.index.placement import is_swept, place_run
 from dist_plm.methods.plm import PAIRS
 from dist_plm.model import Encoder
 from dist_plm.runtime.strategy.memory import FLOAT, network_bytes
@@ -36,11 +38,9 @@ def batch_arithmetic(config: Config, world_size: int) -> str:
 
 
 def _rows(config: Config, world_size: int) -> list[tuple[str, str]]:
-    store = Store(config.data.shards, config.data.train_split)
+    store = open_split(config.data, config.data.train_split)
     steps = len(store) // config.batch.images
     sizes = np.asarray(store.offsets["size"], dtype=np.int64)
-    sweep = int(sizes.sum()) // config.batch.refresh_epochs * _swept(config)
-    steps_bytes = int(sizes.mean() * steps * config.batch.images)
     total = (config.warm_up.epochs + config.train.epochs) * steps
     networks = _networks(config, world_size)
     chosen = networks[_strategy(config.runtime)]
@@ -50,11 +50,33 @@ def _rows(config: Config, world_size: int) -> list[tuple[str, str]]:
         ("data", f"{len(store):,} images in {len(store.shards)} shards, {sizes.sum() / 1e6:,.1f} MB"),
         ("batch", batch_arithmetic(config, world_size)),
         ("epoch", f"{steps:,} steps; {config.warm_up.epochs} + {config.train.epochs} epochs = {total:,} steps"),
-        ("an epoch reads", f"{sweep / 1e6:,.1f} MB in order (sweep), {steps_bytes / 1e6:,.1f} MB at random (steps)"),
+        *read_rows(config, store, swept=is_swept(config)),
+        *(_index(config, world_size, len(store), steps) if is_swept(config) else []),
         *((f"memory: {name}", f"{size / 1e6:,.1f} MB a rank") for name, size in memory.items()),
         ("memory: sum", f"{sum(memory.values()) / 1e6:,.1f} MB a rank, activations of the backbone not counted"),
         *((f"network under {name}", f"{size / 1e6:,.1f} MB a rank") for name, size in networks.items()),
     ]
+
+
+def _index(config: Config, world_size: int, images: int, steps: int) -> list[tuple[str, str]]:
+    """Where the index lies, and how long a refresh searches if all ranks are as fast as this one."""
+    from dist_plm.index.cost import comparison_seconds, refresh_cost
+
+    placement = place_run(config, images, world_size)
+    dim, seeds = config.model.wide_dim or config.model.dim, steps * config.batch.groups
+    gpu = config.runtime.device != "cpu" and torch.cuda.is_available()
+    device, backend = torch.device("cuda" if gpu else "cpu"), config.runtime.index
+    comparison = comparison_seconds(dim, 2 * config.batch.group_size, backend, device)
+    cost = refresh_cost(
+        config.index, placement, count=images, seeds=seeds, world_size=world_size, comparison=comparison
+    )
+    parts = {"building": cost.build, "searching": cost.search, "measuring recall": cost.judge}
+    times = ", ".join(f"{name} {seconds:,.1f} s" for name, seconds in parts.items() if seconds)
+    return [
+        ("index", placement.describe(config.index, images, dim)),
+        ("a refresh searches", f"{seeds:,} seeds: about {times} on ranks as fast as this one, "
+                               f"{1 / comparison / 1e9:,.2f} G comparisons/s"),
+    ]  # fmt: skip
 
 
 def _networks(config: Config, world_size: int) -> dict[str, float]:
@@ -90,14 +112,9 @@ def _memory(config: Config, world_size: int, *, images: int, classes: int) -> di
         # distance, p, o, s and their gradients: about eight matrices of pairs are alive at once
         "pairs of points": 8 * own_points * points * FLOAT,
         "pairs of points and proxies": live(points * proxies) * FLOAT,
-        "gallery": images * (config.model.wide_dim or config.model.dim) * FLOAT * _swept(config),
+        "index": place_run(config, images, world_size).bytes if is_swept(config) else 0,
         "views decoded ahead": (config.data.prefetch + 1) * own_points * 3 * config.views.size**2,
     }
-
-
-def _swept(config: Config) -> bool:
-    """Whether batches rest on embeddings of all images."""
-    return METHODS[config.train.method].batches in ("neighbours", "clusters")
 
 
 def _proxies(config: Config, classes: int) -> tuple[int, int, Callable[[int], int]]:

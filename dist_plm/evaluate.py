@@ -45,7 +45,7 @@ def main() -> int:
 def _parse() -> argparse.Namespace:
     parser = OneLineParser(prog="python -m dist_plm.evaluate", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="run directory or export")
-    parser.add_argument("--shards", type=Path, help="data set folder (a run's own by default)")
+    parser.add_argument("--shards", help="data set folder or URL (a run's own by default)")
     parser.add_argument("--split", help="split of the queries (a run's test split by default, else `test`)")
     parser.add_argument("--gallery", help="split that is searched, where it is not the queries' own")
     return parser.parse_args()
@@ -64,7 +64,7 @@ def _config(trained: "TrainedRun | TrainedExport", options: argparse.Namespace) 
         raise UserError(f"{options.checkpoint} is an export and has no data of its own: name a data set with --shards")
     data = replace(
         config.data,
-        shards=str(options.shards or config.data.shards),
+        shards=options.shards or config.data.shards,
         test_split=options.split or config.data.test_split,
         gallery_split=options.gallery if options.gallery is not None else config.data.gallery_split,
     )

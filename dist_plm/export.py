@@ -5,6 +5,7 @@ Each file is checked on real images against the network in the checkpoint before
 
 import argparse
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,22 +69,22 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--model", choices=("student", "teacher"), default="", help="of a run: student by default")
     parser.add_argument("--out", type=Path, help="folder to make (RUN_DIR/export_MODEL by default)")
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=["safetensors"], help="safetensors always")
-    parser.add_argument("--shards", type=Path, help="data set to check on (a run's own by default)")
+    parser.add_argument("--shards", help="data set to check on (a run's own by default)")
     return parser.parse_args()
 
 
-def _views(shards: Path | None, data: DataConfig, embedder: "Embedder") -> "Tensor":
+def _views(shards: str | None, data: DataConfig, embedder: "Embedder") -> "Tensor":
     """Evaluation views [n, 3, s, s] of images from all over a split."""
     import numpy as np
     import torch
 
-    from dist_plm.data.store import Store
+    from dist_plm.data.remote_store import open_split
     from dist_plm.data.views import eval_view
 
-    folder = shards or data.shards
-    if not folder:
+    data = replace(data, shards=shards or data.shards)
+    if not data.shards:
         raise UserError("an export is checked on real images: name a data set with --shards")
-    with Store(folder, data.test_split or data.train_split) as store:
+    with open_split(data, data.test_split or data.train_split) as store:
         ids = np.linspace(0, len(store) - 1, min(IMAGES, len(store))).astype(int)
         images = [eval_view(store.read_image(int(id)), config=embedder.views) for id in ids]
     return torch.from_numpy(np.stack(images))

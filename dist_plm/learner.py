@@ -1,5 +1,6 @@
 """What learns: student, momentum encoder, method and optimiser, and the one step that moves them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from dist_plm.config import Config
 from dist_plm.data.loader import Batch
+from dist_plm.head_start import fit_heads
 from dist_plm.index.gallery import Embed
 from dist_plm.manifold import effective_rank, mean_pair_distance
 from dist_plm.methods import Loss, Points, build_method
@@ -67,6 +69,23 @@ class Learner:
         student = student.to(world.device, dtype).to(memory_format=torch.channels_last)
         self._begin(phase, student)
 
+    def start_heads(self, features: Callable[[Embed], Tensor]) -> None:
+        """Set the heads as `model.head_start` says, before the first step. A collective.
+
+        Args:
+            features: Called with what turns views into what the heads see; returns that of all training images [n, C].
+        """
+        student = self.strategy.release()
+        assert isinstance(student, Encoder)
+
+        def pooled(views: Tensor) -> Tensor:
+            student.eval()
+            with torch.no_grad(), self.strategy.autocast():
+                return student.pooled(views)
+
+        fit_heads(student, self.config.model, lambda: features(pooled))
+        self._begin(self.phase, student)
+
     def enter(self, phase: Phase) -> None:
         """Begin a phase: phi_0 = theta_0, the method's own parameters and the optimiser are new. A collective."""
         student = self.strategy.release()
@@ -119,7 +138,7 @@ class Learner:
         self.void.add(~sound, void, step)
         with part("optimiser"), self.world.waiting("the optimiser's step"):
             self.strategy.step(torch.maximum(void, self.strategy.overflow.to(void)))
-        with part("teacher"):
+        with part("ema"):
             self.teacher.update(self.student, self.strategy.local)
         return Report(loss, z.detach()[:, : self.config.model.dim])
 

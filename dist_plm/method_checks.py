@@ -1,7 +1,7 @@
 """What a method asks of the configuration and of the data, known before anything starts."""
 
 from dist_plm.config import Config
-from dist_plm.data.store import Store
+from dist_plm.data.remote_store import open_split
 from dist_plm.errors import UserError
 
 
@@ -58,7 +58,7 @@ def _check_values(config: Config) -> None:
 
 
 def _check_labels(config: Config) -> None:
-    with Store(config.data.shards, config.data.train_split) as store:
+    with open_split(config.data, config.data.train_split) as store:
         classes = len(set(store.labels.tolist()) - {-1})
     if classes < 2:
         raise UserError(
@@ -71,7 +71,7 @@ def _check_clusters(config: Config) -> None:
     from dist_plm.index.clustering import MOST_POINTS
 
     settings = config.pseudo_labels
-    with Store(config.data.shards, config.data.train_split) as store:
+    with open_split(config.data, config.data.train_split) as store:
         images = len(store)
     if not 2 <= settings.clusters <= images:
         raise UserError(f"pseudo_labels.clusters is {settings.clusters}: it must lie in 2 to {images}, the images")

@@ -1,16 +1,23 @@
 """Before an epoch: sweep the images with the momentum encoder, search the seeds' neighbours, and fix the plan."""
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from dist_plm.config import Config
-from dist_plm.data.plan import class_plan, coverage, load_plan, make_plan, random_plan, save_plan
+from dist_plm.data.plan import class_plan, coverage, plan_blocks, plan_steps, random_plan
+from dist_plm.data.plan_file import load_plan, save_blocks
 from dist_plm.data.store import Store
-from dist_plm.index.gallery import Gallery, digest, sweep
+from dist_plm.errors import RunFailure
+from dist_plm.index.embeddings import Embeddings
+from dist_plm.index.gallery import digest, sweep
+from dist_plm.index.global_index import GlobalIndex
+from dist_plm.index.placement import place_run
 from dist_plm.learner import Learner
 from dist_plm.run_directory import RunDirectory
 from dist_plm.runtime.metrics import Metrics
@@ -80,33 +87,61 @@ class Planner:
         may differ in ties.
         """
         path = self.directory.plan(at.epochs)
-        if not at.plan:
-            ids = self._new(at, learner)
-            at.plan = self._shared(lambda: save_plan(path, ids))
-            share = coverage(ids, len(self.store))
-            self.metrics.write("plan", step=at.step, epoch=at.epochs, steps=len(ids), coverage=share, sha256=at.plan)
-        return Plan(load_plan(path, at.plan), self._labels(at, learner))
+        if known := at.plan:
+            return Plan(load_plan(path, known), self._labels(at, learner))
+        at.plan = self._make(path, at, learner)
+        ids = load_plan(path, at.plan)
+        share = coverage(ids, len(self.store)) if self.world.is_first else 0.0
+        self.metrics.write("plan", step=at.step, epoch=at.epochs, steps=len(ids), coverage=share, sha256=at.plan)
+        return Plan(ids, self._labels(at, learner))
 
-    def _new(self, at: Position, learner: Learner) -> np.ndarray:
-        batch, seed, n = self.config.batch, self.config.seed, len(self.store)
+    def _make(self, path: Path, at: Position, learner: Learner) -> str:
+        """Write the plan as it is made, on the first rank, and return its hash on all."""
+        batch = self.config.batch
+        shape = (plan_steps(len(self.store), batch), batch.groups, batch.group_size)
+        blocks = self._blocks(at, learner)
+        if not self.world.is_first:
+            deque(blocks, maxlen=0)  # the search takes all ranks
+        return self._shared(lambda: save_blocks(path, shape, blocks))
+
+    def _blocks(self, at: Position, learner: Learner) -> Iterator[np.ndarray]:
+        """The plan, int64 [some, groups, group_size] at a time. A collective."""
         batches = learner.method.batches
         if batches == "random":
-            return random_plan(n, batch, seed, at.epochs)
-        if batches == "neighbours":
-            gallery = self._gallery(at, learner)
-            if at.epoch == 0:
-                embeddings = torch.tensor(gallery.embeddings, dtype=learner.method_dtype)
-                learner.method.begin(embeddings.to(self.world.device))
-            return make_plan(n, batch=batch, seed=seed, epoch=at.epochs, neighbours=gallery.neighbours)
-        if batches == "clusters" and self._refreshing(at):
-            self._cluster(at, learner)
-        labels = self._labels(at, learner)
-        assert labels is not None
-        return class_plan(labels, batch, seed, at.epochs)
+            yield random_plan(len(self.store), self.config.batch, self.config.seed, at.epochs)
+        elif batches == "neighbours":
+            yield from self._around_seeds(at, learner)
+        else:
+            if batches == "clusters" and self._refreshing(at):
+                self._cluster(at, learner)
+            labels = self._labels(at, learner)
+            assert labels is not None
+            yield class_plan(labels, self.config.batch, self.config.seed, at.epochs)
+
+    def _around_seeds(self, at: Position, learner: Learner) -> Iterator[np.ndarray]:
+        """Groups of neighbours, from an index that gives its memory back before training goes on."""
+        config, world, embeddings = self.config, self.world, self._embeddings(at, learner)
+        if at.epoch == 0:
+            learner.method.begin(lambda: torch.from_numpy(embeddings.whole()).to(world.device, learner.method_dtype))
+        batch, n = config.batch, len(embeddings)
+        placement = place_run(config, n, world.size)
+        backend, seed = config.runtime.index, config.seed
+        with GlobalIndex(embeddings, config.index, placement, backend=backend, world=world, seed=seed) as index:
+            try:
+                index.guard(at.epochs, max(1, batch.group_size - 1))
+            except RunFailure:
+                self.metrics.write("index", step=at.step, epoch=at.epochs, **index.facts)
+                raise
+            with self.display.phase(f"search {self.store.split}", plan_steps(n, batch) * batch.groups, "seeds") as bar:
+                for block in plan_blocks(n, batch=batch, seed=seed, epoch=at.epochs, neighbours=index.neighbours):
+                    yield block
+                    bar.advance(len(block) * batch.groups)
+                    world.leave_if_told()
+            self.metrics.write("index", step=at.step, epoch=at.epochs, **index.facts)
 
     def _cluster(self, at: Position, learner: Learner) -> None:
         """Make classes up from the gallery on the first rank, save them, and hand them to the method."""
-        gallery = self._gallery(at, learner).embeddings
+        gallery = self._embeddings(at, learner).whole()
         started = time.monotonic()
         at.labels = self._shared(lambda: self.directory.save_labels(learner.method.cluster(gallery)))
         labels = load_plan(self.directory.labels(at.labels), at.labels)
@@ -137,14 +172,14 @@ class Planner:
             self.display.say(f"warning: {message}")
         return swept
 
-    def _gallery(self, at: Position, learner: Learner) -> Gallery:
+    def _embeddings(self, at: Position, learner: Learner) -> Embeddings:
         """Embeddings of the training images by the momentum encoder, `batch.refresh_epochs` old at most."""
         started = time.monotonic()
         # STML finds neighbours by the wide head; a sweep by the other one, of the same weights, must not pass for it.
         wide = bool(self.config.model.wide_dim)
         teacher = learner.strategy.whole(learner.teacher)
         if self._refreshing(at) or not self._is_swept(at):
-            at.sweep = digest(teacher) + "_wide" * wide
+            at.sweep = digest(teacher) + "_wide" * wide + "_fp16" * (self.config.index.precision == "fp16")
         embeddings = sweep(
             learner.embed_with(teacher, wide=wide),
             self.store,
@@ -153,7 +188,8 @@ class Planner:
             world=self.world,
             display=self.display,
             title=f"sweep {self.store.split}",
+            precision=self.config.index.precision,
         )
         self.directory.keep_sweep(at.sweep, self.world)
         self.metrics.write("sweep", step=at.step, epoch=at.epochs, seconds=time.monotonic() - started)
-        return Gallery(embeddings, self.config.runtime.index, self.world)
+        return embeddings

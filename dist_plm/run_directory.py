@@ -12,7 +12,7 @@ import yaml
 
 from dist_plm.cli import load_config
 from dist_plm.config import Config
-from dist_plm.data.plan import save_plan
+from dist_plm.data.plan_file import save_plan
 from dist_plm.errors import UserError
 from dist_plm.runtime.atomic import replacing
 from dist_plm.runtime.lock import Lock
@@ -20,8 +20,10 @@ from dist_plm.runtime.world import World
 
 # What may change between a run and its continuation: where, how fast and how talkative, never what it computes.
 HARMLESS = (
-    "run_dir", "data.shards", "data.workers", "data.prefetch", "batch.micro_batches", "train.max_steps",
+    "run_dir", "data.shards", "data.workers", "data.prefetch", "data.cache_dir", "data.cache_gb", "data.retry_seconds",
+    "batch.micro_batches", "train.max_steps",
     "train.log_steps", "train.evaluate_epochs", "train.wandb", "train.report", "evaluation", "checkpoint", "runtime",
+    "index.memory_gb",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,13 +43,13 @@ def main() -> int:
     if not config.data.shards:
         raise UserError("there are no images to judge by: name a data set with --shards")
 
-    from dist_plm.data.store import Store
+    from dist_plm.data.remote_store import open_split
     from dist_plm.runtime.progress import Display
     from dist_plm.runtime.world import connect, disconnect
 
-    with Store(config.data.shards, config.data.test_split) as store:
+    with open_split(config.data, config.data.test_split) as store:
         if not (store.labels >= 0).any():
-            raise UserError(f"split {store.split!r} of {store.folder} has no labels to judge by: name another --split")
+            raise UserError(f"split {store.split!r} of {store.place} has no labels to judge by: name another --split")
         world = connect(config.runtime)
         display = Display(world)
         try:
@@ -85,6 +86,16 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
     config = config_of(parser, parser.parse_args(rest))
     if options.clusters < 0 or options.batches < 1:
         raise UserError("--clusters can't be negative and --batches must be at least 1")
+    if config.model.head_start != "orthogonal" and not options.checkpoint:
+        raise UserError(
+            f"model.head_start {config.model.head_start} fits the head to training images, which is done by a run: "
+            "name one with --checkpoint, or set --model.head_start orthogonal"
+        )
+    if config.loss.relative:
+        raise UserError(
+            "loss.relative has a unit in a training batch, none over all pairs: set --loss.relative false and "
+            "--loss.delta to a distance"
+        )
     return options, config
 
 
@@ -128,11 +139,13 @@ def _methods(
     from dist_plm.evaluation.table2 import judge, judge_batches
     from dist_plm.index.clustering import MOST_POINTS
     from dist_plm.index.flat import nearest
-    from dist_plm.index.gallery import Gallery
 
     n, points, delta = len(vectors), torch.from_numpy(vectors), config.loss.delta
-    gallery = Gallery(vectors, config.runtime.index, world)
-    plan = make_plan(n, batch=config.batch, seed=config.seed, epoch=0, neighbours=gallery.neighbours)
+    search = partial(nearest, gallery=vectors, backend=config.runtime.index, device=world.device)
+    plan = make_plan(
+        n, batch=config.batch, seed=config.seed, epoch=0,
+        neighbours=lambda seeds, depth: search(vectors[seeds], k=depth, exclude=seeds)[0],
+    )  # fmt: skip
     batches = torch.from_numpy(plan.reshape(len(plan), -1)[:most_batches])
     methods = {}
     for name in METHODS:
@@ -175,7 +188,8 @@ def _embed(
     name = f"{digest(embedder.network)}_{views.size}_of_{views.resize}_{store.fingerprint[:16]}"
     with _folder(kept) as folder:
         title = f"embed {store.split}"
-        return sweep(embedder.embed, store, folder / name, config=config, world=world, display=display, title=title)
+        swept = sweep(embedder.embed, store, folder / name, config=config, world=world, display=display, title=title)
+        return swept.whole()
 
 
 @contextmanager

@@ -78,18 +78,25 @@ def _detected(config: Config, world: "World") -> str:
     """What was found on this machine and what follows from it, said once."""
     import torch
 
+    from dist_plm.data.mirror import manifest_of
     from dist_plm.estimate import batch_arithmetic
     from dist_plm.index.flat import describe
+    from dist_plm.index.placement import is_swept, place_run
 
     if world.device.type == "cuda":
         device = f"{torch.cuda.get_device_name(world.device)} with NCCL"
     else:
         device = f"CPU with gloo ({'as configured' if config.runtime.device == 'cpu' else 'no GPU found'})"
+    index = ""
+    if is_swept(config):
+        count = manifest_of(config.data).splits[config.data.train_split].samples
+        placement = place_run(config, count, world.size)
+        index = f"; {placement.describe(config.index, count, config.model.wide_dim or config.model.dim)}"
     return (
         f"dist_plm {__version__}, torch {torch.__version__}: {world.size} rank(s) on {device}, "
         f"{torch.get_num_threads()} compute thread(s) each\n"
         f"batch: {batch_arithmetic(config, world.size)}\n"
-        f"nearest neighbours: {describe(config.runtime.index, world.device)}"
+        f"nearest neighbours: {describe(config.runtime.index, world.device)}{index}"
     )
 
 

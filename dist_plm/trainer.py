@@ -2,18 +2,21 @@
 
 import json
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
 
 from dist_plm import __version__
 from dist_plm.config import Config
+from dist_plm.data.decoded import decode_once
 from dist_plm.data.loader import Loader, to_device
+from dist_plm.data.locality import near_shards, node_rows, nodes
 from dist_plm.data.plan import rank_rows
-from dist_plm.data.store import Store
+from dist_plm.data.remote_store import open_split
 from dist_plm.errors import RunFailure
 from dist_plm.evaluation.live import batch_quality
+from dist_plm.index.gallery import Embed, digest, sweep
 from dist_plm.judge import Judge
 from dist_plm.learner import Learner, Phase, Report, batch_norm_warning, collapse_warning, phases
 from dist_plm.planner import Planner, Position
@@ -46,7 +49,7 @@ class Trainer:
         self.greeting, self.profile = greeting, profile
         self.directory = RunDirectory(config, force=force)
         self.directory.lock(world)
-        self.store = Store(config.data.shards, config.data.train_split)
+        self.store = open_split(config.data, config.data.train_split)
         self.phases = phases(config)
         self.found = newest(config, self.directory, self.store, self.phases, world)
         self.at = Position(**self.found.summary["position"]) if self.found else Position()
@@ -108,6 +111,8 @@ class Trainer:
             state = self.learner.state()
             checkpoint.load(self.found.path, state)
             self.learner.restore(state)
+        if self.config.data.decoded_side:
+            self.store = decode_once(self.store, config=self.config.data, world=self.world, display=self.display)
         self.directory.create(self.world)
         self.display.say(self.greeting)
         self.metrics = Metrics(self.directory.path, self.world, self.at.metrics_bytes)
@@ -131,6 +136,7 @@ class Trainer:
     def _phases(self) -> None:
         """All phases; evaluated at the start, at the end of each, and every few epochs between."""
         if not self.found:
+            self._start_heads()
             self._judge("start", with_pixels=self.config.evaluation.raw_pixels)
         while True:
             while not self._stopped and self.at.epoch < self.phase.epochs:
@@ -141,16 +147,31 @@ class Trainer:
                 return
             self._next_phase()
 
+    def _start_heads(self) -> None:
+        """Fit the heads to what the backbone makes of the training images, if so configured."""
+
+        def features(pooled: Embed) -> torch.Tensor:
+            folder = self.directory.sweep(f"{digest(self.learner.student.backbone)}_pooled")
+            swept = sweep(pooled, self.store, folder, config=self.config, world=self.world, display=self.display,
+                          title="sweep for the heads")  # fmt: skip
+            return torch.from_numpy(swept.whole()).to(self.world.device)
+
+        if self.config.model.head_start != "orthogonal":
+            self.learner.start_heads(features)
+
     def _epoch(self) -> None:
         """Sweep, plan, and take the epoch's steps."""
         at, config = self.at, self.config
         if at.batch == 0 < at.epoch and at.epoch % config.train.evaluate_epochs == 0:
             self._judge(f"epoch {at.epoch} of {self.phase.name}")
         plan = self.planner.plan(at, self.learner)
+        if config.batch.locality:
+            plan = replace(plan, ids=near_shards(plan.ids, self.store, nodes(self.world.size)))
         steps, first = len(plan.ids), at.batch
         loader = Loader(
             self.store,
             rank_rows(plan.ids, self.world.rank, self.world.size),
+            node_rows=node_rows(plan.ids, self.world.rank, self.world.size),
             labels=plan.labels,
             views=config.views,
             seed=config.seed,

@@ -38,12 +38,12 @@ def show(runs: Sequence[sweep.Run], base: Path, cluster: Cluster) -> None:
 
 def duration(config: Config, run: Path, cluster: Cluster) -> str:
     """Training time at the rate that the run has shown, evaluations and sweeps not counted."""
-    from dist_plm.data.store import Store
+    from dist_plm.data.remote_store import open_split
 
     rates = [event["images_per_second"] for event in events.read(run, "step")[-RECENT:]]
     if not rates:
         return "unknown until the run has measured its rate, for instance with --train.max_steps 50"
-    images, batch = len(Store(config.data.shards, config.data.train_split)), config.batch.images
+    images, batch = len(open_split(config.data, config.data.train_split)), config.batch.images
     total = images // batch * batch * (config.warm_up.epochs + config.train.epochs)
     if config.train.max_steps:
         total = min(total, config.train.max_steps * batch)

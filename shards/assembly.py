@@ -5,7 +5,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import groupby, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dist_plm.data.format import (
+    CHECK_DTYPE,
     LABEL_DTYPE,
     MANIFEST,
     OFFSET_DTYPE,
@@ -20,6 +21,9 @@ from dist_plm.data.format import (
     Manifest,
     ShardInfo,
     SplitInfo,
+    TableInfo,
+    check_of,
+    checks_path,
     fingerprint_line,
     labels_path,
     offsets_path,
@@ -171,25 +175,36 @@ def _bind(source: Source, out: Path, finished: list[Finished], inputs: str) -> M
 def _bind_split(
     out: Path, split: str, classes: list[str], finished: list[Finished], fingerprint: Callable[[bytes], None]
 ) -> SplitInfo:
-    """Both tables of a split, record by record; `fingerprint` takes in its samples. Empty shards are left out."""
+    """The tables of a split, record by record; `fingerprint` takes in its samples. Empty shards are left out."""
     finished = [shard for shard in finished if shard.samples]
-    shards, labelled = [], False
-    with replacing(offsets_path(out, split)) as offsets, replacing(labels_path(out, split)) as labels:
-        for table, dtype in ((offsets, OFFSET_DTYPE), (labels, LABEL_DTYPE)):
-            shape = (sum(shard.samples for shard in finished),)
-            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    shards, labelled, samples = [], False, sum(shard.samples for shard in finished)
+    paths = {offsets_path(out, split): OFFSET_DTYPE, labels_path(out, split): LABEL_DTYPE}
+    paths[checks_path(out, split)] = CHECK_DTYPE
+    with ExitStack() as stack:
+        files = [stack.enter_context(replacing(path)) for path in paths]
+        for table, dtype in zip(files, paths.values(), strict=True):
+            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (samples,)}
             np.lib.format.write_array_header_1_0(table, header)
+        offsets, labels, checks = files
         for number, shard in enumerate(finished):
             record = load_record(shard.record)
             rows = [(number, offset, size) for _, _, _, offset, size in record.samples]
             found = np.array([label for _, _, label, _, _ in record.samples], LABEL_DTYPE)
             offsets.write(np.array(rows, OFFSET_DTYPE).tobytes())
             labels.write(found.tobytes())
+            known = [check_of(bytes.fromhex(sha256)) for _, sha256, _, _, _ in record.samples]
+            checks.write(np.array(known, CHECK_DTYPE).tobytes())
             labelled |= bool((found >= 0).any())
             for key, sha256, label, _, _ in record.samples:
                 fingerprint(fingerprint_line(split, key, sha256, label))
             shards.append(ShardInfo(record.file, shard.samples, record.bytes))
-    return SplitInfo(shape[0], labelled, classes, shards)
+    return SplitInfo(samples, labelled, classes, shards, {path.name: table_info(path) for path in paths})
+
+
+def table_info(path: Path) -> TableInfo:
+    """What the manifest says of a table."""
+    with open(path, "rb") as file:
+        return TableInfo(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _remove_strays(out: Path, splits: dict[str, SplitInfo]) -> None:

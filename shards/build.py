@@ -1,6 +1,7 @@
 """Make a data set: `python shards/build.py KIND --source DIR --out DIR`, or `demo --images N --out DIR`.
 
-The same command again resumes a build that was stopped, and does nothing when it is complete.
+The same command again resumes a build that was stopped, and does nothing when it is complete. With
+`--order-by INDEX` images that are alike, by an index of `python -m dist_plm.embed`, lie side by side.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from shards import demo
 from shards.arguments import Parser, megabytes, part, positive
 from shards.assembly import build, build_part
 from shards.entry import Source
+from shards.order import order_by
 from shards.sources import KINDS
 
 SHARD_MB = 16.0
@@ -71,8 +73,10 @@ def summary(manifest: Manifest, official: dict[str, int], out: Path) -> str:
 
 def _source(options: argparse.Namespace) -> Source:
     if options.kind == "demo":
-        return demo.source(options.images, classes=options.classes, pixels=options.size, seed=options.seed)
-    return KINDS[options.kind](options.source)
+        source = demo.source(options.images, classes=options.classes, pixels=options.size, seed=options.seed)
+    else:
+        source = KINDS[options.kind](options.source)
+    return order_by(source, options.order_by) if options.order_by else source
 
 
 def parser() -> Parser:
@@ -100,6 +104,12 @@ def _add_common(parser: argparse.ArgumentParser, shard_mb: float) -> None:
         default=shard_mb,
         metavar="MB",
         help="of its images (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--order-by",
+        type=Path,
+        metavar="INDEX",
+        help="write images that are alike side by side, by this index of them (python -m dist_plm.embed)",
     )
     parser.add_argument("--part", type=part, metavar="I/N", help="write the shards I, I + N, ... alone")
     parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes (default: %(default)s)")

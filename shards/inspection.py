@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple, NoReturn
 import numpy as np
 
 from dist_plm.data.decode import decode, extension
-from dist_plm.data.format import ShardInfo, fingerprint_line, labels_path, offsets_path
+from dist_plm.data.format import ShardInfo, check_of, checks_path, fingerprint_line, labels_path, offsets_path
 from shards.entry import key_of
 from shards.writer import describe, header
 
@@ -56,17 +56,19 @@ def check_shard(task: Check) -> tuple[list[bytes], str]:
     rows = slice(task.first, task.first + task.info.samples)
     offsets = np.load(offsets_path(task.folder, task.split), mmap_mode="r")[rows]
     labels = np.load(labels_path(task.folder, task.split), mmap_mode="r")[rows]
+    path = checks_path(task.folder, task.split)
+    checks = np.load(path, mmap_mode="r")[rows].tolist() if path.exists() else [None] * len(labels)
     try:
         with open(task.folder / task.info.file, "rb") as file:
-            for row, label in zip(offsets, labels, strict=True):
-                lines.append(_check_sample(task, file, row, int(label)))
+            for row, label, check in zip(offsets, labels, checks, strict=True):
+                lines.append(_check_sample(task, file, row, int(label), check))
             _check_end(task, file)
     except (Damage, OSError) as error:
         return lines, str(error)
     return lines, ""
 
 
-def _check_sample(task: Check, file: BinaryIO, row: np.void, label: int) -> bytes:
+def _check_sample(task: Check, file: BinaryIO, row: np.void, label: int, check: int | None) -> bytes:
     """Check the image and the description that come next in `file`; the sample's fingerprint line."""
     image = _read_member(task, file)
     shard, offset, size = (int(row[name]) for name in ("shard", "offset", "size"))
@@ -78,6 +80,8 @@ def _check_sample(task: Check, file: BinaryIO, row: np.void, label: int) -> byte
     if described.name != f"{key}.json":
         _damaged(task, described.name, described.start, f"{key}.json was expected")
     sha256 = hashlib.sha256(image.data).hexdigest()
+    if check is not None and check != check_of(bytes.fromhex(sha256)):
+        _damaged(task, image.name, data, "the SHA-256 of its bytes is not the one in the table of checks")
     _check_description(task, described, key, label)
     if json.loads(described.data)["sha256"] != sha256:
         _damaged(task, image.name, data, "the SHA-256 of its bytes is not the one in its description")

@@ -16,9 +16,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from dist_plm.data.format import LABEL_DTYPE, OFFSET_DTYPE, REJECTED, Manifest, labels_path, offsets_path
+from dist_plm.data.format import (
+    CHECK_DTYPE,
+    LABEL_DTYPE,
+    OFFSET_DTYPE,
+    REJECTED,
+    Manifest,
+    checks_path,
+    labels_path,
+    offsets_path,
+)
 from dist_plm.errors import UserError
 from shards.arguments import Parser, positive
+from shards.assembly import table_info
 from shards.inspection import Check, check_shard
 from shards.pool import ordered
 from shards.progress import progress
@@ -62,6 +72,10 @@ def check(folder: Path, manifest: Manifest, workers: int) -> Iterator[str]:
     yield from problems
     if not problems and fingerprint.hexdigest() != manifest.fingerprint:
         yield f"manifest.json: the content has the fingerprint {fingerprint.hexdigest()}, not {manifest.fingerprint}"
+    # Last, since the shards tell where in a table the damage is.
+    for name, table in ((name, table) for info in manifest.splits.values() for name, table in info.tables.items()):
+        if not problems and table_info(folder / name) != table:
+            yield f"{name}: its bytes are not those that the manifest knows"
     log = folder / REJECTED
     found = log.read_bytes().count(b"\n") if log.exists() else 0
     if found != manifest.rejected:
@@ -77,7 +91,10 @@ def _checks(folder: Path, manifest: Manifest) -> Iterator[Check]:
 
 def _check_tables(folder: Path, manifest: Manifest, split: str) -> Iterator[str]:
     info = manifest.splits[split]
-    for path, dtype in ((offsets_path(folder, split), OFFSET_DTYPE), (labels_path(folder, split), LABEL_DTYPE)):
+    tables = {offsets_path(folder, split): OFFSET_DTYPE, labels_path(folder, split): LABEL_DTYPE}
+    if info.tables:
+        tables[checks_path(folder, split)] = CHECK_DTYPE
+    for path, dtype in tables.items():
         try:
             table = np.load(path, mmap_mode="r")
         except (OSError, ValueError) as error:

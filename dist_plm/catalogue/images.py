@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dist_plm.data.store import Store
+from dist_plm.config import DataConfig
+from dist_plm.data.remote import is_url
+from dist_plm.data.remote_store import open_split
 from dist_plm.errors import UserError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -36,7 +38,7 @@ class ShardImages(Images):
     """The samples of one split of a data set: all of them, or those with `ids`."""
 
     def __init__(self, folder: str | Path, split: str, ids: Sequence[int] | None = None) -> None:
-        self._store = Store(folder, split)
+        self._store = open_split(DataConfig(shards=str(folder)), split)
         self._ids = range(len(self._store)) if ids is None else ids
 
     def __len__(self) -> int:
@@ -52,7 +54,9 @@ class ShardImages(Images):
         return {"name": str(self._store.about(id).get("source", id)), **named, "id": id}
 
     def place(self) -> dict[str, Any]:
-        folder, split = str(self._store.folder.resolve()), self._store.split
+        folder, split = self._store.place, self._store.split
+        if not is_url(folder):
+            folder = str(Path(folder).resolve())
         return {"kind": "shards", "folder": folder, "split": split, "fingerprint": self._store.fingerprint}
 
 

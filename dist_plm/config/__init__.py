@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from dist_plm.config.baselines import DadaConfig, ProxyAnchorConfig, PseudoLabelsConfig, StmlConfig
 from dist_plm.config.images import BatchConfig, DataConfig, ViewsConfig
+from dist_plm.config.index import IndexConfig
 from dist_plm.config.method import LossConfig, ManifoldConfig, ProxiesConfig, WarmUpConfig
 from dist_plm.config.network import ModelConfig, OptimiserConfig
 from dist_plm.config.run import CheckpointConfig, EvaluationConfig, RuntimeConfig, TrainConfig, ZeroConfig
@@ -19,6 +20,7 @@ __all__ = [
     "DadaConfig",
     "DataConfig",
     "EvaluationConfig",
+    "IndexConfig",
     "LossConfig",
     "ManifoldConfig",
     "ModelConfig",
@@ -46,6 +48,7 @@ class Config:
         views: How an image becomes views.
         model: Student and momentum encoder.
         batch: Assembly of the global batch.
+        index: Search for the neighbours that batches are made of.
         manifold: Neighbourhoods and similarity.
         proxies: rho and Psi.
         loss: Weights of the terms.
@@ -67,6 +70,7 @@ class Config:
     views: ViewsConfig = field(default_factory=ViewsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
     manifold: ManifoldConfig = field(default_factory=ManifoldConfig)
     proxies: ProxiesConfig = field(default_factory=ProxiesConfig)
     loss: LossConfig = field(default_factory=LossConfig)

@@ -9,12 +9,17 @@ class DataConfig:
     """Where the images come from.
 
     Args:
-        shards: Folder written by `python shards/build.py`.
+        shards: Folder written by `python shards/build.py`, or the URL of one (http, https, s3, gs, ...).
         train_split: Name of the split that is trained on; only `proxy_anchor` and `dada` read its labels to train.
         test_split: Name of the split that is evaluated: its images are the queries. Empty: no evaluation.
         gallery_split: Split that is searched; empty where queries and gallery are one (all but In-Shop).
         workers: Decoding threads of one rank.
         prefetch: Batches decoded ahead of the step.
+        cache_dir: Folder on a disk of each node for what is kept of remote or decoded images; empty: that of the user.
+        cache_gb: Most that a node keeps of the images at a URL, GB.
+        decoded_side: Decode every training image once, into `cache_dir`, with this shorter side in pixels (at least
+            views.resize); 0: from its file, each time. Larger images lose detail: other crops, other numbers.
+        retry_seconds: How long a store that does not answer, or answers wrongly, is asked again.
     """
 
     shards: str = "data/demo"
@@ -23,6 +28,10 @@ class DataConfig:
     gallery_split: str = ""
     workers: int = 2
     prefetch: int = 4
+    cache_dir: str = ""
+    cache_gb: float = 10.0
+    decoded_side: int = 0
+    retry_seconds: float = 120.0
 
 
 @dataclass
@@ -54,6 +63,8 @@ class BatchConfig:
         groups: N, seeds or classes drawn for a batch; the world size must divide it.
         group_size: k = |B| / N, a seed and its k - 1 nearest neighbours, or images of one class.
         cover: `random` draws seeds from all images (the paper); `disjoint` reads every image once an epoch at most.
+        locality: Give each group to the node that holds most of its shards. The batches are the same; their points come
+            in another order, so that sums differ in the last bits.
         refresh_epochs: Epochs between two sweeps of the momentum encoder over the data.
         micro_batches: Pieces in which a rank embeds its share; the gradient is that of the whole batch.
     """
@@ -61,6 +72,7 @@ class BatchConfig:
     groups: int = 10
     group_size: int = 10
     cover: Literal["random", "disjoint"] = "random"
+    locality: bool = False
     refresh_epochs: int = 1
     micro_batches: int = 1
 

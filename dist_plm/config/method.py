@@ -59,12 +59,15 @@ class LossConfig:
 
     Args:
         delta: Distance of two entirely dissimilar points.
+        relative: Measure delta in the unit in which the targets of a batch are on average as far apart as its points
+            are by the momentum encoder: at 1 the loss neither spreads the batch nor draws it together.
         point: Weight of the mean of equation 6.
         proxy: Weight of the mean of equation 7.
         neighbourhood: Weight of the mean of equation 8.
     """
 
     delta: float = 2.0
+    relative: bool = False
     point: float = 1.0
     proxy: float = 20_000 / 39_800
     neighbourhood: float = 60_000 / 39_800

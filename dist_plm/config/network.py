@@ -17,6 +17,8 @@ class ModelConfig:
         pooling: Global pooling before the head; `avg_max` is the sum of both.
         batch_norm: `frozen` and `synchronised` are exact on any number of ranks; `per_rank` is not.
         momentum: gamma of equation 1.
+        head_start: The heads at step 0: a random `orthogonal` projection, or the principal directions (`pca`) of the
+            training images' pooled features, each divided by its standard deviation (`whitened`).
     """
 
     backbone: str = "bvlc_googlenet"
@@ -27,6 +29,7 @@ class ModelConfig:
     pooling: Literal["avg_max", "avg", "max"] = "avg_max"
     batch_norm: Literal["frozen", "synchronised", "per_rank"] = "frozen"
     momentum: float = 0.999
+    head_start: Literal["orthogonal", "pca", "whitened"] = "orthogonal"
 
 
 @dataclass

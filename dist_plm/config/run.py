@@ -91,7 +91,8 @@ class RuntimeConfig:
         zero: Of strategy `deepspeed`.
         threads: Compute threads of a rank; 0 shares the cores that ranks have in common (`reproducible`: 1, since
             a kernel on two threads adds up in another order).
-        index: Backend of nearest-neighbour search; `auto` is faiss, on the GPU where both are there, else torch.
+        index: Library of exact search; `auto` is faiss, on the GPU where both are there, else torch. What is searched,
+            and how exactly, is said in the section `index`.
         timeout_seconds: Bound of every wait for another rank.
         signals: What asks a run to save and leave; SIGINT twice leaves at once.
     """

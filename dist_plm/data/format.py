@@ -1,12 +1,14 @@
-"""The data set on disk: WebDataset tars, one offset table and one label table a split, and a manifest that binds them.
+"""The data set on disk: WebDataset tars, three tables a split, and a manifest that binds them.
 
 manifest.json          this module's `Manifest`
 {split}-000000.tar     "{key}.jpg" (or .png, ...), the image's bytes as they came, then "{key}.json"
 {split}.offsets.npy    OFFSET_DTYPE, one row a sample; a sample's id is its row
 {split}.labels.npy     int32, an index into the split's classes, -1 where there is none
+{split}.checks.npy     CHECK_DTYPE, by which bytes that came over a network are known to be the sample's
 rejected.jsonl         {"source", "reason"}, one line for each source that could not be read
 """
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +29,18 @@ OFFSET_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("size", "<u4")])
 """Where a sample's image lies: position in the split's list of shards, first byte in that tar, bytes. 16 B packed."""
 
 
+CHECK_DTYPE = np.dtype("<u8")
+"""The first 8 bytes of the SHA-256 of a sample's image, as a little-endian number."""
+
+
+@dataclass(frozen=True)
+class TableInfo:
+    """A table's file: its size in bytes and its SHA-256 (hex)."""
+
+    bytes: int
+    sha256: str
+
+
 @dataclass(frozen=True)
 class ShardInfo:
     """One tar: its name in the folder, its samples and its size in bytes."""
@@ -38,12 +52,16 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """One split: its samples, whether any has a label, the names that labels index, and its shards in order."""
+    """One split: its samples, whether any has a label, the names that labels index, its shards in order, its tables.
+
+    `tables` is by the name of the file; empty in a data set of before there were checks, which is read locally only.
+    """
 
     samples: int
     labelled: bool
     classes: list[str]
     shards: list[ShardInfo]
+    tables: dict[str, TableInfo] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,16 +89,23 @@ class Manifest:
         """Read `folder`/manifest.json. Raises UserError where it is missing, damaged or of another format."""
         path = Path(folder) / MANIFEST
         try:
-            return _parse(json.loads(path.read_text()))
+            text = path.read_bytes()
         except FileNotFoundError:
             raise UserError(
                 f"{folder} holds no data set: {MANIFEST} is missing; make one with `python shards/build.py`"
             ) from None
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        return cls.parse(text, str(path))
+
+    @classmethod
+    def parse(cls, text: bytes, place: str) -> "Manifest":
+        """The manifest in `text`, which came from `place`. Raises UserError where it is none."""
+        try:
+            return _parse(json.loads(text))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{path} is no manifest of format {FORMAT} ({type(error).__name__}: {error}); build the data set again"
+                f"{place} is no manifest of format {FORMAT} ({type(error).__name__}: {error}); build the data set again"
             ) from error
 
     def save(self, folder: str | Path) -> None:
@@ -100,6 +125,21 @@ def labels_path(folder: str | Path, split: str) -> Path:
     return Path(folder) / f"{split}.labels.npy"
 
 
+def checks_path(folder: str | Path, split: str) -> Path:
+    """The table of checks of a split."""
+    return Path(folder) / f"{split}.checks.npy"
+
+
+def check_of(sha256: bytes) -> int:
+    """A sample's entry in the table of checks, from the SHA-256 of its image."""
+    return int.from_bytes(sha256[:8], "little")
+
+
+def is_sound(data: bytes | memoryview, check: int) -> bool:
+    """Whether these are the bytes of the image with this check."""
+    return check_of(hashlib.sha256(data).digest()) == check
+
+
 def fingerprint_line(split: str, key: str, sha256: str, label: int) -> bytes:
     """What one sample adds to the fingerprint; `label` is -1 where there is none."""
     return f"{split}/{key} {sha256} {label}\n".encode()
@@ -114,6 +154,10 @@ def _parse(document: dict[str, Any]) -> Manifest:
             labelled=bool(split["labelled"]),
             classes=[str(c) for c in split["classes"]],
             shards=[ShardInfo(_plain(s["file"]), int(s["samples"]), int(s["bytes"])) for s in split["shards"]],
+            tables={
+                _plain(file): TableInfo(int(table["bytes"]), str(table["sha256"]))
+                for file, table in split.get("tables", {}).items()
+            },
         )
         for name, split in document["splits"].items()
     }

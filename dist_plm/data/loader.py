@@ -17,7 +17,7 @@ import torch
 from dist_plm.config import ViewsConfig
 from dist_plm.data.store import Store
 from dist_plm.data.views import train_view
-from dist_plm.errors import UserError
+from dist_plm.errors import RunFailure, UserError
 from dist_plm.runtime.parts import part
 
 
@@ -54,6 +54,7 @@ class Loader:
     Args:
         store: The split.
         plan_rows: int64 [steps, b], this rank's sample ids of every step of the epoch.
+        node_rows: int64 [steps, B], those of all ranks that share the store's cache; this rank's where not given.
         labels: int64 [n], classes of all images, to be handed out with them; or None.
         views: How an image becomes `views.count` views.
         seed: Of the run.
@@ -72,6 +73,7 @@ class Loader:
         store: Store,
         plan_rows: np.ndarray,
         *,
+        node_rows: np.ndarray | None = None,
         labels: np.ndarray | None = None,
         views: ViewsConfig,
         seed: int,
@@ -84,6 +86,7 @@ class Loader:
         if plan_rows.ndim != 2 or plan_rows.dtype != np.int64:
             raise ValueError(f"plan_rows must be int64 [steps, b], not {plan_rows.dtype} {plan_rows.shape}")
         self.store, self.plan_rows, self.views, self.labels = store, plan_rows, views, labels
+        self.node_rows = plan_rows if node_rows is None else node_rows
         self.seed, self.epoch, self.first_step = seed, epoch, first_step
         self.workers, self.prefetch, self.pin = workers, prefetch, pin
         self.wait_seconds = 0.0
@@ -92,24 +95,28 @@ class Loader:
         return max(0, len(self.plan_rows) - self.first_step)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Raises at the step that holds the sample: UserError where it cannot be read, RuntimeError for a bug."""
+        """Raises at the step that holds the sample: UserError or RunFailure where it cannot be read, RuntimeError for a
+        bug."""
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
         ahead: deque[tuple[Batch, list[Future[None]]]] = deque()
-        steps = iter(range(self.first_step, len(self.plan_rows)))
+        step, first, last = self.first_step, self.first_step, len(self.plan_rows)
         try:
-            for _ in range(len(self)):
-                asked = time.perf_counter()
-                while len(ahead) <= self.prefetch and (step := next(steps, None)) is not None:
-                    ahead.append(self._begin(step, pool))
-                batch, images = ahead.popleft()
-                # One wake-up a batch. Waiting for each image in turn takes the GIL from the workers at every image:
-                # three context switches and 5 % of the CPU time.
-                with part("decode"):
-                    wait(images, return_when=FIRST_EXCEPTION)
-                for image in images:
-                    image.result()
-                self.wait_seconds += time.perf_counter() - asked
-                yield batch
+            with self.store.foresee(self.node_rows[first:]) as foresight:
+                for _ in range(len(self)):
+                    asked = time.perf_counter()
+                    while len(ahead) <= self.prefetch and step < last and foresight.ready(step - first, not ahead):
+                        ahead.append(self._begin(step, pool))
+                        step += 1
+                    batch, images = ahead.popleft()
+                    # One wake-up a batch. Waiting for each image in turn takes the GIL from the workers at every image:
+                    # three context switches and 5 % of the CPU time.
+                    with part("decode"):
+                        wait(images, return_when=FIRST_EXCEPTION)
+                    for image in images:
+                        image.result()
+                    self.wait_seconds += time.perf_counter() - asked
+                    yield batch
+                    foresight.advance()
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -139,7 +146,7 @@ class Loader:
                 out[rows, view] = train_view(
                     image, config=self.views, seed=self.seed, epoch=self.epoch, sample=id, view=view
                 )
-        except UserError:
+        except (UserError, RunFailure):
             raise
         except Exception as error:
             raise RuntimeError(f"sample {id} of split '{self.store.split}' could not be loaded: {error!r}") from error

@@ -4,26 +4,29 @@ A group is a seed and its nearest neighbours (section 3.1.1 of the paper), or im
 groups of every step, so the plan is the same for any number of ranks.
 """
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 
 from dist_plm.config import BatchConfig
 from dist_plm.errors import UserError
-from dist_plm.runtime.atomic import replacing
 
 Neighbours = Callable[[np.ndarray, int], np.ndarray]  # seeds int64 [S], depth -> ids [S, depth], nearest first, no seed
 
 RANDOM_DEPTH = 2  # neighbours asked for first, in groups: most of the 2 k are free, and the rest is asked for where not
 DISJOINT_DEPTH = 8  # late groups find most neighbours used: of 2 k, 4 k, 8 k on clusters of 50, 73, 88, 94 % are near
 LEAST_SEARCHED = 1_024  # seeds searched at once: fewer do not fill a block of the search
+MOST_SEARCHED = 65_536  # their neighbours are all that is held at once, besides 8 bytes an image
 
 
 def make_plan(n: int, *, batch: BatchConfig, seed: int, epoch: int, neighbours: Neighbours) -> np.ndarray:
-    """The plan of one epoch over n images, a pure function of its arguments.
+    """The plan of one epoch over n images, int64 [n // |B|, groups, group_size]: `plan_blocks` joined."""
+    return np.concatenate(list(plan_blocks(n, batch=batch, seed=seed, epoch=epoch, neighbours=neighbours)))
+
+
+def plan_blocks(n: int, *, batch: BatchConfig, seed: int, epoch: int, neighbours: Neighbours) -> Iterator[np.ndarray]:
+    """The plan of one epoch over n images, a pure function of its arguments, some steps at a time.
 
     `batch.cover` says how. With `random` the seeds are a random sample of all images, and an image appears at most once
     in a batch: one that is already there is passed over for the next nearest, since its two views would otherwise enter
@@ -38,24 +41,28 @@ def make_plan(n: int, *, batch: BatchConfig, seed: int, epoch: int, neighbours: 
         neighbours: Called as (seeds int64 [S], depth) -> ids [S, depth]: the nearest images of every seed, nearest
             first, without the seed. Seeds are asked for once, about n / k in all, and again only to look deeper.
 
-    Returns:
-        int64 [n // |B|, groups, group_size].
+    Yields:
+        int64 [some, groups, group_size]; the steps add up to n // |B|. The order of all images is held, 8 n bytes,
+        and with `disjoint` one more byte an image.
 
     Raises:
         UserError: A batch holds more images than there are.
     """
-    steps = _steps(n, batch)
+    steps = plan_steps(n, batch)
     order = _permutation(n, seed, epoch)
     if batch.group_size == 1:
-        return order[: steps * batch.images].reshape(steps, batch.groups, 1)
-    if batch.cover == "disjoint":
-        return _disjoint(order, steps, batch, neighbours)
-    return _random(order, steps, batch, neighbours)
+        yield order[: steps * batch.images].reshape(steps, batch.groups, 1)
+    elif batch.cover == "disjoint":
+        yield from _disjoint(order, steps, batch, neighbours)
+    else:
+        # A copy, so that the rest of the order is given back.
+        seeds, order = order[: steps * batch.groups].reshape(steps, batch.groups).copy(), order[:0]
+        yield from _random(seeds, batch, neighbours)
 
 
 def random_plan(n: int, batch: BatchConfig, seed: int, epoch: int) -> np.ndarray:
     """A plan without neighbours: n // |B| batches of a permutation, int64 [steps, groups, group_size]."""
-    steps = _steps(n, batch)
+    steps = plan_steps(n, batch)
     return _permutation(n, seed, epoch)[: steps * batch.images].reshape(steps, batch.groups, batch.group_size)
 
 
@@ -74,7 +81,7 @@ def class_plan(labels: np.ndarray, batch: BatchConfig, seed: int, epoch: int) ->
     Raises:
         UserError: No image has a class, or there are fewer images than in a batch.
     """
-    steps = _steps(len(labels), batch)
+    steps = plan_steps(len(labels), batch)
     order = _permutation(len(labels), seed, epoch)
     order = order[labels[order] >= 0]
     order = order[np.argsort(labels[order], kind="stable")]
@@ -96,7 +103,8 @@ def class_plan(labels: np.ndarray, batch: BatchConfig, seed: int, epoch: int) ->
     return plan.reshape(steps, batch.groups, batch.group_size)
 
 
-def _steps(n: int, batch: BatchConfig) -> int:
+def plan_steps(n: int, batch: BatchConfig) -> int:
+    """Steps of an epoch: n // |B|. UserError where a batch holds more images than there are."""
     if n < batch.images:
         raise UserError(
             f"a batch of {batch.groups} groups x {batch.group_size} images needs {batch.images} images, "
@@ -115,12 +123,18 @@ def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
-def _random(order: np.ndarray, steps: int, batch: BatchConfig, neighbours: Neighbours) -> np.ndarray:
-    seeds = order[: steps * batch.groups].reshape(steps, batch.groups)
-    plan = np.empty((steps, batch.groups, batch.group_size), dtype=np.int64)
+def _random(seeds: np.ndarray, batch: BatchConfig, neighbours: Neighbours) -> Iterator[np.ndarray]:
+    """Plans of the seeds [steps, groups], about MOST_SEARCHED seeds at a time."""
+    size = max(1, MOST_SEARCHED // batch.groups)
+    for low in range(0, len(seeds), size):
+        yield _random_block(seeds[low : low + size], batch, neighbours)
+
+
+def _random_block(seeds: np.ndarray, batch: BatchConfig, neighbours: Neighbours) -> np.ndarray:
+    plan = np.empty((len(seeds), batch.groups, batch.group_size), dtype=np.int64)
     # Among |B| - 1 neighbours of a seed at most |B| - k are in other groups, so k - 1 are free: no need to look deeper.
     enough = batch.images - 1
-    depth, open_steps = min(RANDOM_DEPTH * batch.group_size, enough), np.arange(steps)
+    depth, open_steps = min(RANDOM_DEPTH * batch.group_size, enough), np.arange(len(seeds))
     while len(open_steps):
         table = neighbours(seeds[open_steps].ravel(), depth).reshape(len(open_steps), batch.groups, depth)
         unfilled = []
@@ -154,17 +168,23 @@ def _assemble(seeds: list[int], near: list[list[int]], group_size: int) -> list[
     return groups
 
 
-def _disjoint(order: np.ndarray, steps: int, batch: BatchConfig, neighbours: Neighbours) -> np.ndarray:
+def _disjoint(order: np.ndarray, steps: int, batch: BatchConfig, neighbours: Neighbours) -> Iterator[np.ndarray]:
     count, depth = steps * batch.groups, min(DISJOINT_DEPTH * batch.group_size, len(order) - 1)
     taken = bytearray(len(order))  # a single read takes a fraction of that of an array
-    fill = iter(order[::-1].tolist())  # from the end, where seeds have not been searched for yet
+    fill = _backwards(order)  # from the end, where seeds have not been searched for yet
     groups: list[list[int]] = []
-    while len(groups) < count:
-        order = order[~np.frombuffer(taken, dtype=bool)[order]]
+    made = done = 0
+    while made < count:
         # Some of these seeds join another's group before their turn: a quarter at a time searches few in vain.
-        seeds = order[: max(LEAST_SEARCHED, (count - len(groups)) // 4)]
+        most = max(LEAST_SEARCHED, (count - made) // 4)
+        window = order[done : done + MOST_SEARCHED]
+        free = np.flatnonzero(~np.frombuffer(taken, dtype=bool)[window])[:most]
+        done += int(free[-1]) + 1 if len(free) == most else len(window)
+        if not len(free):
+            continue
+        seeds = window[free]
         for seed, near in zip(seeds.tolist(), neighbours(seeds, depth).tolist(), strict=True):
-            if taken[seed] or len(groups) == count:
+            if taken[seed] or made == count:
                 continue
             taken[seed] = 1
             group = [seed]
@@ -175,13 +195,24 @@ def _disjoint(order: np.ndarray, steps: int, batch: BatchConfig, neighbours: Nei
                     if len(group) == batch.group_size:
                         break
             groups.append(group)
-    return np.array(groups, dtype=np.int64).reshape(steps, batch.groups, batch.group_size)
+            made += 1
+        whole = len(groups) // batch.groups
+        yield np.array(groups[: whole * batch.groups], dtype=np.int64).reshape(whole, batch.groups, batch.group_size)
+        del groups[: whole * batch.groups]
+
+
+def _backwards(order: np.ndarray) -> Iterator[int]:
+    """The entries from last to first; a piece of them is a list at a time."""
+    for high in range(len(order), 0, -MOST_SEARCHED):
+        yield from order[max(0, high - MOST_SEARCHED) : high][::-1].tolist()
 
 
 def coverage(plan: np.ndarray, n: int) -> float:
     """Share of the n images that the plan reads at least once."""
     read = np.zeros(n, dtype=bool)
-    read[plan] = True
+    size = max(1, MOST_SEARCHED * 16 // max(1, plan[0].size)) if len(plan) else 1  # a piece of it in memory at a time
+    for low in range(0, len(plan), size):
+        read[plan[low : low + size]] = True
     return float(read.mean())
 
 
@@ -199,31 +230,3 @@ def rank_rows(plan: np.ndarray, rank: int, world: int) -> np.ndarray:
     if world not in (valid := valid_world_sizes(groups)):
         raise UserError(f"{world} ranks cannot share batch.groups={groups} evenly: use one of {valid}")
     return plan.reshape(steps, world, groups // world * group_size)[:, rank]
-
-
-def save_plan(path: str | Path, plan: np.ndarray) -> str:
-    """Write a plan as .npy, whole or not at all; the same plan gives the same bytes. Returns their sha256 in hex."""
-    with replacing(path) as file:
-        np.save(file, np.ascontiguousarray(plan, dtype="<i8"), allow_pickle=False)
-    return _sha256(path)
-
-
-def load_plan(path: str | Path, sha256: str) -> np.ndarray:
-    """Map a saved plan into memory, read-only; UserError where the file is missing or not the one with this hash."""
-    try:
-        found = _sha256(path)
-    except OSError as error:
-        raise UserError(
-            f"cannot read the plan {path} ({error.strerror}): restore it, or start in another run_dir"
-        ) from error
-    if found != sha256:
-        raise UserError(
-            f"the plan {path} is not the one that was saved (sha256 {found[:12]}, not {sha256[:12]}): "
-            "restore it, or start in another run_dir"
-        )
-    return np.load(path, mmap_mode="r", allow_pickle=False)
-
-
-def _sha256(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,6 +10,8 @@ import re
 import tarfile
 import threading
 from collections import OrderedDict
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from dist_plm.data.decode import decode
-from dist_plm.data.format import MANIFEST, OFFSET_DTYPE, Manifest, labels_path, offsets_path
+from dist_plm.data.format import LABEL_DTYPE, MANIFEST, OFFSET_DTYPE, Manifest, labels_path, offsets_path
 from dist_plm.errors import UserError
 
 # Far below the 1,024 descriptors that a process may have open by default, far above the shards a batch touches at once.
@@ -25,6 +27,8 @@ OPEN_SHARDS = 256
 
 # A manifest may come from a stranger: no separator (`../x`), no scheme (`pipe:rm x`), no hidden file.
 PLAIN_NAME = re.compile(r"\w[\w.+ -]*")
+
+ADVICE = "find out what else is damaged: python shards/verify.py"
 
 _REBUILD = "rebuild the data set: python shards/build.py"
 
@@ -35,6 +39,18 @@ class Shard(NamedTuple):
     path: Path
     first_id: int
     samples: int
+    bytes: int
+
+
+class Foresight:
+    """What a store makes of knowing what will be read; nothing, where all lies on its disk."""
+
+    def ready(self, step: int, wait: bool) -> bool:
+        """Whether to begin with a step now; with `wait`, when it is so."""
+        return True
+
+    def advance(self) -> None:
+        """One more step has been read."""
 
 
 class _Descriptor:
@@ -55,6 +71,7 @@ class Store:
         split: Name of one of its splits.
 
     Attributes:
+        place: Where it lies, for people and for whoever opens it again.
         offsets: OFFSET_DTYPE [n], where each image lies; memory-mapped.
         labels: int32 [n], indices into `classes`, -1 where unlabelled; memory-mapped.
         classes: Names of the classes of this split.
@@ -67,6 +84,7 @@ class Store:
 
     def __init__(self, folder: str | Path, split: str) -> None:
         self.folder, self.split = Path(folder), split
+        self.place = str(folder)
         manifest = Manifest.load(self.folder)
         if split not in manifest.splits:
             raise UserError(f"{folder} has no split '{split}'; it has: {', '.join(manifest.splits)}")
@@ -78,14 +96,18 @@ class Store:
         self.shards: list[Shard] = []
         first_id = 0
         for shard in described.shards:
-            self.shards.append(Shard(self._checked_path(shard.file, shard.bytes), first_id, shard.samples))
+            if not PLAIN_NAME.fullmatch(shard.file):
+                raise UserError(f"{self.folder}/{MANIFEST}: '{shard.file}' is not a plain file name")
+            self.shards.append(Shard(self.folder / shard.file, first_id, shard.samples, shard.bytes))
             first_id += shard.samples
-        self.offsets = _table(offsets_path(self.folder, split), OFFSET_DTYPE, described.samples)
-        self.labels: np.ndarray = _table(labels_path(self.folder, split), np.dtype("<i4"), described.samples)
+        self.offsets = table(offsets_path(self.folder, split), OFFSET_DTYPE, described.samples)
+        self.labels: np.ndarray = table(labels_path(self.folder, split), LABEL_DTYPE, described.samples)
+        self._check_files()
         self._check_bounds()
         self._open: OrderedDict[int, _Descriptor] = OrderedDict()
         self._lock = threading.Lock()
         self._closed = False
+        self._evicts = len(self.shards) > OPEN_SHARDS
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -109,13 +131,9 @@ class Store:
             IndexError: If `id` is not in [0, len(store)).
             UserError: If the shard cannot be read or ends before the image does.
         """
-        if not 0 <= id < len(self):
-            raise IndexError(f"sample {id} is not in [0, {len(self)}) of split '{self.split}'")
-        shard, offset, size = (int(field) for field in self.offsets[id])
+        shard, offset, size = self._row(id)
         try:
-            # The reference lives as long as this frame, and with it the descriptor.
-            descriptor = self._descriptor(shard)
-            data = os.pread(descriptor.fd, size, offset)
+            data = self._bytes(shard, offset, size)
         except (OSError, OverflowError) as error:
             raise UserError(self._broken(id, str(error))) from error
         if len(data) != size:
@@ -129,16 +147,12 @@ class Store:
             IndexError: If `id` is not in [0, len(store)).
             UserError: If the shard cannot be read or says nothing.
         """
-        if not 0 <= id < len(self):
-            raise IndexError(f"sample {id} is not in [0, {len(self)}) of split '{self.split}'")
-        shard, offset, size = (int(field) for field in self.offsets[id])
+        shard, offset, size = self._row(id)
         try:
-            descriptor = self._descriptor(shard)
             # A tar is made of blocks of 512 bytes: the image's, padded, then the header of its JSON, then the JSON.
             at = offset + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-            header = os.pread(descriptor.fd, tarfile.BLOCKSIZE, at)
-            length = tarfile.TarInfo.frombuf(header, "utf-8", "strict").size
-            return dict(json.loads(os.pread(descriptor.fd, length, at + tarfile.BLOCKSIZE)))
+            length = tarfile.TarInfo.frombuf(self._bytes(shard, at, tarfile.BLOCKSIZE), "utf-8", "strict").size
+            return dict(json.loads(self._bytes(shard, at + tarfile.BLOCKSIZE, length)))
         except (OSError, OverflowError, ValueError, TypeError, tarfile.TarError) as error:
             raise UserError(self._broken(id, f"what is said of it cannot be read ({error})")) from error
 
@@ -155,6 +169,38 @@ class Store:
         except ValueError as error:
             raise UserError(self._broken(id, str(error))) from error
 
+    def in_order(self, shard_index: int) -> Generator[tuple[str, Any], None, None]:
+        """Name of each image of a shard, from the first to the last, and what `decoded` makes an image of.
+
+        Raises:
+            UserError: If the shard is damaged, or does not hold as many images as the manifest says.
+        """
+        # Training alone reads by offset and starts without webdataset.
+        from dist_plm.data.tar import images
+
+        return images(self.shards[shard_index])
+
+    def decoded(self, item: Any) -> Image.Image:
+        """An image that `in_order` handed out, RGB and upright. Thread-safe. Raises ValueError for what is none."""
+        return decode(item)
+
+    @contextmanager
+    def foresee(self, rows: np.ndarray) -> Iterator[Foresight]:
+        """Within this context the images `rows` [steps, b] are read on this node, step by step."""
+        yield Foresight()
+
+    def _row(self, id: int) -> tuple[int, int, int]:
+        if not 0 <= id < len(self.offsets):
+            raise IndexError(f"sample {id} is not in [0, {len(self)}) of split '{self.split}'")
+        return self.offsets[id].item()
+
+    def _bytes(self, shard: int, offset: int, size: int) -> bytes:
+        # The reference lives as long as this frame, and with it the descriptor. No lock where none is closed early.
+        descriptor = None if self._evicts else self._open.get(shard)
+        if descriptor is None:
+            descriptor = self._descriptor(shard)
+        return os.pread(descriptor.fd, size, offset)
+
     def _descriptor(self, shard: int) -> _Descriptor:
         with self._lock:
             if self._closed:
@@ -170,21 +216,17 @@ class Store:
 
     def _broken(self, id: int, reason: str) -> str:
         shard, offset, _ = self.offsets[id]
-        return (
-            f"{self.shards[shard].path}: sample {id} at offset {offset}: {reason}; "
-            f"find out what else is damaged: python shards/verify.py {self.folder}"
-        )
+        return f"{self.shards[shard].path}: sample {id} at offset {offset}: {reason}; {ADVICE} {self.folder}"
 
-    def _checked_path(self, file: str, size: int) -> Path:
-        if not PLAIN_NAME.fullmatch(file):
-            raise UserError(f"{self.folder}/{MANIFEST}: '{file}' is not a plain file name")
-        path = self.folder / file
-        if not path.is_file():
-            raise UserError(f"{path} is missing; copy it again or {_REBUILD}")
-        found = path.stat().st_size
-        if found != size:
-            raise UserError(f"{path} has {found} bytes, the manifest says {size}; copy it again or {_REBUILD}")
-        return path
+    def _check_files(self) -> None:
+        for shard in self.shards:
+            if not shard.path.is_file():
+                raise UserError(f"{shard.path} is missing; copy it again or {_REBUILD}")
+            found = shard.path.stat().st_size
+            if found != shard.bytes:
+                raise UserError(
+                    f"{shard.path} has {found} bytes, the manifest says {shard.bytes}; copy it again or {_REBUILD}"
+                )
 
     def _check_bounds(self) -> None:
         """First and last row of each shard: the table belongs to these tars. Rows between would page it all in."""
@@ -193,13 +235,14 @@ class Store:
                 continue
             rows = self.offsets[[shard.first_id, shard.first_id + shard.samples - 1]]
             ends = rows["offset"].astype(np.int64) + rows["size"]
-            if (rows["shard"] != number).any() or (ends > shard.path.stat().st_size).any():
+            if (rows["shard"] != number).any() or (ends > shard.bytes).any():
                 raise UserError(
                     f"{self.folder}/{self.split}.offsets.npy does not describe {shard.path.name}; {_REBUILD}"
                 )
 
 
-def _table(path: Path, dtype: np.dtype, samples: int) -> np.ndarray:
+def table(path: Path, dtype: np.dtype, samples: int) -> np.ndarray:
+    """A table of a split, mapped into memory. Raises UserError where it is not of this shape and type."""
     try:
         # An empty file cannot be mapped.
         table = np.load(path, mmap_mode="r" if samples else None, allow_pickle=False)
@@ -207,4 +250,4 @@ def _table(path: Path, dtype: np.dtype, samples: int) -> np.ndarray:
         raise UserError(f"{path} cannot be read ({error}); {_REBUILD}") from error
     if table.dtype != dtype or table.shape != (samples,):
         raise UserError(f"{path} holds {table.shape} of {table.dtype}, not ({samples},) of {dtype}; {_REBUILD}")
-    return table
+    return np.asarray(table)  # a row of a memmap costs a microsecond, one of the array over it a tenth

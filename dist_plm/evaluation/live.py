@@ -28,7 +28,7 @@ def batch_quality(
     images = torch.arange(len(z_all), device=z.device) // views
     columns = slice(targets.first, targets.first + targets.similarity.shape[1])
     found = BatchJudge.of(
-        config.loss.delta * (1 - targets.similarity),
+        targets.distance,
         distance(z, z_all[columns]),
         targets.indices,
         targets.members,

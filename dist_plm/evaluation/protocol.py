@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dist_plm.config import Config
+from dist_plm.data.remote_store import open_split
 from dist_plm.data.store import Store
 from dist_plm.evaluation.clustering import nmi
 from dist_plm.evaluation.retrieval import Counts, retrieval_counts
@@ -30,13 +31,13 @@ def evaluate(embed: Embed, folder: Path, *, config: Config, world: World, displa
     """
     if not config.data.test_split:
         return None
-    queries = Store(config.data.shards, config.data.test_split)
+    queries = open_split(config.data, config.data.test_split)
     if not (queries.labels >= 0).any():
         return None
     vectors = _embed(embed, queries, folder, config, world, display)
     gallery, gallery_vectors = queries, vectors
     if config.data.gallery_split:
-        gallery = Store(config.data.shards, config.data.gallery_split)
+        gallery = open_split(config.data, config.data.gallery_split)
         gallery_vectors = _embed(embed, gallery, folder, config, world, display)
     own = np.array_split(np.arange(len(queries)), world.size)[world.rank]
     counts = retrieval_counts(
@@ -53,7 +54,7 @@ def evaluate(embed: Embed, folder: Path, *, config: Config, world: World, displa
 
 def _embed(embed: Embed, store: Store, folder: Path, config: Config, world: World, display: Display) -> np.ndarray:
     title = f"embed {store.split}"
-    return sweep(embed, store, folder, config=config, world=world, display=display, title=title)
+    return sweep(embed, store, folder, config=config, world=world, display=display, title=title).whole()
 
 
 def _result(counts: Counts, vectors: np.ndarray, labels: np.ndarray, config: Config, world: World) -> dict[str, Any]:

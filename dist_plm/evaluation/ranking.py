@@ -43,14 +43,18 @@ class Lattice:
         The centre is that of the gallery's bounding box, since minimum and maximum do not depend on the order of a
         reduction. Any share of the queries yields the same lattice as long as none lies farther out than the gallery.
         """
-        low, high = gallery.amin(0).double(), gallery.amax(0).double()
-        centre = low + (high - low) / 2
-        norm = max(_largest_norm(gallery, centre), _largest_norm(queries, centre))
+        centre = box_centre(gallery.amin(0), gallery.amax(0))
+        norm = max(largest_norm(gallery, centre), largest_norm(queries, centre))
+        return cls.scaled(centre, norm, len(gallery))
+
+    @classmethod
+    def scaled(cls, centre: Tensor, norm: float, count: int) -> "Lattice":
+        """The lattice of `count` gallery rows of which none, and no query, is farther than `norm` from `centre`."""
         if not math.isfinite(norm):
             raise ValueError("embeddings hold values that are not finite numbers")
         exponent = math.ceil(math.log2(norm / (1.4 * 2**25))) if norm > 0 else 0
         step = math.ldexp(1.0, exponent)
-        return cls(centre, step, norm / step + math.sqrt(gallery.shape[1]), max(1, (len(gallery) - 1).bit_length()))
+        return cls(centre, step, norm / step + math.sqrt(len(centre)), max(1, (count - 1).bit_length()))
 
     @property
     def shift(self) -> int:
@@ -109,6 +113,18 @@ def _smallest(keys: Tensor, k: int) -> Tensor:
     return keys.topk(min(k, keys.shape[1]), dim=1, largest=False).values
 
 
-def _largest_norm(x: Tensor, centre: Tensor) -> float:
+def fill(keys: Tensor, width: int) -> Tensor:
+    """Keys [Q, k] and LAST up to [Q, width]."""
+    return torch.cat([keys, keys.new_full((len(keys), max(0, width - keys.shape[1])), LAST)], 1)
+
+
+def box_centre(low: Tensor, high: Tensor) -> Tensor:
+    """The centre of a bounding box, float64 [D]."""
+    low, high = low.double(), high.double()
+    return low + (high - low) / 2
+
+
+def largest_norm(x: Tensor, centre: Tensor) -> float:
+    """The largest distance of a row from `centre`; 0 for no rows."""
     blocks = [(block.double() - centre).square_().sum(1).amax() for block in x.split(GALLERY_BLOCK) if len(block)]
     return float(torch.stack(blocks).amax().sqrt()) if blocks else 0.0

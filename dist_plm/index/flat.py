@@ -6,23 +6,18 @@ Queries for which rounding may have hidden a neighbour (heavy duplicates) are an
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dist_plm.errors import UserError
-from dist_plm.evaluation.ranking import LAST, Lattice, nearest_keys
-
-Backend = Literal["auto", "faiss", "torch"]
-Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # float32 [s, D], fetch -> squared distances, ids [s, fetch]
+from dist_plm.evaluation.ranking import LAST, Lattice, fill, nearest_keys
+from dist_plm.index.proposals import Backend, Search, gpu_search, open_search
+from dist_plm.index.rows import BLOCK, HeldRows, Rows
 
 QUERY_BLOCK = 1_024
-GALLERY_BLOCK = 65_536  # x 1,024 queries x 4 B = 256 MiB of distances
 MARGIN = 8  # candidates beyond k and the query itself: gaps of 8 ranks exceed float32 noise unless there are duplicates
-GPU_TEMPORARY_BYTES = 256 << 20  # FAISS takes 1.5 GiB otherwise
-GPU_MOST_CANDIDATES = 2_048  # limit of FAISS's selection on the GPU
 
 
 @torch.no_grad()
@@ -61,115 +56,100 @@ def nearest(
     if not 1 <= k <= reach:
         raise UserError(f"{k} nearest neighbours asked of a gallery that has 1 to {reach} to give: change k")
     lattice = Lattice.around(gallery, queries.to(gallery.device))
-    fetch = min(len(gallery), k + 1 + MARGIN)
-    search = _open(backend, lattice, gallery, fetch)
+    rows = HeldRows(gallery)
+    index = Exact(rows, lattice, open_search(backend, lattice, rows))
     found = torch.empty(len(queries), k, dtype=torch.int64)
     for low in range(0, len(queries), QUERY_BLOCK):
-        rows = slice(low, low + QUERY_BLOCK)
-        block, block_own = queries[rows].to(gallery.device), None if own is None else own[rows]
-        keys, sure = _settle(lattice, gallery, block, block_own, k, *search(lattice.points(block).float(), fetch))
-        if not sure.all():
-            left = ~sure
-            keys[left] = nearest_keys(block[left], gallery, k, lattice, None if block_own is None else block_own[left])
-        found[rows] = keys.cpu()
+        block = slice(low, low + QUERY_BLOCK)
+        found[block] = index.search(queries[block].to(gallery.device), None if own is None else own[block], k).cpu()
         if progress:
-            progress(low + len(block))
+            progress(min(low + QUERY_BLOCK, len(queries)))
     return lattice.ids(found).numpy(), lattice.squared(found).double().numpy() * lattice.step**2
 
 
 def describe(backend: Backend, device: torch.device) -> str:
-    """Which search `nearest` will run, and why, for people."""
+    """Which search will be run, and why, for people."""
     try:
         import faiss
     except ImportError:
         return f"torch on {device}" + ("" if backend == "torch" else " (faiss is not installed)")
-    where = "GPU" if hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0 else "CPU"
+    where = "GPU" if gpu_search(faiss) else "CPU"
     if backend == "torch" or (backend == "auto" and device.type == "cuda" and where == "CPU"):
         return f"torch on {device}" + ("" if backend == "torch" else " (this faiss has no GPU search)")
     return f"faiss {faiss.__version__} on the {where}"
 
 
-def _settle(
-    lattice: Lattice, gallery: Tensor, queries: Tensor, own: Tensor | None, k: int, approximate: Tensor, ids: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Keys of the k nearest candidates, and for which queries no other image can be among the k nearest.
+class Exact:
+    """Exact search over rows first..first+m-1 of a gallery.
 
-    A row that was not proposed lies, by the search's own distance, no nearer than the last proposed one. With unit
-    roundoff u = 2^-24 the float32 distance is off by at most (D + 8) u (|a| + |b|)^2: a sum of D products, three norms,
-    the rounding of the coordinates. Where products run in TF32 it is off by more: four times the largest error seen.
+    Args:
+        rows: [m, D].
+        lattice: Of the whole gallery.
+        propose: A fast search over the same rows.
+        first: Id of the first row.
     """
-    points, fetch = lattice.points(queries), ids.shape[1]
-    rows = max(1, 2**24 // (fetch * points.shape[1]))  # 128 MiB of candidates in float64
-    pieces = zip(points.split(rows), ids.split(rows), strict=True)
-    exact = torch.cat([(p[:, None] - lattice.points(gallery[i])).square_().sum(2) for p, i in pieces])
-    keys = lattice.keys(exact, ids)
-    if own is not None:
-        keys.masked_fill_(ids == own[:, None], LAST)
-    keys = keys.sort(1).values[:, :k]
-    if fetch == len(gallery):
-        return keys, torch.ones(len(keys), dtype=torch.bool, device=keys.device)
-    bound = (points.shape[1] + 8) * 2.0**-24 * (2 * lattice.radius) ** 2
-    noise = max(bound, 4 * float((approximate - exact).abs().max()))
-    beyond = lattice.squared(keys[:, -1]) + (1 << lattice.shift)
-    return keys, beyond <= approximate[:, -1].double() - noise
+
+    def __init__(self, rows: Rows, lattice: Lattice, propose: Search, first: int = 0) -> None:
+        self._rows, self._lattice, self._propose, self._first = rows, lattice, propose, first
+
+    def search(self, queries: Tensor, own: Tensor | None, k: int) -> Tensor:
+        """Keys int64 [s, k] of the k nearest of these rows, ascending, LAST where there are fewer; `own` left out."""
+        found = [queries.new_empty(0, k, dtype=torch.int64)]
+        for low in range(0, len(queries), QUERY_BLOCK):
+            block = slice(low, low + QUERY_BLOCK)
+            found.append(self._search(queries[block], None if own is None else own[block], k))
+        return torch.cat(found)
+
+    def merge(self, found: Tensor, own: Tensor, k: int) -> Tensor:
+        """Keys [s, k] of the k nearest among what `search` found in several galleries, [s, several * k]."""
+        return found.sort(1).values[:, :k]
+
+    def scan(self, queries: Tensor, own: Tensor | None, k: int) -> Tensor:
+        """As `search`, by the exact distance to every row: slow, and sure whatever the distances."""
+        best = queries.new_empty(len(queries), 0, dtype=torch.int64)
+        for low, block in self._rows.blocks(BLOCK):
+            keys = nearest_keys(queries, block, min(k + 1, len(block)), self._lattice)
+            best = torch.cat([best, keys + (self._first + low)], 1).sort(1).values[:, : k + 1]
+        return self._without(best, self._lattice.ids(best), own, k)
+
+    def _search(self, queries: Tensor, own: Tensor | None, k: int) -> Tensor:
+        points = self._lattice.points(queries)
+        approximate, ids = self._propose(points.float(), min(len(self._rows), k + 1 + MARGIN))
+        exact = exact_distances(points, ids, self._rows, self._lattice)
+        keys = self._lattice.keys(exact, ids + self._first)
+        keys = self._without(keys, ids + self._first, own, k)
+        if (left := ~self._sure(keys, approximate, exact)).any():
+            keys[left] = self.scan(queries[left], None if own is None else own[left], k)
+        return keys
+
+    def _without(self, keys: Tensor, ids: Tensor, own: Tensor | None, k: int) -> Tensor:
+        if own is not None:
+            keys = keys.masked_fill(ids == own[:, None], LAST)
+        keys = keys.sort(1).values[:, :k]
+        return fill(keys, k)
+
+    def _sure(self, keys: Tensor, approximate: Tensor, exact: Tensor) -> Tensor:
+        """For which queries no other row can be among the k nearest.
+
+        A row that was not proposed lies, by the search's own distance, no nearer than the last proposed one. With unit
+        roundoff u = 2^-24 the float32 distance is off by at most (D + 8) u (|a| + |b|)^2: a sum of D products, three
+        norms, the rounding of the coordinates. Where products run in TF32 it is off by more: four times the largest
+        error seen.
+        """
+        if approximate.shape[1] == len(self._rows):
+            return torch.ones(len(keys), dtype=torch.bool, device=keys.device)
+        lattice = self._lattice
+        bound = (self._rows.dim + 8) * 2.0**-24 * (2 * lattice.radius) ** 2
+        noise = max(bound, 4 * float((approximate - exact).abs().max()))
+        beyond = lattice.squared(keys[:, -1]) + (1 << lattice.shift)
+        return beyond <= approximate[:, -1].double() - noise
 
 
-def _open(backend: Backend, lattice: Lattice, gallery: Tensor, fetch: int) -> Search:
-    if backend == "torch":
-        return _open_torch(lattice, gallery)
-    try:
-        import faiss
-    except ImportError:
-        if backend == "auto":
-            return _open_torch(lattice, gallery)
-        raise UserError(
-            "runtime.index is faiss, which is not installed: "
-            "pip install faiss-cpu (or faiss-gpu), or set runtime.index to torch"
-        ) from None
-    on_gpu = gallery.is_cuda and hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
-    on_gpu = on_gpu and fetch <= GPU_MOST_CANDIDATES
-    if gallery.is_cuda and not on_gpu and backend == "auto":
-        return _open_torch(lattice, gallery)
-    return _open_faiss(faiss, lattice, gallery, on_gpu)
-
-
-def _open_faiss(faiss: Any, lattice: Lattice, gallery: Tensor, on_gpu: bool) -> Search:
-    if on_gpu:
-        resources, config = faiss.StandardGpuResources(), faiss.GpuIndexFlatConfig()
-        resources.setTempMemory(GPU_TEMPORARY_BYTES)
-        config.device = gallery.device.index or 0
-        index = faiss.GpuIndexFlatL2(resources, gallery.shape[1], config)
-    else:
-        index = faiss.IndexFlatL2(gallery.shape[1])
-    for block in gallery.split(GALLERY_BLOCK):
-        index.add(lattice.points(block).float().cpu().numpy())
-
-    def search(queries: Tensor, fetch: int) -> tuple[Tensor, Tensor]:
-        squared, ids = index.search(queries.cpu().numpy(), fetch)
-        return torch.from_numpy(squared).to(queries.device), torch.from_numpy(ids).to(queries.device)
-
-    return search
-
-
-def _open_torch(lattice: Lattice, gallery: Tensor) -> Search:
-    points = torch.empty(gallery.shape, dtype=torch.float32, device=gallery.device)
-    for low in range(0, len(gallery), GALLERY_BLOCK):
-        points[low : low + GALLERY_BLOCK] = lattice.points(gallery[low : low + GALLERY_BLOCK])
-    norms = points.square().sum(1)
-
-    def search(queries: Tensor, fetch: int) -> tuple[Tensor, Tensor]:
-        best = torch.empty(len(queries), 0, device=points.device)
-        ids = torch.empty(len(queries), 0, dtype=torch.int64, device=points.device)
-        for low in range(0, len(points), GALLERY_BLOCK):
-            high = min(low + GALLERY_BLOCK, len(points))
-            partial = torch.addmm(norms[low:high], queries, points[low:high].T, alpha=-2)
-            near = partial.topk(min(fetch, high - low), dim=1, largest=False)
-            best, ids = torch.cat([best, near.values], 1), torch.cat([ids, near.indices + low], 1)
-            best, order = best.topk(min(fetch, best.shape[1]), dim=1, largest=False)
-            ids = ids.gather(1, order)
-        return best + queries.square().sum(1, keepdim=True), ids
-
-    return search
+def exact_distances(points: Tensor, ids: Tensor, rows: Rows, lattice: Lattice) -> Tensor:
+    """Squared lattice distances [s, c] from points [s, D] on the lattice to rows `ids` [s, c]."""
+    size = max(1, 2**24 // (max(1, ids.shape[1]) * rows.dim))  # 128 MiB of candidates in float64
+    pieces = zip(points.split(size), ids.split(size), strict=True)
+    return torch.cat([(p[:, None] - lattice.points(rows.take(i))).square_().sum(2) for p, i in pieces])
 
 
 def _tensor(values: np.ndarray | Tensor) -> Tensor:

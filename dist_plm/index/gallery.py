@@ -1,18 +1,20 @@
-"""The gallery: embeddings of all images of a split, swept by all ranks together, and its nearest-neighbour search."""
+"""The gallery: embeddings of all images of a split, swept by all ranks together."""
 
 import hashlib
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dist_plm.config import Config
+from dist_plm.data.shares import balanced
 from dist_plm.data.store import Store
 from dist_plm.data.stream import sweep_shard
-from dist_plm.index.flat import Backend, nearest
+from dist_plm.index.embeddings import Embeddings
 from dist_plm.runtime.atomic import replacing
 from dist_plm.runtime.progress import Display
 from dist_plm.runtime.world import World
@@ -21,12 +23,21 @@ Embed = Callable[[Tensor], Tensor]
 
 
 def sweep(
-    embed: Embed, store: Store, folder: Path, *, config: Config, world: World, display: Display, title: str
-) -> np.ndarray:
-    """Embeddings [n, D] float32 of all images of `store`, on every rank. A collective.
+    embed: Embed,
+    store: Store,
+    folder: Path,
+    *,
+    config: Config,
+    world: World,
+    display: Display,
+    title: str,
+    precision: Literal["fp32", "fp16"] = "fp32",
+) -> Embeddings:
+    """Embeddings [n, D] of all images of `store`, for every rank to read. A collective.
 
-    Each rank streams its own shards in order and writes one file per shard under `folder`/split; a shard whose file is
-    there is not read again, so a killed sweep goes on where it was. A batch never spans two shards: an embedding is the
+    Each rank streams shards of its own in order and writes one file per shard under `folder`/split; a shard whose file
+    is there is not read again, so a killed sweep goes on where it was. The others are shared out by their size, so that
+    the ranks end together. A batch never spans two shards: an embedding is the
     same to the bit whichever rank computes it. `folder` must be named after the weights of `embed`.
 
     Raises:
@@ -34,14 +45,15 @@ def sweep(
     """
     folder = folder / store.split
     files = [folder / f"shard_{number:06d}.npy" for number in range(len(store.shards))]
-    own = range(world.rank, len(files), world.size)
     folder.mkdir(parents=True, exist_ok=True)
+    # As the first rank sees it: on a network's file system not all see a file at once.
+    there = world.gather_objects(set(os.listdir(folder)) if world.is_first else None)[0]
+    missing = [number for number, file in enumerate(files) if file.name not in there]
+    shares = balanced([store.shards[number].samples for number in missing], world.size)
+    own = [missing[position] for position in shares[world.rank]]
     total = sum(store.shards[number].samples for number in own)
     with display.phase(title, total, "images") as phase:
         for number in own:
-            if files[number].exists():
-                phase.advance(store.shards[number].samples)
-                continue
             rows = []
             for batch in sweep_shard(
                 store,
@@ -57,34 +69,11 @@ def sweep(
             if world.told:  # what there is of this shard may not be all
                 break
             with replacing(files[number]) as file:
-                np.save(file, np.concatenate(rows))
+                np.save(
+                    file, np.concatenate(rows).astype(np.float16 if precision == "fp16" else np.float32, copy=False)
+                )
     world.leave_if_told()  # ranks with fewer shards wait here for the others
-    return np.concatenate([np.load(file) for file in files])
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """Momentum embeddings [n, D] of the training images, replicated on every rank."""
-
-    embeddings: np.ndarray
-    backend: Backend
-    world: World
-
-    def neighbours(self, seeds: np.ndarray, depth: int) -> np.ndarray:
-        """The `depth` nearest images [S, depth] of each seed [S], by (distance, id), itself left out.
-
-        A collective: every rank asks for the same seeds, searches for its share and receives all.
-        """
-        own = np.array_split(seeds, self.world.size)[self.world.rank]
-        ids, _ = nearest(
-            self.embeddings[own],
-            self.embeddings,
-            depth,
-            exclude=own,
-            backend=self.backend,
-            device=self.world.device,
-        )
-        return np.concatenate(self.world.gather_objects(np.asarray(ids)))
+    return Embeddings(files)
 
 
 def digest(module: nn.Module) -> str:

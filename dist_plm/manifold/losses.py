@@ -20,7 +20,7 @@ def point_loss(
     z: Tensor,
     similarity: Tensor,
     *,
-    delta: float = 2.0,
+    delta: float | Tensor = 2.0,
     columns: Tensor | None = None,
     rows: Tensor | None = None,
 ) -> Tensor:
@@ -41,7 +41,7 @@ def point_loss(
 
 
 @full_precision
-def proxy_loss(z: Tensor, proxies: Tensor, similarity: Tensor, *, delta: float = 2.0) -> Tensor:
+def proxy_loss(z: Tensor, proxies: Tensor, similarity: Tensor, *, delta: float | Tensor = 2.0) -> Tensor:
     """Equation 7: sum over i, j of (delta (1 - s_ij) - |z_i - rho_j|)^2, z [B, D], proxies [P, D], s [B, P] -> scalar.
 
     Trains the network and rho. Raises ValueError for half precision or shapes that do not fit.

@@ -8,6 +8,7 @@ from torch import Tensor
 from dist_plm.manifold.basis import orthonormal
 from dist_plm.manifold.distance import distance
 from dist_plm.manifold.precision import full_precision
+from dist_plm.manifold.selection import Selection, select
 
 CENTRES = ("anchor", "origin", "mean")
 CRITERIA = ("energy", "norm")
@@ -25,15 +26,6 @@ class Neighbourhoods(NamedTuple):
     basis: Tensor
     members: Tensor
     indices: Tensor
-
-
-class _Spectrum(NamedTuple):
-    """PCA of the members of X_i: |v_a|^2, eigenvalues in ascending order, eigenvectors A, and what is told from 0."""
-
-    norms: Tensor
-    eigenvalues: Tensor
-    vectors: Tensor
-    floor: Tensor
 
 
 @torch.no_grad()
@@ -74,8 +66,8 @@ def linear_neighbourhoods(
     gram = v @ v.mT
     noise = (64 * torch.finfo(x.dtype).eps * torch.linalg.vector_norm(points, dim=1, keepdim=True)).square()
     allowed = 1 - threshold if criterion == "energy" else (1 - threshold) ** 2
-    members = _select(gram, noise, dim, centre, allowed)
-    return Neighbourhoods(_basis(v, _pca(gram, members, noise, centre), dim), members, indices)
+    found = select(gram, noise, dim=dim, centre=centre, allowed=allowed)
+    return Neighbourhoods(_basis(v, found), found.members, indices)
 
 
 def _nearest(points: Tensor, candidates: Tensor, k: int, rows: Tensor | None) -> Tensor:
@@ -89,55 +81,13 @@ def _nearest(points: Tensor, candidates: Tensor, k: int, rows: Tensor | None) ->
     return torch.cat([rows[:, None], order[:, :k]], dim=1)
 
 
-def _select(gram: Tensor, noise: Tensor, dim: int, centre: str, allowed: float) -> Tensor:
-    """Steps 1 to 4 of section 3.2 for all points at once, one candidate a round -> members [B, k + 1]."""
-    if allowed >= 1:  # T = 0 asks for nothing: what is orthogonal to U must not fail it by rounding
-        return torch.ones_like(gram[:, 0], dtype=torch.bool)
-    members = torch.zeros_like(gram[:, 0], dtype=torch.bool)
-    members[:, :dim] = True
-    for j in range(dim, members.shape[1]):
-        trial = members.clone()
-        trial[:, j] = True
-        members[:, j] = _fits(_pca(gram, trial, noise, centre), dim, allowed)
-    return members
-
-
-def _pca(gram: Tensor, members: Tensor, noise: Tensor, centre: str) -> _Spectrum:
-    """Eigendecomposition K = A Lambda A' of the Gram matrix K_ab = v_a'v_b of the members, 0 for all others.
-
-    It costs (k+1)^3 where PCA in D dimensions would cost (k+1)^2 D. Nothing below the floor is told from 0: rounding
-    in x leaves |v| = 64 eps |x| between duplicates, rounding in K leaves eps (k+1) lambda_max in any eigenvalue.
-    """
-    mask = members.to(gram.dtype)
-    if centre == "mean":
-        mean = gram @ (mask / mask.sum(dim=1, keepdim=True))[:, :, None]
-        gram = gram - mean - mean.mT + (mask[:, None] @ mean) / mask.sum(dim=1)[:, None, None]
-    gram = gram * (mask[:, :, None] * mask[:, None, :])
-    eigenvalues, vectors = torch.linalg.eigh(gram)
-    relative = torch.finfo(gram.dtype).eps * gram.shape[1]
-    floor = torch.maximum(noise, relative * eigenvalues[:, -1:])
-    eigenvalues = eigenvalues.masked_fill(eigenvalues <= floor, 0)
-    return _Spectrum(gram.diagonal(dim1=1, dim2=2), eigenvalues, vectors, floor)
-
-
-def _fits(pca: _Spectrum, dim: int, allowed: float) -> Tensor:
-    """Whether the top-m basis U reconstructs every member, |v_a - UU'v_a|^2 <= allowed |v_a|^2 -> [B] bool.
-
-    With V the rows v_a', V = A Lambda^1/2 W' and U = V'A_m Lambda_m^-1/2, so that U'v_a = Lambda_m^1/2 (A_m)_a and
-    |U'v_a|^2 = sum over the top m of lambda A_a^2. The other eigenvectors hold the rest.
-    """
-    rest = (pca.vectors[:, :, :-dim].square() @ pca.eigenvalues[:, :-dim, None]).squeeze(2)
-    return ((pca.norms <= pca.floor) | (rest <= allowed * pca.norms)).all(dim=1)
-
-
-def _basis(v: Tensor, pca: _Spectrum, dim: int) -> Tensor:
+def _basis(v: Tensor, found: Selection) -> Tensor:
     """U = V'A_m Lambda_m^-1/2, strongest first, zero columns for zero eigenvalues -> [B, D, M].
 
     U_m inherits a relative error of eps lambda_max / lambda_m from K: orthonormalised, o^2 + p^2 = d^2 still holds.
     """
-    eigenvalues, vectors = pca.eigenvalues[:, -dim:].flip(1), pca.vectors[:, :, -dim:].flip(2)
-    scale = eigenvalues.rsqrt().masked_fill(eigenvalues == 0, 0)
-    return orthonormal(v.mT @ (vectors * scale[:, None]))
+    scale = found.eigenvalues.rsqrt().masked_fill(found.eigenvalues == 0, 0)
+    return orthonormal(v.mT @ (found.vectors * scale[:, None]))
 
 
 def _check(

@@ -1,7 +1,7 @@
 """The seam between the loop and what is trained on a batch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -54,12 +54,19 @@ class Targets:
         indices: int64 [b, k + 1], the point itself and its neighbours, nearest first, as columns of `similarity`.
         members: bool [b, k + 1], which of them it is grouped with.
         first: Row of the global batch that column 0 is.
+        delta: Distance that two entirely dissimilar points are to have (scalar).
     """
 
     similarity: Tensor
     indices: Tensor
     members: Tensor
     first: int
+    delta: Tensor
+
+    @property
+    def distance(self) -> Tensor:
+        """Target distances delta (1 - s) [b, c]."""
+        return self.delta * (1 - self.similarity)
 
 
 @dataclass(frozen=True)
@@ -105,8 +112,8 @@ class Method(nn.Module, ABC):
     def forward(self, points: Points) -> Loss:
         """The loss of a batch. A collective."""
 
-    def begin(self, gallery: Tensor) -> None:
-        """Called once, before the first step, with the momentum embeddings [n, D] of the training images."""
+    def begin(self, gallery: Callable[[], Tensor]) -> None:
+        """Called once, before the first step; `gallery` reads the momentum embeddings [n, D] of all training images."""
 
     def cluster(self, gallery: np.ndarray) -> np.ndarray:
         """Classes made up for the training images from their momentum embeddings [n, D] -> int64 [n], -1: none.

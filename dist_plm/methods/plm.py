@@ -1,11 +1,14 @@
 """Piecewise-linear manifolds on W ranks: section 3 of the paper, equations 6 to 9, for one global batch."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from dist_plm.config import Config
 from dist_plm.manifold import Neighbourhoods, neighbourhood_loss, point_loss, proxy_loss
+from dist_plm.manifold.distance import distance
 from dist_plm.methods.base import Loss, Method, Points, Targets
 from dist_plm.methods.piecewise import member_ids, neighbourhoods, similarity, similarity_to_proxies
 from dist_plm.model.proxies import Proxies
@@ -50,20 +53,20 @@ class PiecewiseLinearManifold(Method):
             own, first = neighbourhoods(points.teacher, x_all, rows, self.config.manifold), 0
         basis_all = world.gather_rows(own.basis)
 
-        point, s = self._point_share(points, own, z_all, x_all, basis_all, rows)
+        point, targets = self._point_share(points, own, first, z_all, x_all, basis_all, rows)
         terms, share = {"point": point.detach()}, weights.point * point
         if self.proxies is not None:
-            proxy, neighbourhood = self._proxy_shares(self.proxies, z_all, x_all, basis_all)
+            proxy, neighbourhood = self._proxy_shares(self.proxies, z_all, x_all, basis_all, targets.delta)
             share = share + weights.proxy * proxy + weights.neighbourhood * neighbourhood
             terms |= {"proxy": proxy.detach(), "neighbourhood": neighbourhood.detach()}
         size = own.members.sum(dim=1).to(z_all.dtype).mean()
-        targets = Targets(s, own.indices, own.members, first)
         return Loss(share, terms, {"neighbourhood_size": size}, targets)
 
     def _point_share(
-        self, points: Points, own: Neighbourhoods, z_all: Tensor, x_all: Tensor, basis_all: Tensor, rows: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Mean of equation 6, and s. In scope `rank` the columns are the rank's own and the mean is over W batches."""
+        self, points: Points, own: Neighbourhoods, first: int, z_all: Tensor, x_all: Tensor, basis_all: Tensor,
+        rows: Tensor,
+    ) -> tuple[Tensor, Targets]:  # fmt: skip
+        """Mean of equation 6. In scope `rank` the columns are the rank's own and the mean is over W batches."""
         config, alone, members = self.config.manifold, self.config.manifold.scope == "rank", None
         if config.similarity == "binary":
             members = member_ids(own) if alone else self.world.gather_rows(member_ids(own))
@@ -73,16 +76,30 @@ class PiecewiseLinearManifold(Method):
         if config.same_image:
             image = torch.arange(len(x_all), device=x_all.device) // points.views
             s = torch.where(image[rows][:, None] == image[None, :], 1.0, s)
-        total = point_loss(points.student, s, delta=self.config.loss.delta, columns=z_all, rows=rows)
-        return total / (len(z_all) * (len(z_all) - 1) * (self.world.size if alone else 1)), s
+        delta = self._delta(s, points.teacher, x_all)
+        total = point_loss(points.student, s, delta=delta, columns=z_all, rows=rows)
+        pairs = len(z_all) * (len(z_all) - 1) * (self.world.size if alone else 1)
+        return total / pairs, Targets(s, own.indices, own.members, first, delta)
 
-    def _proxy_shares(self, proxies: Proxies, z_all: Tensor, x_all: Tensor, basis_all: Tensor) -> tuple[Tensor, Tensor]:
+    def _delta(self, s: Tensor, x: Tensor, columns: Tensor) -> Tensor:
+        """delta; where it is relative, times the mean of |x_i - x_j| over that of 1 - s_ij, of all ranks' pairs.
+
+        A point and itself add nothing to either. Where all points coincide delta is 0, as every target would be.
+        """
+        delta = s.new_full((), self.config.loss.delta)
+        if not self.config.loss.relative:
+            return delta
+        far, unlike = self.world.sum(torch.stack([distance(x, columns).sum(), (1 - s).sum()])).unbind()
+        return delta * far / unlike.clamp_min(torch.finfo(s.dtype).tiny)
+
+    def _proxy_shares(
+        self, proxies: Proxies, z_all: Tensor, x_all: Tensor, basis_all: Tensor, delta: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Means of equations 7 and 8 over all points and the rank's own proxies.
 
         A piece of the proxies at a time, computed again in the backward: what is alive besides the proxies does not
         grow with their number.
         """
-        delta = self.config.loss.delta
 
         def sums(raw_rho: Tensor, raw_psi: Tensor, z_all: Tensor) -> tuple[Tensor, Tensor]:
             rho, psi = proxies.constrained(raw_rho, raw_psi)
@@ -98,15 +115,16 @@ class PiecewiseLinearManifold(Method):
         return proxy / pairs, neighbourhood / (pairs * self.config.manifold.dim)
 
     @torch.no_grad()
-    def begin(self, gallery: Tensor) -> None:
+    def begin(self, gallery: Callable[[], Tensor]) -> None:
         """Place the own proxies on the data, if asked: at every n/P-th image, with the basis of its neighbourhood."""
         if self.proxies is None or self.config.proxies.start != "data":
             return
-        own = self.proxies.first + torch.arange(len(self.proxies.raw_rho), device=gallery.device)
+        points = gallery()
+        own = self.proxies.first + torch.arange(len(self.proxies.raw_rho), device=points.device)
         for block in own.split(1024):  # 1,024 x n distances at a time
-            rows = block * len(gallery) // self.proxies.count
-            basis = neighbourhoods(gallery[rows], gallery, rows, self.config.manifold).basis
-            self.proxies.place(block - self.proxies.first, gallery[rows], basis)
+            rows = block * len(points) // self.proxies.count
+            basis = neighbourhoods(points[rows], points, rows, self.config.manifold).basis
+            self.proxies.place(block - self.proxies.first, points[rows], basis)
 
     def state(self) -> State:
         if self.proxies is None:

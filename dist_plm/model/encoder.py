@@ -47,11 +47,16 @@ class Encoder(nn.Module):
             [b, D] of unit length, in the precision of the head's weights also under autocast. With a wide head
             [b, D + wide_dim]: f, then g, each of unit length.
         """
-        maps = self.backbone(images)
-        with torch.autocast(maps.device.type, enabled=False):
-            pooled = self._pool(maps.to(self.head.weight.dtype))
+        pooled = self.pooled(images)
+        with torch.autocast(pooled.device.type, enabled=False):
             f = normalize(self.norm(self.head(pooled)))
             return f if self.wide_head is None else torch.cat([f, normalize(self.wide_head(pooled))], dim=1)
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """What the heads see of images [b, 3, h, w]: [b, C], in the precision of the head's weights."""
+        maps = self.backbone(images)
+        with torch.autocast(maps.device.type, enabled=False):
+            return self._pool(maps.to(self.head.weight.dtype))
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
         """All parameters but the backbone's."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dist_plm.config import Config
+from dist_plm.data.remote_store import open_split
 from dist_plm.data.store import Store
 from dist_plm.index.gallery import digest, sweep
 from dist_plm.model.embedder import Embedder
@@ -33,7 +34,7 @@ class Embedded:
 
 def embed(student: Embedder, run: Path, split: str, *, config: Config, world: World, display: Display) -> Embedded:
     """The student's embeddings of a split: those of the run's last evaluation where they are still there."""
-    store = Store(config.data.shards, split)
+    store = open_split(config.data, split)
     kept = run / "sweeps" / digest(student.network)
     with tempfile.TemporaryDirectory(prefix="report_") as folder:
         vectors = sweep(
@@ -44,5 +45,5 @@ def embed(student: Embedder, run: Path, split: str, *, config: Config, world: Wo
             world=world,
             display=display,
             title=f"embed {split}",
-        )
+        ).whole()
     return Embedded(store, vectors)

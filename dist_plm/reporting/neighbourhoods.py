@@ -9,7 +9,7 @@ import torch
 from dist_plm.config import Config
 from dist_plm.data.loader import Batch, Loader
 from dist_plm.data.plan import rank_rows
-from dist_plm.data.store import Store
+from dist_plm.data.remote_store import open_split
 from dist_plm.manifold import Neighbourhoods
 from dist_plm.methods.piecewise import neighbourhoods
 from dist_plm.model.embedder import Embedder
@@ -43,7 +43,7 @@ def last_neighbourhoods(teacher: Embedder, run: Path, *, config: Config, most: i
         return []
     epoch = int(plans[-1].stem.removeprefix("epoch_"))
     plan = np.load(plans[-1], mmap_mode="r", allow_pickle=False)
-    with Store(config.data.shards, config.data.train_split) as store:
+    with open_split(config.data, config.data.train_split) as store:
         loader = Loader(
             store,
             np.asarray(rank_rows(plan, 0, 1)[:1], dtype=np.int64),

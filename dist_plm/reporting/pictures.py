@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from dist_plm.config import Config
-from dist_plm.data.store import Store
+from dist_plm.data.remote_store import open_split
 from dist_plm.networks import load_network, locate
 from dist_plm.reporting.charts import Spec, histogram, point_map
 from dist_plm.reporting.coverage import Coverage, read_coverage
@@ -158,7 +158,7 @@ def _hood(hood: Hood) -> Strip:
 
 
 def _cover(pictures: Pictures, run: Path, name: str, runs: list[str], config: Config) -> None:
-    with Store(config.data.shards, config.data.train_split) as store:
+    with open_split(config.data, config.data.train_split) as store:
         pictures.coverage = read_coverage(run / "plans", len(store))
         if pictures.coverage is None:
             return

@@ -12,13 +12,14 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[BinaryIO]:
+def replacing(path: str | Path, *, writer: str = "") -> Iterator[BinaryIO]:
     """Open `path` for writing under a temporary name beside it; it takes its own name when the block ends well.
 
-    The data reach the disk before the name does. When the block raises, the old file stays as it was.
+    The data reach the disk before the name does. When the block raises, the old file stays as it was. Of several that
+    may write the same file at once each has a name of its own as `writer`; the last one wins, whole.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}{writer}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file

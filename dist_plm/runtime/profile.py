@@ -20,6 +20,7 @@ ADVICE = {
     "losses": "similarities and losses over pairs: fewer proxies.count, a smaller batch",
     "gather": "waiting for other ranks: a faster network, or ranks of equal speed",
     "optimiser": "the update: fewer parameters",
+    "ema": "the momentum encoder follows the student: fewer parameters",
     "sweep": "embedding the images for the next plan: raise batch.refresh_epochs",
     "evaluation": "judging on the test split: raise train.evaluate_epochs",
     "checkpoint": "copying the state, or waiting for the write before: raise checkpoint.every_steps",

@@ -122,6 +122,15 @@ class World:
         with part("gather"), self.waiting(f"all-gather of {tuple(rows.shape)}"):
             return _GatherRows.apply(rows, self.size)
 
+    def exchange_rows(self, rows: Tensor) -> Tensor:
+        """[W b, ...] with b rows for each rank -> [W b, ...], the b rows of each rank for this one, in their order."""
+        if self.size == 1:
+            return rows
+        received = torch.empty_like(rows, memory_format=torch.contiguous_format)
+        with part("gather"), self.waiting(f"exchange of {tuple(rows.shape)}"):
+            dist.all_to_all_single(received, rows.contiguous())
+        return received
+
     def sum(self, value: Tensor) -> Tensor:
         """Sum over the ranks, with exact gradient."""
         if self.size == 1:

@@ -48,7 +48,7 @@ def sweeps(world: World, shards: str, folder: Path) -> dict[str, Any]:
     if world.health:
         world.health.told = world.health.heard = 0
     seen[0], resumed = 0, replace(world, health=None)
-    rows = sweep(embed, store, folder, config=config, world=resumed, display=display, title="second")
+    rows = sweep(embed, store, folder, config=config, world=resumed, display=display, title="second").whole()
     return {"signal": number, "first": first, "second": seen[0], "files": files, "rows": rows}
 
 

@@ -22,7 +22,7 @@ from dist_plm.runtime.world import World
 from tests.commands import Command, Outcome, on_ranks
 
 STEPS_PER_EPOCH, STEPS = 7, 21  # 140 images in batches of 4 x 5; one epoch of warm-up, two of the method
-TIMES = {"images_per_second", "wait_share", "seconds", "memory_gb"}
+TIMES = {"images_per_second", "wait_share", "seconds", "memory_gb", "build_seconds", "search_seconds", "exact_seconds"}
 STOPS = {*INCIDENTS, "warning"}
 Here = Callable[..., "Outcome"]
 

@@ -6,7 +6,7 @@ from dist_plm import train as training
 from dist_plm.runtime.profile import ADVICE
 from tests.end_to_end.conftest import events
 
-PARTS = {"decode", "copy", "student", "teacher", "neighbourhoods", "losses", "gather", "optimiser", "other"}
+PARTS = {"decode", "copy", "student", "teacher", "neighbourhoods", "losses", "gather", "optimiser", "ema", "other"}
 
 
 def test_profile(tmp_path, tiny, here):

@@ -74,6 +74,8 @@ def test_without_a_run_its_start_is_judged(tiny, here):
         (["--checkpoint", "nowhere"], "nowhere"),
         (["--batches", "0"], "--batches"),
         (["--manifold.similarity", "fuzzy"], "similarity"),
+        (["--model.head_start", "pca"], "model.head_start pca"),
+        (["--loss.relative", "true"], "--loss.relative false"),
     ],
 )
 def test_wrong_use_is_one_line(here, demo, arguments, told):

@@ -36,7 +36,7 @@ def two_steps(config: Config) -> tuple[Learner, list[float]]:
 
 
 def test_the_page_has_its_lines():
-    assert len(OVERRIDES) == len(set(OVERRIDES)) == 46
+    assert len(OVERRIDES) == len(set(OVERRIDES)) == 48
     named = " ".join(OVERRIDES)
     for value in ("threshold 0", "similarity binary", "count 500", "dim 7", "n_alpha 6", "delta 0.2", "group_size 1"):
         assert value in named

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dist_plm.errors import UserError
-from dist_plm.index import flat, nearest
+from dist_plm.index import flat, nearest, proposals
 
 
 @pytest.fixture(params=["torch", "faiss"])
@@ -52,7 +52,7 @@ def test_excluded_rows_are_not_found(backend):
 @pytest.mark.parametrize("k", [1, 7, 40])
 def test_heavy_duplicates_tie_by_id(backend, k, monkeypatch):
     monkeypatch.setattr(flat, "QUERY_BLOCK", 64)
-    monkeypatch.setattr(flat, "GALLERY_BLOCK", 100)
+    monkeypatch.setattr(proposals, "GALLERY_BLOCK", 100)
     different = np.random.default_rng(0).integers(-2, 3, (12, 6)) / 4  # exact distances in every precision
     gallery = different[np.random.default_rng(1).integers(0, 12, 1500)].astype(np.float32)
     own = np.arange(0, 1500, 10)
@@ -134,8 +134,8 @@ def test_missing_faiss_is_named_and_auto_does_without(monkeypatch):
 def searching_with(monkeypatch, error):
     """Let the fast search find what is nearest by exact distance + error(lattice, ids), lattice units."""
 
-    def search_in(lattice, gallery):
-        points = lattice.points(gallery)
+    def search_in(lattice, rows):
+        points = lattice.points(rows.tensor)
 
         def search(queries, fetch):
             squared = torch.cdist(queries.double(), points, compute_mode="donot_use_mm_for_euclid_dist").square()
@@ -144,7 +144,7 @@ def searching_with(monkeypatch, error):
 
         return search
 
-    monkeypatch.setattr(flat, "_open_torch", search_in)
+    monkeypatch.setattr(proposals, "search_by_torch", search_in)
 
 
 def test_errors_beyond_float32_are_seen_among_the_candidates(monkeypatch):

@@ -2,20 +2,22 @@
 
 import hashlib
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from dist_plm.config import BatchConfig
+from dist_plm.data import plan
 from dist_plm.data.plan import (
     coverage,
-    load_plan,
     make_plan,
+    plan_blocks,
     random_plan,
     rank_rows,
-    save_plan,
     valid_world_sizes,
 )
+from dist_plm.data.plan_file import load_plan, save_blocks, save_plan
 from dist_plm.errors import UserError
 
 SHAPES = [(1, 4), (3, 2), (4, 5), (7, 3), (5, 1), (2, 10)]
@@ -186,3 +188,45 @@ def test_a_changed_or_missing_plan_is_refused(tmp_path):
     path.unlink()
     with pytest.raises(UserError, match="cannot read the plan"):
         load_plan(path, digest)
+
+
+@pytest.mark.parametrize("cover", ["random", "disjoint"])
+@pytest.mark.parametrize("spread", [1.0, 0.0])
+def test_a_plan_in_blocks_is_the_plan_and_its_file(tmp_path, monkeypatch, cover, spread):
+    lists, batch = neighbour_lists(500, 3, spread), BatchConfig(groups=3, group_size=5, cover=cover)
+    arguments = {"batch": batch, "seed": 4, "epoch": 1, "neighbours": search_in(lists)}
+    whole = make_plan(500, **arguments)
+    digest = save_plan(tmp_path / "whole.npy", whole)
+    np.save(tmp_path / "numpy.npy", whole)
+    assert digest == hashlib.sha256((tmp_path / "numpy.npy").read_bytes()).hexdigest()
+    for most in (1, 10, 37):
+        monkeypatch.setattr(plan, "MOST_SEARCHED", most)
+        monkeypatch.setattr(plan, "LEAST_SEARCHED", 2)
+        blocks = list(plan_blocks(500, **arguments))
+        assert len(blocks) >= 3 and all(block.shape[1:] == (3, 5) for block in blocks)
+        assert (np.concatenate(blocks) == whole).all()
+        assert save_blocks(tmp_path / "blocks.npy", whole.shape, iter(blocks)) == digest
+
+
+@pytest.mark.parametrize("cover", ["random", "disjoint"])
+def test_a_plan_in_blocks_holds_no_more_than_the_order_of_the_images(tmp_path, monkeypatch, cover):
+    """The number of numbers in memory at once: arrays of numpy, that tracemalloc sees, and lists of ints."""
+    n, batch = 100_000, BatchConfig(cover=cover)
+    monkeypatch.setattr(plan, "MOST_SEARCHED", 50)
+
+    def neighbours(seeds, depth):
+        return (seeds[:, None] + np.arange(1, depth + 1)) % n
+
+    tracemalloc.start()
+    blocks = plan_blocks(n, batch=batch, seed=0, epoch=0, neighbours=neighbours)
+    save_blocks(tmp_path / "plan.npy", (n // 100, 10, 10), blocks)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # 8 bytes an image for their order, and with `disjoint` 1 for what is taken; the plan itself would take 8 more.
+    assert peak < 8 * n * (1.45 if cover == "disjoint" else 1.35), peak / n
+
+
+def test_blocks_that_are_no_plan_leave_no_file(tmp_path):
+    with pytest.raises(ValueError, match="entries"):
+        save_blocks(tmp_path / "plan.npy", (4, 2, 5), iter([np.zeros((3, 2, 5), dtype=np.int64)]))
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,125 @@
+"""What only a GPU can show, each check in a line of Markdown; without a GPU the same lines run on the CPU.
+
+    python -m benchmarks.gpu_checks
+
+1. The selection's Triton kernel against its torch form: the same members, and milliseconds of both.
+2. Collectives of a world of one on NCCL (gloo on the CPU), with the gradient of the gather.
+3. FAISS and torch searching in one process, in turns: the same neighbours, and milliseconds of both.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from statistics import median
+
+import torch
+import torch.distributed as dist
+from torch.nn.functional import normalize
+from torch.nn.parallel import DistributedDataParallel
+
+from dist_plm.index.flat import nearest
+from dist_plm.manifold import selection
+from dist_plm.runtime.parts import Stopwatch
+from dist_plm.runtime.world import _GatherRows
+
+REPEATS = 20
+
+
+def main() -> int:
+    """Run all checks; status 1 where one fails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", type=int, nargs="+", default=[200, 800, 4096], help="of the selection")
+    parser.add_argument("--rows", type=int, default=100_000, help="of the gallery")
+    parser.add_argument("--queries", type=int, default=4_096)
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    print(f"`python -m benchmarks.gpu_checks {' '.join(sys.argv[1:])}`: {name}, torch {torch.__version__}\n")
+    checks = [*(kernel(count, device) for count in options.points), collectives(device),
+              searches(options.rows, options.queries, device)]  # fmt: skip
+    for passed, line in checks:
+        print(f"- {'ok' if passed else 'FAILED'}: {line}")
+    return 0 if all(passed for passed, _ in checks) else 1
+
+
+def milliseconds(act: Callable[[], object], device: torch.device) -> float:
+    """Median over REPEATS, after as many to warm up as compile and choose kernels."""
+    times = []
+    for _ in range(3 + REPEATS):
+        clock = Stopwatch(device)
+        act()
+        times.append(1e3 * clock.whole)
+    return median(times[3:])
+
+
+def kernel(count: int, device: torch.device) -> tuple[bool, str]:
+    """k = 10, m = 3, D = 128, points near planes."""
+    random = torch.Generator().manual_seed(0)
+    plane = torch.randn(count, 3, 128, generator=random)
+    v = torch.randn(count, 11, 3, generator=random) @ plane
+    v += torch.rand(count, 11, 1, generator=random).pow(3) * torch.randn(count, 11, 128, generator=random)
+    v = (0.1 * v).to(device)
+    v[:, 0] = 0
+    gram, noise = v @ v.mT, torch.full((count, 1), 1e-10, device=device)
+    settings = {"dim": 3, "centre": "anchor", "allowed": 0.1}
+    reference = selection.select_batched(gram, noise, **settings)
+    chosen = selection.select(gram, noise, **settings)
+    same = (reference.members == chosen.members).all(1)
+    off = [_span(each)[same] / gram.diagonal(dim1=1, dim2=2).amax(1)[same, None, None] for each in (reference, chosen)]
+    most = float((off[0] - off[1]).abs().max())
+    times = [milliseconds(lambda act=act: act(gram, noise, **settings), device)
+             for act in (selection.select_batched, selection.select)]  # fmt: skip
+    line = (f"selection of {count} points: torch {times[0]:.2f} ms, as dispatched {times[1]:.2f} ms; "
+            f"members alike for {100 * same.float().mean():.2f} %, spans off by {most:.1e}")  # fmt: skip
+    return bool(same.float().mean() > 0.999) and most <= 1e-5, line
+
+
+def _span(found: selection.Selection) -> torch.Tensor:
+    return (found.vectors * found.eigenvalues[:, None]) @ found.vectors.mT
+
+
+def collectives(device: torch.device) -> tuple[bool, str]:
+    """All-gather, reduce-scatter, all-reduce and DDP on a process group of this process alone."""
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    options = {"device_id": torch.device("cuda", 0)} if device.type == "cuda" else {}
+    dist.init_process_group(
+        backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timedelta(seconds=60), **options
+    )
+    rows = torch.randn(200, 128, device=device, requires_grad=True)
+    gathered = _GatherRows.apply(rows, 1)
+    gathered.square().sum().backward()
+    total = rows.detach().clone()
+    dist.all_reduce(total)
+    layer = torch.nn.Linear(128, 8, device=device)
+    DistributedDataParallel(layer)(rows.detach()).sum().backward()
+    expected = rows.detach().sum(0).expand(8, -1)
+    alike = [(gathered, rows), (rows.grad, 2 * rows), (total, rows), (layer.weight.grad, expected)]
+    passed = all(torch.allclose(each.detach(), other.detach(), atol=1e-3) for each, other in alike)
+    time = milliseconds(lambda: dist.all_reduce(total), device)
+    dist.destroy_process_group()
+    return passed, f"{backend} at W = 1: gather, its gradient, all-reduce ({time:.3f} ms of 100 kB), DDP"
+
+
+def searches(rows: int, queries: int, device: torch.device) -> tuple[bool, str]:
+    """Both backends on the same gallery; D = 128, 10 neighbours."""
+    random = torch.Generator().manual_seed(0)
+    gallery = normalize(torch.randn(rows, 128, generator=random)).to(device)
+    own = torch.arange(queries)
+
+    def search(backend: str) -> tuple:
+        return nearest(gallery[:queries], gallery, 10, exclude=own, backend=backend, device=device)
+
+    found, times = {}, {}
+    for _ in range(3):
+        for backend in ("faiss", "torch"):
+            clock = Stopwatch(device)
+            found[backend] = search(backend)[0]
+            times[backend] = 1e3 * clock.whole
+    alike = bool((found["faiss"] == found["torch"]).all())
+    told = ", ".join(f"{backend} {time:,.0f} ms" for backend, time in times.items())
+    return alike, f"search of {queries:,} in {rows:,}, both in one process: {told}; neighbours alike: {alike}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""The search for the neighbours of a plan's seeds."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass
+class IndexConfig:
+    """Index over the momentum embeddings of all training images.
+
+    Args:
+        factory: `Flat` compares a seed with every image: exact. Anything else is a factory string of a FAISS IVF index,
+            such as `IVF4096,Flat`, `IVF4096,SQ8` or `IVF4096,PQ32x8`: a seed is compared with the images of its
+            `nprobe` nearest cells, by codes, and the best of them by their embeddings.
+        nprobe: Cells searched for a seed at first.
+        nprobe_max: Cells searched at most; recall below the floor doubles nprobe up to this.
+        recall_floor: Least share of the true neighbours that an approximate index has to find, or the run stops.
+        recall_sample: Seeds on which that is measured against exact search, at every refresh.
+        memory_gb: What the index may take of a rank's memory (GPU memory where it is searched there). It is replicated
+            while it fits, and cut among the ranks beyond that.
+        precision: Of the embeddings on disk.
+    """
+
+    factory: str = "Flat"
+    nprobe: int = 16
+    nprobe_max: int = 256
+    recall_floor: float = 0.95
+    recall_sample: int = 1_000
+    memory_gb: float = 8.0
+    precision: Literal["fp32", "fp16"] = "fp32"
+
+    @property
+    def exact(self) -> bool:
+        """Whether no neighbour can be missed."""
+        return self.factory == "Flat"
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of a coordinate on disk."""
+        return 2 if self.precision == "fp16" else 4

@@ -1,0 +1,112 @@
+"""Reads of a plan, fetched before their turn: a thread walks ahead of the steps and fills the cache in their order."""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from dist_plm.data.cache import NEVER, ImageCache
+from dist_plm.data.store import Foresight
+
+CHUNK = 64  # images asked for at once
+WINDOW = 8  # an eighth of the cache lies ahead; more would push out what earlier epochs left for later steps
+
+
+class Ahead(Foresight):
+    """Fetches the images of `rows` that this rank looks after, on a thread of its own.
+
+    What one rank fetches all ranks of the node read: together they fetch each image of the node's plan once. A failure
+    ends the thread in silence: whoever needs the image asks for it again and is told.
+
+    Args:
+        cache: To be filled.
+        rows: int64 [steps, b], what the node reads in each step.
+        sizes: Bytes of an image by id.
+        fetch: ids -> their bytes, sound.
+    """
+
+    def __init__(
+        self, cache: ImageCache, rows: np.ndarray, sizes: np.ndarray, fetch: Callable[[list[int]], list[bytes]]
+    ) -> None:
+        self._cache, self._fetch = cache, fetch
+        steps, columns = np.nonzero(rows % cache.parts == cache.part)
+        self._ids, self._steps = rows[steps, columns], steps
+        self._next = next_uses(self._ids)
+        self._bytes = np.concatenate([[0], np.cumsum(sizes[self._ids], dtype=np.int64)])
+        self._step = self._read = self._fetched = self._there = 0
+        self._turn, self._closed = threading.Condition(), False
+        cache.foresee(self._ids, np.arange(len(self._ids)))
+        self._thread = threading.Thread(target=self._run, name="ahead", daemon=True)
+        self._thread.start()
+
+    def advance(self) -> None:
+        """One more step has been read."""
+        with self._turn:
+            self._step += 1
+            end = int(np.searchsorted(self._steps, self._step))
+            for position in range(self._read, end):
+                self._cache.used(int(self._ids[position]), int(self._next[position]))
+            self._read = end
+            self._turn.notify_all()
+
+    def ready(self, step: int, wait: bool) -> bool:
+        """Whether this rank's part of a step is there, or never will be; `wait` until one of the two."""
+        end = int(np.searchsorted(self._steps, step, side="right"))
+        with self._turn:
+            while wait and self._there < end and self._thread.is_alive():
+                self._turn.wait(1.0)
+            return self._there >= end or not self._thread.is_alive()
+
+    def close(self) -> None:
+        """End the thread; a request under way is waited for."""
+        with self._turn:
+            self._closed = True
+            self._turn.notify_all()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while chunk := self._chunk():
+                for position, data in zip(chunk, self._fetch([int(self._ids[at]) for at in chunk]), strict=True):
+                    self._cache.put(int(self._ids[position]), data, position)
+        except Exception:  # of whatever kind, the reader meets it too
+            return
+
+    def _chunk(self) -> list[int]:
+        """Positions of the next reads that the cache does not hold; waits until there are some, [] at the end."""
+        with self._turn:
+            while not self._closed:
+                self._fetched = max(self._fetched, self._read)
+                self._there = self._fetched
+                self._turn.notify_all()
+                if chunk := self._missing(self._end()):
+                    return list(chunk.values())
+                if self._fetched == len(self._ids):
+                    return []
+                self._turn.wait()
+            return []
+
+    def _end(self) -> int:
+        """The position up to which to fetch: the step that comes, and as much more as the window holds."""
+        reach = self._bytes[self._read] + self._cache.limit // WINDOW
+        step = int(np.searchsorted(self._steps, self._step, side="right"))
+        return max(step, int(np.searchsorted(self._bytes, reach, side="right")) - 1)
+
+    def _missing(self, end: int) -> dict[int, int]:
+        """Up to CHUNK images before the position `end` that the cache does not hold: {id: position}."""
+        chunk: dict[int, int] = {}
+        while self._fetched < end and len(chunk) < CHUNK:
+            id = int(self._ids[self._fetched])
+            if id not in self._cache:
+                chunk.setdefault(id, self._fetched)
+            self._fetched += 1
+        return chunk
+
+
+def next_uses(ids: np.ndarray) -> np.ndarray:
+    """For each position of `ids` the next one that holds the same id, or NEVER."""
+    order = np.argsort(ids, kind="stable")
+    following = np.full(len(ids), NEVER, dtype=np.int64)
+    same = ids[order][1:] == ids[order][:-1]
+    following[order[:-1][same]] = order[1:][same]
+    return following

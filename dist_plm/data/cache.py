@@ -1,0 +1,128 @@
+"""Images of a data set kept as files on a node's disk, within a bound; the one whose next use is farthest goes first.
+
+Belady's rule (Belady 1966, "A study of replacement algorithms for a virtual-storage computer"): nothing else evicts
+less, and here it can be followed, since a plan says when each image will be read.
+"""
+
+import heapq
+import os
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from dist_plm.runtime.atomic import NO_ROOM
+
+NEVER = 2**62  # the position of a use that is not foreseen
+FOLDER = 4096  # images in a folder
+
+
+class ImageCache:
+    """The images of one split that one rank looks after. Anyone may read them, only this rank writes and removes.
+
+    A file is as trustworthy as the disk after a crash: readers check what they get.
+
+    Args:
+        folder: Of the split's images; the ranks of a node share it.
+        limit: Most bytes of the images that this rank looks after.
+        part: This rank's images are those with id % parts == part.
+        parts: Ranks that share the folder.
+    """
+
+    def __init__(self, folder: Path, limit: int, part: int = 0, parts: int = 1) -> None:
+        self.limit, self.part, self.parts, self.size = limit, part, parts, 0
+        self._folder, self._lock = folder, threading.Lock()
+        self._held: dict[int, tuple[int, int]] = {}  # id -> (bytes, position of the next use)
+        self._farthest: list[tuple[int, int]] = []  # heap of (-position, id); entries that the table outdates are stale
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __contains__(self, id: int) -> bool:
+        return id in self._held
+
+    def get(self, id: int) -> bytes | None:
+        """The bytes that are kept under this id, if there are any; a torn file's too. Thread-safe."""
+        try:
+            return self._path(id).read_bytes()
+        except OSError:
+            return None
+
+    def foresee(self, uses: np.ndarray, positions: np.ndarray) -> None:
+        """From now on image uses[i] is read at positions[i], ascending; nothing else is foreseen."""
+        with self._lock:
+            if not self._held:  # what an earlier run left
+                self._held = {id: (size, NEVER) for id, size in self._found()}
+                self.size = sum(size for size, _ in self._held.values())
+            later = dict(zip(uses[::-1].tolist(), positions[::-1].tolist(), strict=True))
+            self._held = {id: (size, later.get(id, NEVER)) for id, (size, _) in self._held.items()}
+            self._farthest = [(-use, id) for id, (_, use) in self._held.items()]
+            heapq.heapify(self._farthest)
+            self._make_room(0, -1)  # the bound may have been higher
+
+    def used(self, id: int, next_use: int) -> None:
+        """The image was read, and will be at the position `next_use` again."""
+        with self._lock:
+            if id in self._held:
+                self._note(id, self._held[id][0], next_use)
+
+    def put(self, id: int, data: bytes, next_use: int) -> bool:
+        """Keep an image if all that would have to go for it is needed later; whether it is kept."""
+        with self._lock:
+            if id in self._held or not self._make_room(len(data), next_use):
+                return id in self._held
+            try:
+                self._write(self._path(id), data)
+            except OSError as error:
+                if error.errno in NO_ROOM:  # then there is less of a cache; the images are read all the same
+                    return False
+                raise
+            self.size += len(data)
+            self._note(id, len(data), next_use)
+            return True
+
+    def forget(self, id: int) -> None:
+        """Remove an image whose file is not what it should be."""
+        with self._lock:
+            self._remove(id)
+
+    def _note(self, id: int, size: int, use: int) -> None:
+        self._held[id] = (size, use)
+        heapq.heappush(self._farthest, (-use, id))
+
+    def _make_room(self, size: int, next_use: int) -> bool:
+        """Remove what is used later than `next_use`, farthest first, until `size` bytes more fit."""
+        while self.size + size > self.limit:
+            while self._farthest and self._held.get(self._farthest[0][1], (0, None))[1] != -self._farthest[0][0]:
+                heapq.heappop(self._farthest)
+            if not self._farthest or -self._farthest[0][0] <= next_use:
+                return False
+            self._remove(heapq.heappop(self._farthest)[1])
+        return True
+
+    def _remove(self, id: int) -> None:
+        self.size -= self._held.pop(id, (0, 0))[0]
+        self._path(id).unlink(missing_ok=True)
+
+    def _found(self) -> list[tuple[int, int]]:
+        """(id, bytes) of the images of this rank that an earlier run left."""
+        found = []
+        for folder in os.scandir(self._folder):
+            for file in os.scandir(folder) if folder.is_dir() else ():
+                if file.name.isdecimal() and int(file.name) % self.parts == self.part:
+                    found.append((int(file.name), file.stat().st_size))
+        return found
+
+    def _path(self, id: int) -> Path:
+        return self._folder / str(id // FOLDER) / str(id)
+
+    @staticmethod
+    def _write(path: Path, data: bytes) -> None:
+        path.parent.mkdir(exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(data)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise

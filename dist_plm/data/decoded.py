@@ -1,0 +1,195 @@
+"""The decoded cache: images of a split as pixels in files that the ranks of a node map into memory.
+
+Decoding a photograph costs more than cutting a view from it, and is the same in every epoch. What it costs in turn is
+disk, and for images larger than `side` detail: a crop of a tenth of the image has a third of the side to draw from.
+"""
+
+import hashlib
+import os
+import shutil
+import socket
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dist_plm.config import DataConfig
+from dist_plm.data.locality import ranks_of_a_node
+from dist_plm.data.mirror import cache_folder
+from dist_plm.data.shares import balanced
+from dist_plm.data.store import Store
+from dist_plm.errors import UserError
+from dist_plm.runtime.atomic import NO_ROOM, replacing
+from dist_plm.runtime.progress import Display
+from dist_plm.runtime.world import World
+
+SAMPLE = 64  # images from which the size of all is estimated
+
+
+class DecodedStore(Store):
+    """A Store whose images are read as pixels from `folder`, which `decode_once` has filled. Bytes are the other's."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self._store, self._pixels_folder = store, folder
+        self.folder, self.split, self.place, self.fingerprint = (
+            store.folder,
+            store.split,
+            store.place,
+            store.fingerprint,
+        )
+        self.classes, self.shards, self.offsets, self.labels = store.classes, store.shards, store.offsets, store.labels
+        self._maps: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def close(self) -> None:
+        self._maps.clear()
+        self._store.close()
+
+    def read(self, id: int) -> bytes:
+        return self._store.read(id)
+
+    def about(self, id: int) -> dict[str, Any]:
+        return self._store.about(id)
+
+    def read_image(self, id: int) -> Image.Image:
+        """Image `id`, its shorter side reduced. Thread-safe."""
+        shard, _, _ = self._row(id)
+        if shard not in self._maps:  # of two threads that come here at once, either's map will do
+            sizes = np.load(_sizes(self._pixels_folder, shard))
+            self._maps[shard] = np.memmap(_pixels(self._pixels_folder, shard), np.uint8, "r"), sizes
+        pixels, sizes = self._maps[shard]
+        height, width, start = (int(each) for each in sizes[id - self.shards[shard].first_id])
+        return Image.fromarray(pixels[start : start + height * width * 3].reshape(height, width, 3))
+
+    def in_order(self, shard_index: int) -> Generator[tuple[str, int], None, None]:
+        shard = self.shards[shard_index]
+        for id in range(shard.first_id, shard.first_id + shard.samples):
+            yield str(id), id
+
+    def decoded(self, item: int) -> Image.Image:
+        return self.read_image(item)
+
+
+def decode_once(store: Store, *, config: DataConfig, world: World, display: Display) -> Store:
+    """The store with its images as pixels of `config.decoded_side`, decoded now where they are not yet. A collective.
+
+    The ranks of a node decode shards of their own, one file each, in a folder named after the images, their order and
+    the side: another run finds it, and a run that was stopped goes on with it.
+
+    Raises:
+        UserError: the disk has no room for it, or can't be written.
+        Preempted: a rank was told to leave, and all do so.
+    """
+    folder = cache_folder(config) / "decoded" / _name(store, config.decoded_side)
+    missing = [number for number in range(len(store.shards)) if not _pixels(folder, number).exists()]
+    faults = world.gather_objects(_fault(folder, store, missing, config.decoded_side, display))
+    if fault := next(filter(None, faults), None):
+        raise fault
+    local = ranks_of_a_node(world.size)
+    shares = balanced([store.shards[number].samples for number in missing], local)
+    own = [missing[position] for position in shares[world.rank % local]]
+    total = sum(store.shards[number].samples for number in own)
+    with display.phase(f"decode {store.split}", total, "images") as phase:
+        for number in own:
+            if not _decode_shard(folder, store, number, config, world):
+                break
+            phase.advance(store.shards[number].samples, scale=local)
+    world.leave_if_told()
+    return DecodedStore(store, folder)
+
+
+def shrunk(image: Image.Image, side: int) -> Image.Image:
+    """The image with its shorter side at most `side` pixels."""
+    short = min(image.size)
+    if short <= side:
+        return image
+    return image.resize((side * image.width // short, side * image.height // short), Image.Resampling.BILINEAR)
+
+
+def estimated_bytes(store: Store, side: int) -> int:
+    """Bytes that the pixels of a split take, from the sizes of some of its images."""
+    ids = np.linspace(0, len(store) - 1, min(SAMPLE, len(store))).astype(int).tolist()
+    areas = [width * height for width, height in (shrunk(store.read_image(id), side).size for id in ids)]
+    return int(3 * np.mean(areas) * len(store))
+
+
+def _fault(folder: Path, store: Store, missing: list[int], side: int, display: Display) -> UserError | None:
+    """What is in the way of the files that are missing; announces their size."""
+    if not missing:
+        display.say(f"decoded images of {store.split}: {folder}")
+        return None
+    share = sum(store.shards[number].samples for number in missing) / len(store)
+    size = estimated_bytes(store, side) * share
+    display.say(f"decoding {store.split} once, shorter side {side} px: about {size / 1e9:,.3g} GB in {folder}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return UserError(f"data.cache_dir {folder} can't be written ({error.strerror}): name another folder")
+    if size > free:
+        return UserError(
+            f"data.decoded_side {side} needs about {size / 1e9:,.3g} GB in {folder}, which has {free / 1e9:,.3g} GB "
+            "left: name another data.cache_dir, or set data.decoded_side to 0"
+        )
+    return None
+
+
+def _decode_shard(folder: Path, store: Store, number: int, config: DataConfig, world: World) -> bool:
+    """Write the two files of a shard, that of the pixels last; False if told to leave before the end."""
+    sizes, start = [], 0
+    # On a file system that nodes share, each may be at this shard.
+    writer = f"-{socket.gethostname()}-{os.getpid()}"
+    try:
+        with replacing(_pixels(folder, number), writer=writer) as file:
+            for pixels in _decoded(store, number, config):
+                sizes.append((*pixels.shape[:2], start))
+                start += file.write(pixels.tobytes())
+                if world.told:
+                    raise _Told
+            with replacing(_sizes(folder, number), writer=writer) as table:
+                np.save(table, np.array(sizes, np.int64))
+    except _Told:
+        return False
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise UserError(
+            f"{folder} took no more ({error.strerror}): make room, or name another data.cache_dir"
+        ) from error
+    return True
+
+
+class _Told(Exception):
+    """Leave, and let nothing stay that is not whole."""
+
+
+def _decoded(store: Store, number: int, config: DataConfig) -> Iterator[np.ndarray]:
+    """uint8 [h, w, 3] of each image of a shard in order, decoded by `config.workers` threads."""
+
+    def work(item: Any) -> np.ndarray:
+        return np.asarray(shrunk(store.decoded(item), config.decoded_side))
+
+    pending: deque[Future[np.ndarray]] = deque()
+    with ThreadPoolExecutor(config.workers, thread_name_prefix="decode") as pool:
+        for _, item in store.in_order(number):
+            pending.append(pool.submit(work, item))
+            if len(pending) > 4 * config.workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _name(store: Store, side: int) -> str:
+    cut = f"{store.fingerprint} {store.split} {[shard.samples for shard in store.shards]}"
+    return f"{hashlib.sha256(cut.encode()).hexdigest()[:16]}-{side}"
+
+
+def _pixels(folder: Path, number: int) -> Path:
+    return folder / f"shard_{number:06d}.pixels"
+
+
+def _sizes(folder: Path, number: int) -> Path:
+    return folder / f"shard_{number:06d}.sizes.npy"

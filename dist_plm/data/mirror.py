@@ -1,0 +1,93 @@
+"""The manifest and the tables of a data set at a URL, fetched once a node; its images stay where they are."""
+
+import fcntl
+import functools
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dist_plm.config import DataConfig
+from dist_plm.data.format import MANIFEST, Manifest, TableInfo, checks_path, labels_path, offsets_path
+from dist_plm.data.remote import Remote, Span, StoreFailure, is_url
+from dist_plm.errors import UserError
+from dist_plm.runtime.atomic import replacing
+
+BLOCK = 1 << 23  # bytes of a request for a piece of a table
+START_SECONDS = 15.0  # who mistyped a URL should not wait for long
+
+
+def cache_folder(data: DataConfig) -> Path:
+    """Where a node keeps what it fetched or decoded: `data.cache_dir`, else the user's cache."""
+    return Path(data.cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dist_plm")
+
+
+def manifest_of(data: DataConfig) -> Manifest:
+    """The manifest of `data.shards`, wherever it lies. Raises UserError where there is none."""
+    return Manifest.load(mirror(data) if is_url(data.shards) else data.shards)
+
+
+def mirror(data: DataConfig, split: str = "") -> Path:
+    """A local folder that holds the manifest of the data set at a URL, and the tables of `split`.
+
+    A process asks for the manifest once: whoever changes a data set under a run does not change the run.
+
+    Raises:
+        UserError: There is no data set, it can't be reached, or was built before there were checks.
+    """
+    try:
+        folder = _manifest(data.shards, cache_folder(data), min(data.retry_seconds, START_SECONDS))
+        if split and (info := Manifest.load(folder).splits.get(split)):
+            if len(info.tables) < 3:
+                raise UserError(
+                    f"{data.shards} was built before data sets had checksums, without which nothing is trusted that "
+                    "comes over a network: build it again (the fingerprint stays the same) or copy it here"
+                )
+            remote = Remote(data.shards, data.retry_seconds)
+            for path in (offsets_path(folder, split), labels_path(folder, split), checks_path(folder, split)):
+                _fetch(remote, path, info.tables[path.name])
+    except StoreFailure as failure:
+        raise UserError(f"data.shards can't be read: {failure}") from failure
+    except OSError as error:
+        raise UserError(
+            f"data.cache_dir {cache_folder(data)} can't be written ({error.strerror}): name another folder"
+        ) from error
+    return folder
+
+
+@functools.cache
+def _manifest(url: str, cache: Path, retry_seconds: float) -> Path:
+    text = Remote(url, retry_seconds).read([Span(MANIFEST, 0, None)])[0]
+    Manifest.parse(text, f"{url}/{MANIFEST}")
+    folder = cache / "tables" / hashlib.sha256(text).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        if not (folder / MANIFEST).exists():
+            with replacing(folder / MANIFEST) as file:
+                file.write(text)
+    return folder
+
+
+def _fetch(remote: Remote, path: Path, table: TableInfo) -> None:
+    with _alone(path.parent):
+        if path.exists():  # it took its name when it was whole and checked
+            return
+        sha256 = hashlib.sha256()
+        with replacing(path) as file:
+            for start in range(0, table.bytes, BLOCK):
+                block = remote.read([Span(path.name, start, min(start + BLOCK, table.bytes))])[0]
+                sha256.update(block)
+                file.write(block)
+            if sha256.hexdigest() != table.sha256:
+                raise UserError(
+                    f"{remote.url}/{path.name} is not the table that {MANIFEST} knows: copy the data set there again"
+                )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """The ranks of a node take turns; the first fetches, the others find."""
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

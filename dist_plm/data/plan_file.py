@@ -1,0 +1,54 @@
+"""Plans on disk: .npy, written whole or not at all, known by their hash, and mapped rather than read."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from dist_plm.errors import UserError
+from dist_plm.runtime.atomic import replacing
+
+
+def save_plan(path: str | Path, plan: np.ndarray) -> str:
+    """Write a plan as .npy, whole or not at all; the same plan gives the same bytes. Returns their sha256 in hex."""
+    return save_blocks(path, plan.shape, (plan,))
+
+
+def save_blocks(path: str | Path, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> str:
+    """As `save_plan`, for a plan of this shape whose blocks come one after another, each written before the next.
+
+    Raises:
+        ValueError: the blocks are not of this shape together.
+    """
+    header = {"descr": "<i8", "fortran_order": False, "shape": tuple(shape)}
+    entries = 0
+    with replacing(path) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in blocks:
+            file.write(np.ascontiguousarray(block, dtype="<i8").data)
+            entries += block.size
+        if entries != np.prod(shape, dtype=np.int64):
+            raise ValueError(f"{entries} entries of a plan {shape}")
+    return _sha256(path)
+
+
+def load_plan(path: str | Path, sha256: str) -> np.ndarray:
+    """Map a saved plan into memory, read-only; UserError where the file is missing or not the one with this hash."""
+    try:
+        found = _sha256(path)
+    except OSError as error:
+        raise UserError(
+            f"cannot read the plan {path} ({error.strerror}): restore it, or start in another run_dir"
+        ) from error
+    if found != sha256:
+        raise UserError(
+            f"the plan {path} is not the one that was saved (sha256 {found[:12]}, not {sha256[:12]}): "
+            "restore it, or start in another run_dir"
+        )
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _sha256(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

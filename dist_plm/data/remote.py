@@ -1,0 +1,162 @@
+"""Stretches of the files of a folder at a URL, by any file system of fsspec, with retries that end.
+
+Whatever fails is asked for again, after a pause that doubles, until `retry_seconds` have passed without an answer; a
+file that is not there, or may not be read, ends it at once. Only what a caller finds sound is handed out.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from dist_plm.errors import RunFailure, UserError
+
+IN_FLIGHT = 64  # requests at once: at 30 ms each, 2,000 a second
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds
+WRONG_TRIES = 3  # a store that fails may come back; wrong bytes that come thrice are there to stay
+CONNECT_SECONDS, READ_SECONDS = 10, 30  # a connection that says nothing for longer is taken for dead
+
+
+class Span(NamedTuple):
+    """Bytes start .. end - 1 of a file; to its end where `end` is None."""
+
+    file: str
+    start: int
+    end: int | None
+
+
+class StoreFailure(RunFailure):
+    """A remote store does not answer, or not with what the data set holds."""
+
+
+def is_url(place: object) -> bool:
+    """Whether a data set lies at a URL, not in a folder."""
+    return "://" in str(place)
+
+
+class Remote:
+    """The folder at `url`. Thread-safe.
+
+    Args:
+        url: As fsspec knows it: http(s)://, s3://, gs://, ...
+        retry_seconds: How long a store that fails is asked again.
+
+    Attributes:
+        requests: Asked for so far.
+        bytes: Received so far.
+
+    Raises:
+        UserError: fsspec knows no such URL, or the package that reads it is not installed.
+    """
+
+    def __init__(self, url: str, retry_seconds: float) -> None:
+        if "?" in url or "#" in url:
+            raise UserError(f"{url}: the URL of a folder of shards has no query and no fragment")
+        self.url, self.retry_seconds = url.rstrip("/"), retry_seconds
+        self._files, self._path = _file_system(self.url)
+        self.requests = self.bytes = 0
+        self._lock, self._down_since = threading.Lock(), 0.0
+
+    def read(self, spans: Sequence[Span], is_sound: Callable[[int, bytes], bool] | None = None) -> list[bytes]:
+        """The bytes of each span, all asked for at once.
+
+        Args:
+            is_sound: Called as (position of the span, its bytes); False for bytes that are not the data set's.
+
+        Raises:
+            StoreFailure: Something is not there, stays wrong, or can't be had within `retry_seconds`.
+        """
+        found: dict[int, bytes] = {}
+        waiting, wrong, asked, pause = list(range(len(spans))), dict.fromkeys(range(len(spans)), 0), 0.0, FIRST_PAUSE
+        while waiting:
+            faults = {}
+            for number, answer in zip(waiting, self._ask([spans[number] for number in waiting]), strict=True):
+                fault = self._fault(spans[number], answer)
+                if not fault and is_sound and not is_sound(number, answer):
+                    wrong[number] += 1
+                    fault = "the bytes are not those of the data set (the checksum differs)"
+                if fault:
+                    faults[number] = fault
+                else:
+                    found[number] = answer
+            waiting = list(faults)
+            if waiting:
+                asked = asked or time.monotonic()
+                for number, fault in faults.items():
+                    if wrong[number] >= WRONG_TRIES:
+                        raise StoreFailure(f"{self._place(spans[number])}: {fault}, {WRONG_TRIES} times in a row")
+                self._give_up_late(min(asked, self._down_since or asked), spans[waiting[0]], faults[waiting[0]])
+                # At random, or all ranks would come back at the same moment.
+                time.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(2 * pause, LONGEST_PAUSE)
+        return [found[number] for number in range(len(spans))]
+
+    def _ask(self, spans: list[Span]) -> list[Any]:
+        """Bytes, or what was raised instead."""
+        answers: list[Any] = []
+        for first in range(0, len(spans), IN_FLIGHT):
+            files, starts, ends = zip(*spans[first : first + IN_FLIGHT], strict=True)
+            paths = [f"{self._path}/{file}" for file in files]
+            answers += self._files.cat_ranges(paths, list(starts), list(ends), on_error="return")
+        received = [len(answer) for answer in answers if isinstance(answer, bytes)]
+        with self._lock:
+            self.requests, self.bytes = self.requests + len(answers), self.bytes + sum(received)
+            self._down_since = 0.0 if received else self._down_since or time.monotonic()
+        return answers
+
+    def _fault(self, span: Span, answer: Any) -> str:
+        """What is wrong with an answer, "" for nothing. Raises StoreFailure for what no retry mends."""
+        if isinstance(answer, FileNotFoundError):
+            raise StoreFailure(f"{self._place(span)} is not there")
+        refused = isinstance(answer, PermissionError) or getattr(answer, "status", 0) in (401, 403)
+        if refused or "Credentials" in type(answer).__name__:  # botocore's NoCredentialsError, and its like
+            raise StoreFailure(f"{self._place(span)} may not be read ({_said(answer)}): check the credentials")
+        if isinstance(answer, BaseException):
+            return _said(answer)
+        if span.end is None or len(answer) == span.end - span.start:
+            return ""
+        fault = f"{len(answer):,} bytes came instead of {span.end - span.start:,}"
+        if len(answer) > span.end - span.start:
+            raise StoreFailure(f"{self._place(span)}: {fault}: its server answers no range requests")
+        return fault
+
+    def _give_up_late(self, since: float, span: Span, fault: str) -> None:
+        waited = time.monotonic() - since
+        if waited > self.retry_seconds:
+            raise StoreFailure(
+                f"{self._place(span)} could not be read for {waited:,.0f} s ({fault}); "
+                "when the store answers again, the same command goes on"
+            )
+
+    def _place(self, span: Span) -> str:
+        return f"{self.url}/{span.file}"
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """fsspec's file system for a URL, and the folder's path in it."""
+    options: dict[str, Any] = {}
+    scheme = url.partition("://")[0]
+    try:
+        import fsspec
+
+        if scheme in ("http", "https"):
+            import aiohttp
+
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
+            options["client_kwargs"] = {"timeout": timeout}
+        elif scheme == "s3":
+            options["config_kwargs"] = {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS}
+        files, path = fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)
+    except ImportError as error:
+        raise UserError(
+            f"{url} needs a package that is not installed ({error}): pip install 'dist_plm[remote]'"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{url} is no URL that can be read ({error})") from error
+    return files, path.rstrip("/")
+
+
+def _said(error: BaseException) -> str:
+    status = getattr(error, "status", "")
+    return " ".join(f"{type(error).__name__} {status} {error}".split())[:200]

@@ -1,0 +1,148 @@
+"""A split whose shards lie at a URL: images are stretches of its tars, and each is checked before its use."""
+
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+
+from dist_plm.config import DataConfig
+from dist_plm.data.ahead import Ahead
+from dist_plm.data.cache import ImageCache
+from dist_plm.data.format import CHECK_DTYPE, checks_path, is_sound
+from dist_plm.data.mirror import cache_folder, mirror
+from dist_plm.data.remote import Remote, Span, is_url
+from dist_plm.data.store import Store, table
+from dist_plm.errors import UserError
+from dist_plm.runtime.environment import number
+
+BLOCK = 1 << 23  # bytes of a request of a sweep
+GAP = 1 << 14  # images closer than this in a tar are asked for together: 16 KB take less than another request
+
+
+def open_split(data: DataConfig, split: str) -> Store:
+    """The split of `data.shards`, in a folder or at a URL. Raises UserError where it can't be read."""
+    return RemoteStore(data, split) if is_url(data.shards) else Store(data.shards, split)
+
+
+class RemoteStore(Store):
+    """A Store of the shards at the URL `data.shards`. Its tables are local copies, its images come when they are read.
+
+    A read or a sweep that the store of the shards fails raises StoreFailure, as `Remote.read` says.
+    """
+
+    def __init__(self, data: DataConfig, split: str) -> None:
+        super().__init__(mirror(data, split), split)
+        self.place = data.shards.rstrip("/")
+        self.checks = table(checks_path(self.folder, split), CHECK_DTYPE, len(self))
+        self.remote = Remote(data.shards, data.retry_seconds)
+        part, parts = number("LOCAL_RANK", 0), number("LOCAL_WORLD_SIZE", 1)
+        folder = cache_folder(data) / "images" / self.fingerprint[:16] / split
+        try:
+            self._cache = ImageCache(folder, int(data.cache_gb * 1e9) // parts, part, parts)
+        except OSError as error:
+            raise UserError(f"data.cache_dir {folder} can't be written ({error.strerror}): name another") from error
+
+    def read(self, id: int) -> bytes:
+        """The bytes of image `id`, from the node's disk or the network, sound. Thread-safe."""
+        self._row(id)
+        return self._cached(id) or self.fetch([id])[0]
+
+    def fetch(self, ids: list[int]) -> list[bytes]:
+        """The bytes of these images over the network, those that lie close together by one request.
+
+        Raises:
+            StoreFailure: They can't be had, or are not those of the data set.
+        """
+        groups = self._together(ids)
+        spans = [self._span(group) for group in groups]
+        images: dict[int, bytes] = {}
+
+        def take(at: int, data: bytes) -> bool:
+            cut = {id: self._cut(id, spans[at], data) for id in groups[at]}
+            images.update((id, image) for id, image in cut.items() if self._is_sound(id, image))
+            # Of several images the damaged ones are asked for once more, alone.
+            return len(groups[at]) > 1 or groups[at][0] in images
+
+        self.remote.read(spans, take)
+        if rest := [id for id in ids if id not in images]:
+            self.remote.read([self._span([id]) for id in rest], lambda at, data: self._take(rest[at], data, images))
+        return [images[id] for id in ids]
+
+    def in_order(self, shard_index: int) -> Generator[tuple[str, bytes], None, None]:
+        """As a Store's; the next stretch comes while the caller works on one, without what is on the disk already."""
+        shard = self.shards[shard_index]
+        rows = self.offsets[shard.first_id : shard.first_id + shard.samples]
+        first, stretches = 0, []
+        while first < shard.samples:
+            last = max(first + 1, int(np.searchsorted(rows["offset"], rows["offset"][first] + np.uint64(BLOCK - GAP))))
+            stretches.append(range(shard.first_id + first, shard.first_id + last))
+            first = last
+        with ThreadPoolExecutor(1, thread_name_prefix="stretch") as pool:
+            coming = [pool.submit(self._stretch, ids) for ids in stretches[:1]]
+            for ids, following in zip(stretches, [*stretches[1:], None], strict=True):
+                images = coming.pop().result()
+                if following:
+                    coming.append(pool.submit(self._stretch, following))
+                for id, image in zip(ids, images, strict=True):
+                    yield str(id), image
+
+    @contextmanager
+    def foresee(self, rows: np.ndarray) -> Iterator[Ahead]:
+        """Fetch `rows` ahead of their steps into the node's cache."""
+        ahead = Ahead(self._cache, rows, self.offsets["size"], self.fetch)
+        try:
+            yield ahead
+        finally:
+            ahead.close()
+
+    def _check_files(self) -> None:
+        pass  # nothing of the shards is here
+
+    def _bytes(self, shard: int, offset: int, size: int) -> bytes:
+        return self.remote.read([Span(self.shards[shard].path.name, offset, offset + size)])[0]
+
+    def _stretch(self, ids: range) -> list[bytes]:
+        images = {id: self._cached(id) for id in ids}
+        missing = [id for id, image in images.items() if image is None]
+        images |= zip(missing, self.fetch(missing), strict=True)
+        return [image for image in images.values() if image is not None]
+
+    def _cached(self, id: int) -> bytes | None:
+        cache = self._cache
+        image = cache.get(id)
+        if image is None or self._is_sound(id, image):
+            return image
+        if id % cache.parts == cache.part:
+            cache.forget(id)
+        return None
+
+    def _is_sound(self, id: int, image: bytes) -> bool:
+        return is_sound(image, int(self.checks[id]))
+
+    def _take(self, id: int, data: bytes, images: dict[int, bytes]) -> bool:
+        if sound := self._is_sound(id, data):
+            images[id] = data
+        return sound
+
+    def _together(self, ids: list[int]) -> list[list[int]]:
+        """The ids in groups that one request each reads."""
+        groups: list[list[int]] = []
+        last, start, end = -1, 0, 0
+        for id in sorted(set(ids)):
+            shard, offset, size = self._row(id)
+            if shard != last or offset - end > GAP or offset + size - start > BLOCK:
+                groups.append([])
+                last, start = shard, offset
+            groups[-1].append(id)
+            end = offset + size
+        return groups
+
+    def _span(self, group: list[int]) -> Span:
+        shard, start, _ = self._row(group[0])
+        _, offset, size = self._row(group[-1])
+        return Span(self.shards[shard].path.name, start, offset + size)
+
+    def _cut(self, id: int, span: Span, data: bytes) -> bytes:
+        _, offset, size = self._row(id)
+        return data[offset - span.start : offset - span.start + size]

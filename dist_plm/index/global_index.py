@@ -1,0 +1,153 @@
+"""Neighbours among the embeddings of all images, searched by all ranks together: replicated or cut among them."""
+
+import time
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dist_plm.config.index import IndexConfig
+from dist_plm.errors import RunFailure
+from dist_plm.evaluation.ranking import LAST
+from dist_plm.index.embeddings import Embeddings
+from dist_plm.index.flat import Exact
+from dist_plm.index.ivf import Ivf, train, training_ids
+from dist_plm.index.placement import Placement, own_slice
+from dist_plm.index.proposals import Backend, open_search, search_by_torch
+from dist_plm.index.rows import MappedRows, Rows, common_lattice
+from dist_plm.runtime.world import World
+
+
+class GlobalIndex:
+    """An index over all embeddings of a split; as a context it gives its memory back at the end.
+
+    Every method is a collective: the ranks ask for the same seeds in the same order and receive the same answer, which
+    is that of one rank, ties included. An exact index finds the same neighbours whatever the placement.
+
+    Args:
+        embeddings: The same files for all ranks.
+        config: What kind of index.
+        placement: Where it lies.
+        backend: Library of exact search; an inverted file is FAISS's.
+        seed: Of the samples that cells are trained on and recall is measured on.
+
+    Attributes:
+        facts: What a refresh's event says of the index: kind, placement, bytes, seconds, and recall where it is
+            approximate.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        embeddings: Embeddings,
+        config: IndexConfig,
+        placement: Placement,
+        *,
+        backend: Backend,
+        world: World,
+        seed: int,
+    ) -> None:
+        started, count = time.monotonic(), len(embeddings)
+        self._config, self._placement, self._world, self._seed = config, placement, world, seed
+        share = own_slice(count, world.rank, world.size)
+        part = MappedRows(embeddings, share.start, share.stop, world.device)
+        lattice = common_lattice(part, count, world)
+        own = placement.rows(count, world.rank, world.size)
+        mapped = MappedRows(embeddings, own.start, own.stop, world.device)
+        if world.device.type == "cuda":
+            torch.cuda.empty_cache()  # FAISS asks the driver for memory, not torch
+        self._count, self._lattice, self._own = count, lattice, own
+        self._rows: Rows = mapped.held() if world.device.type == "cuda" and config.exact else mapped
+        self._index: Exact | Ivf
+        if config.exact:
+            self._index = Exact(self._rows, lattice, open_search(backend, lattice, self._rows), own.start)
+        else:
+            sample = embeddings.take(training_ids(count, placement.cells, seed)) if world.is_first else None
+            trained = None if sample is None else train(config.factory, lattice, torch.from_numpy(sample), world.device)
+            self._index = Ivf(mapped, lattice, world.gather_objects(trained)[0], own.start)
+        # Approximate search is judged by this one, which holds no copy of the rows.
+        self._judge = Exact(mapped, lattice, search_by_torch(lattice, mapped, copy=False), own.start)
+        world.barrier("the building of the index")
+        self.facts: dict[str, Any] = {
+            "index": config.factory, "sharded": placement.sharded, "bytes": placement.bytes,
+            "build_seconds": time.monotonic() - started, "search_seconds": 0.0,
+        }  # fmt: skip
+
+    def neighbours(self, seeds: np.ndarray, depth: int) -> np.ndarray:
+        """The `depth` nearest images [S, depth] of each seed, int64 [S], by (distance, id), itself left out.
+
+        A seed for which an approximate index has too few candidates is searched for exactly.
+        """
+        started = time.monotonic()
+        keys = self._search(self._index, seeds, depth)
+        missing = (keys == LAST).any(1).numpy()
+        if missing.any():
+            keys[missing] = self._search(self._judge, seeds[missing], depth)
+        self.facts["search_seconds"] += time.monotonic() - started
+        return self._lattice.ids(keys).numpy()
+
+    def guard(self, epoch: int, k: int) -> None:
+        """Measure the recall of an approximate index and search more cells until it is enough.
+
+        The share of the k true neighbours that is found, over `recall_sample` seeds drawn anew each epoch.
+
+        Raises:
+            RunFailure: `nprobe_max` cells, or all, are not enough.
+        """
+        if not isinstance(self._index, Ivf):
+            return
+        config, cells = self._config, self._placement.cells
+        sample = np.random.default_rng([self._seed, epoch]).permutation(self._count)[: config.recall_sample]
+        started = time.monotonic()
+        exact = self._search(self._judge, sample, k)
+        self.facts |= {"k": k, "sample": len(sample), "exact_seconds": time.monotonic() - started}
+        nprobe, most = min(config.nprobe, cells), min(config.nprobe_max, cells)
+        while True:
+            self._index.probe(nprobe)
+            found = self._search(self._index, sample, k)
+            hits = (found[:, :, None] == exact[:, None, :]) & (exact != LAST)[:, None, :]
+            recall = float(hits.any(1).double().mean())
+            self.facts |= {"nprobe": nprobe, "recall": recall}
+            if recall >= config.recall_floor:
+                return
+            if nprobe >= most:
+                break
+            nprobe = min(2 * nprobe, most)
+        raise RunFailure(
+            f"the index {config.factory} finds {recall:.4f} of the {k} nearest images of {len(sample):,} seeds with "
+            f"{nprobe} of {cells} cells searched, index.recall_floor is {config.recall_floor:g}: raise "
+            "index.nprobe_max, take codes of more bytes or fewer cells, or set --index.factory Flat"
+        )
+
+    def __enter__(self) -> "GlobalIndex":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self._index, self._judge, self._rows
+        if self._world.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @torch.no_grad()
+    def _search(self, index: Exact | Ivf, seeds: np.ndarray, k: int) -> Tensor:
+        """Keys [S, k] on the CPU. Each rank answers for an equal share of the seeds, in the order of the ranks."""
+        world, count = self._world, len(seeds)
+        padded = np.concatenate([seeds, np.repeat(seeds[-1:], -count % world.size)])
+        own = torch.from_numpy(padded).to(world.device)
+        share = own.reshape(world.size, -1)[world.rank]
+        if self._placement.sharded:
+            found = world.exchange_rows(index.search(self._vectors(own), own, k))
+            found = found.reshape(world.size, len(share), -1).transpose(0, 1).reshape(len(share), -1)
+        else:
+            found = index.search(self._rows.take(share), share, k)
+        return world.gather_rows(index.merge(found, share, k))[:count].cpu()
+
+    def _vectors(self, seeds: Tensor) -> Tensor:
+        """Embeddings of seeds, float32 [S, D], each from the rank that holds it: a sum with zeros changes no bit."""
+        vectors = torch.zeros(len(seeds), self._rows.dim, device=seeds.device)
+        held = (seeds >= self._own.start) & (seeds < self._own.stop)
+        vectors[held] = self._rows.take(seeds[held] - self._own.start).float()
+        return self._world.sum(vectors)

@@ -1,0 +1,103 @@
+"""Approximate search by an inverted file of FAISS: a row is compared with those in the nearest of `cells` cells.
+
+All ranks share the cells and the codec, trained once on a sample; each adds rows of its own. A candidate's code ranks
+it first, its embedding then: the neighbours of a seed are, by exact distance and id, the nearest of its `reach` best
+candidates by code. Cut among ranks, the candidates of all are ranked by code once more before they are cut down, so
+that neighbours depend on the rows and not on who holds them.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dist_plm.evaluation.ranking import LAST, Lattice, fill
+from dist_plm.index.flat import exact_distances
+from dist_plm.index.proposals import GPU_MOST_CANDIDATES, gpu_resources, gpu_search, prepare
+from dist_plm.index.rows import BLOCK, Rows
+
+REACH = 4  # candidates by code for each neighbour asked for: codes of 8 bits a coordinate confuse the ranks nearby
+TRAINING_ROWS = 64  # a cell; FAISS warns below 39 and takes 256 at most
+LEAST_TRAINING_ROWS = 65_536  # for the codec, whatever the number of cells
+
+
+def training_ids(count: int, cells: int, seed: int) -> np.ndarray:
+    """The rows, of `count`, that cells and codec are trained on: int64, ascending."""
+    wanted = min(count, max(TRAINING_ROWS * cells, LEAST_TRAINING_ROWS))
+    return np.sort(np.random.default_rng([seed, cells]).choice(count, wanted, replace=False))
+
+
+def train(factory: str, lattice: Lattice, sample: Tensor, device: torch.device) -> np.ndarray:
+    """An empty index with cells and codec trained on `sample` [m, D], as bytes (uint8)."""
+    import faiss
+
+    prepare(faiss)
+    index = faiss.index_factory(sample.shape[1], factory)
+    ivf = faiss.extract_index_ivf(index)
+    if device.type == "cuda" and gpu_search(faiss):
+        flat = faiss.IndexFlatL2(ivf.d)
+        ivf.clustering_index = faiss.index_cpu_to_gpu(gpu_resources(), device.index or 0, flat)
+    # k-means warns below 39 rows a cell; a small data set has no more to give.
+    ivf.cp.min_points_per_centroid = 1
+    index.train(np.concatenate([_in_units(lattice, block.to(device)) for block in sample.split(BLOCK)]))
+    ivf.clustering_index = None  # type: ignore[assignment]
+    return faiss.serialize_index(index)
+
+
+class Ivf:
+    """Rows first..first+m-1 of a gallery in the cells that `train` found.
+
+    Args:
+        rows: [m, D], read again for the exact distances of candidates.
+        lattice: Of the whole gallery.
+        trained: What `train` returned.
+        first: Id of the first row.
+    """
+
+    def __init__(self, rows: Rows, lattice: Lattice, trained: np.ndarray, first: int = 0) -> None:
+        import faiss
+
+        prepare(faiss)
+        self._rows, self._lattice, self._first = rows, lattice, first
+        self._index: Any = faiss.deserialize_index(trained)
+        self._settings: Any = faiss.ParameterSpace()
+        self._most = len(rows)
+        if rows.device.type == "cuda" and gpu_search(faiss):
+            self._index = faiss.index_cpu_to_gpu(gpu_resources(), rows.device.index or 0, self._index)
+            self._settings, self._most = faiss.GpuParameterSpace(), GPU_MOST_CANDIDATES
+        for _, block in rows.blocks(BLOCK):
+            self._index.add(_in_units(lattice, block))
+
+    def probe(self, cells: int) -> None:
+        """Search so many cells from now on."""
+        self._settings.set_index_parameter(self._index, "nprobe", cells)
+
+    def search(self, queries: Tensor, own: Tensor | None, k: int) -> Tensor:
+        """Candidates int64 [s, 2 c] among these rows: c ranks by code, LAST for none, and c keys."""
+        reach = min(REACH * (k + 1), GPU_MOST_CANDIDATES)
+        squared, found = self._index.search(_in_units(self._lattice, queries), min(reach, self._most))
+        codes, ids = (torch.from_numpy(each).to(queries.device) for each in (squared, found))
+        missing = ids < 0
+        ids.clamp_(min=0)
+        exact = exact_distances(self._lattice.points(queries), ids, self._rows, self._lattice)
+        keys = self._lattice.keys(exact, ids + self._first).masked_fill_(missing, LAST)
+        # Floats that are not negative have the order of their bits.
+        ranks = codes.clamp_(min=0).view(torch.int32).long().masked_fill_(missing, LAST)
+        return torch.cat([fill(ranks, reach), fill(keys, reach)], 1)
+
+    def merge(self, found: Tensor, own: Tensor, k: int) -> Tensor:
+        """Keys [s, k] of the k nearest among candidates of several galleries [s, several * 2 c]; LAST for none."""
+        reach = min(REACH * (k + 1), GPU_MOST_CANDIDATES)
+        ranks, keys = found.reshape(len(found), -1, 2, reach).transpose(1, 2).reshape(len(found), 2, -1).unbind(1)
+        ids = self._lattice.ids(keys).masked_fill(keys == LAST, LAST)
+        order = ids.argsort(dim=1, stable=True)
+        order = order.gather(1, ranks.gather(1, order).argsort(dim=1, stable=True))[:, :reach]
+        keys, ids = keys.gather(1, order), ids.gather(1, order)
+        keys = keys.masked_fill(ids == own[:, None], LAST).sort(1).values[:, :k]
+        return fill(keys, k)
+
+
+def _in_units(lattice: Lattice, rows: Tensor) -> np.ndarray:
+    """Rows from the lattice's centre in their own unit, float32: codecs of half precision overflow on the lattice's."""
+    return (lattice.points(rows) * lattice.step).float().cpu().numpy()

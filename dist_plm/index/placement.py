@@ -1,0 +1,131 @@
+"""Where the index lies: whole on every rank while it fits the budget, else cut among the ranks."""
+
+from dataclasses import dataclass
+
+from dist_plm.config import Config
+from dist_plm.config.index import IndexConfig
+from dist_plm.errors import UserError
+
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How many bytes of the index a rank holds.
+
+    Attributes:
+        sharded: Whether a rank holds a slice of the rows only.
+        bytes: On a rank: what is searched, and the rows as they are on disk, which a GPU holds too and the pages of the
+            file system otherwise.
+        cells: Of an inverted file; 0 for exact search.
+    """
+
+    sharded: bool
+    bytes: int
+    cells: int = 0
+
+    def rows(self, count: int, rank: int, world_size: int) -> range:
+        """The rows, of `count`, that a rank searches."""
+        return own_slice(count, rank, world_size) if self.sharded else range(count)
+
+    def describe(self, config: IndexConfig, count: int, dim: int) -> str:
+        """For people, in one line."""
+        where = "cut among the ranks" if self.sharded else "replicated"
+        return (
+            f"{config.factory} over {count:,} x {dim} in {config.precision}, {where}, {self.bytes / GB:,.3f} GB a rank"
+        )
+
+
+def place(config: IndexConfig, count: int, dim: int, world_size: int) -> Placement:
+    """Placement of an index over `count` embeddings [D].
+
+    Raises:
+        UserError: the factory string is none, or the index fits no rank.
+    """
+    cells, code = (0, 4 * dim) if config.exact else read_factory(config.factory, count, dim)
+    row = code + (8 if cells else 4) + (0 if cells else dim * config.item_bytes)  # its id, or its norm
+    whole, slice_ = (rows * row + cells * dim * 4 for rows in (count, -(-count // world_size)))
+    budget = config.memory_gb * GB
+    if slice_ > budget:
+        raise UserError(
+            f"index.memory_gb {config.memory_gb:g}: an index {config.factory} over {count:,} x {dim} takes "
+            f"{slice_ / GB:,.3f} GB on each of {world_size} ranks: raise it, start more ranks, or set --index.factory "
+            "to an inverted file of codes, such as IVF4096,SQ8"
+        )
+    return Placement(whole > budget, slice_ if whole > budget else whole, cells)
+
+
+def place_run(config: Config, count: int, world_size: int) -> Placement:
+    """Placement of the index of a run over `count` training images, of which a sweep embeds all.
+
+    Raises:
+        UserError: as `place`; or the method needs all embeddings at once and they exceed the budget.
+    """
+    index, dim = config.index, config.model.wide_dim or config.model.dim
+    if index.nprobe > index.nprobe_max:
+        raise UserError(f"index.nprobe {index.nprobe} is above index.nprobe_max {index.nprobe_max}: lower one")
+    placement, whole = place(index, count, dim, world_size), 4 * count * dim / GB
+    at_once = [
+        ("train.method", config.train.method, config.train.method == "pseudo_labels"),
+        ("proxies.start", config.proxies.start, config.train.method == "plm" and config.proxies.start == "data"),
+    ]
+    for key, value, asks in at_once:
+        if asks and whole > index.memory_gb:
+            raise UserError(
+                f"{key} {value} reads all {count:,} embeddings at once, {whole:,.3f} GB, index.memory_gb is "
+                f"{index.memory_gb:g}: raise it, or set another --{key}"
+            )
+    if not index.exact and config.runtime.index == "torch":
+        raise UserError(
+            f"runtime.index torch searches exactly, index.factory {index.factory!r} is faiss's: set --runtime.index "
+            "auto, or --index.factory Flat"
+        )
+    return placement
+
+
+def is_swept(config: Config) -> bool:
+    """Whether batches rest on embeddings of all images."""
+    from dist_plm.methods import METHODS
+
+    return METHODS[config.train.method].batches in ("neighbours", "clusters")
+
+
+def own_slice(count: int, rank: int, world_size: int) -> range:
+    """A rank's share of `count` rows: contiguous, in the order of the ranks, equal to one row."""
+    return range(count * rank // world_size, count * (rank + 1) // world_size)
+
+
+def read_factory(factory: str, count: int, dim: int) -> tuple[int, int]:
+    """Cells and bytes of a code, of an inverted file over `count` embeddings [D].
+
+    Raises:
+        UserError: faiss is missing, can't read the string, or makes no inverted file of it; too few images to train it.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise UserError(
+            f"index.factory {factory!r} needs faiss, which is not installed: "
+            "pip install faiss-cpu (or faiss-gpu), or set --index.factory Flat"
+        ) from None
+    try:
+        index = faiss.index_factory(dim, factory)
+    except RuntimeError as error:
+        reason = str(error).rpartition(": ")[2].splitlines()[0]
+        raise UserError(
+            f"index.factory {factory!r} is no index of {dim} dimensions ({reason}): Flat, or such as IVF1024,Flat, "
+            "IVF4096,SQ8 and IVF4096,PQ16, the number after PQ a divisor of the dimension"
+        ) from None
+    try:
+        ivf = faiss.extract_index_ivf(index)
+    except RuntimeError:
+        raise UserError(
+            f"index.factory {factory!r} is neither Flat nor an inverted file: write IVF and a number of cells before it"
+        ) from None
+    least = max(ivf.nlist, 256 if "PQ" in factory else 1)  # centroids
+    if count < least:
+        raise UserError(
+            f"index.factory {factory!r} is trained on {least:,} images at least, the split has {count:,}: take fewer "
+            "cells, or --index.factory Flat"
+        )
+    return int(ivf.nlist), int(ivf.code_size)

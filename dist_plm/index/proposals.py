@@ -1,0 +1,114 @@
+"""Fast float32 search for candidates, by FAISS or by torch; what they are worth is decided elsewhere, exactly."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dist_plm.errors import UserError
+from dist_plm.evaluation.ranking import Lattice
+from dist_plm.index.rows import Rows
+
+Backend = Literal["auto", "faiss", "torch"]
+Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # float32 [s, D], fetch -> squared distances, ids [s, fetch]
+
+GALLERY_BLOCK = 65_536  # x 1,024 queries x 4 B = 256 MiB of distances
+LEAST_PRODUCT = 4_096  # numbers; a single query stays below
+GPU_TEMPORARY_BYTES = 256 << 20  # FAISS takes 1.5 GiB otherwise
+GPU_MOST_CANDIDATES = 2_048  # limit of FAISS's selection on the GPU
+
+
+def open_search(backend: Backend, lattice: Lattice, rows: Rows) -> Search:
+    """A search over all rows, which it copies in float32.
+
+    Raises:
+        UserError: faiss is asked for and missing.
+    """
+    if backend == "torch":
+        return search_by_torch(lattice, rows)
+    try:
+        import faiss
+    except ImportError:
+        if backend == "auto":
+            return search_by_torch(lattice, rows)
+        raise UserError(
+            "runtime.index is faiss, which is not installed: "
+            "pip install faiss-cpu (or faiss-gpu), or set runtime.index to torch"
+        ) from None
+    on_gpu = rows.device.type == "cuda" and gpu_search(faiss)
+    if rows.device.type == "cuda" and not on_gpu and backend == "auto":
+        return search_by_torch(lattice, rows)
+    return _search_by_faiss(faiss, lattice, rows, on_gpu)
+
+
+def search_by_torch(lattice: Lattice, rows: Rows, *, copy: bool = True) -> Search:
+    """A search by products of matrices; without the copy, every call reads the rows anew and holds a block of them."""
+
+    def read() -> Iterator[tuple[int, Tensor]]:
+        for low, block in rows.blocks(GALLERY_BLOCK):
+            yield low, lattice.points(block).float()
+
+    copied = list(read()) if copy else None
+
+    def search(queries: Tensor, fetch: int) -> tuple[Tensor, Tensor]:
+        best = torch.empty(len(queries), 0, device=queries.device)
+        ids = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+        for low, points in copied or read():
+            partial = torch.addmm(points.square().sum(1), queries, points.T, alpha=-2)
+            near = partial.topk(min(fetch, len(points)), dim=1, largest=False)
+            best, ids = torch.cat([best, near.values], 1), torch.cat([ids, near.indices + low], 1)
+            best, order = best.topk(min(fetch, best.shape[1]), dim=1, largest=False)
+            ids = ids.gather(1, order)
+        return best + queries.square().sum(1, keepdim=True), ids
+
+    return search
+
+
+def gpu_search(faiss: Any) -> bool:
+    """Whether this FAISS searches on a GPU that is there."""
+    return hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
+
+
+@cache
+def gpu_resources() -> Any:
+    """FAISS's scratch memory and streams on this process's GPU: one for all indices, of bounded size."""
+    import faiss
+
+    resources = faiss.StandardGpuResources()
+    resources.setTempMemory(GPU_TEMPORARY_BYTES)
+    return resources
+
+
+def prepare(faiss: Any) -> None:
+    """Settings of the whole process, which FAISS has by itself otherwise."""
+    # Every core it sees, on every rank of the machine.
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    # Queries x dimension from which distances are a product of matrices, 128,000 in faiss 1.15: blocks of 1,024 queries
+    # in less than 125 dimensions took seven times as long (24 ns a comparison in 64 dimensions, not 3.4).
+    faiss.cvar.distance_compute_blas_threshold = LEAST_PRODUCT
+
+
+def _search_by_faiss(faiss: Any, lattice: Lattice, rows: Rows, on_gpu: bool) -> Search:
+    if on_gpu:
+        config = faiss.GpuIndexFlatConfig()
+        config.device = rows.device.index or 0
+        index = faiss.GpuIndexFlatL2(gpu_resources(), rows.dim, config)
+    else:
+        prepare(faiss)
+        index = faiss.IndexFlatL2(rows.dim)
+        # A vector that grows is copied into a larger one while it is still there; emptied it keeps its room.
+        index.codes.resize(len(rows) * rows.dim * 4)
+        index.codes.resize(0)
+    for _, block in rows.blocks(GALLERY_BLOCK):
+        index.add(lattice.points(block).float().cpu().numpy())
+    streamed = search_by_torch(lattice, rows, copy=False)
+
+    def search(queries: Tensor, fetch: int) -> tuple[Tensor, Tensor]:
+        if on_gpu and fetch > GPU_MOST_CANDIDATES:
+            return streamed(queries, fetch)
+        squared, ids = index.search(queries.cpu().numpy(), fetch)
+        return torch.from_numpy(squared).to(queries.device), torch.from_numpy(ids).to(queries.device)
+
+    return search

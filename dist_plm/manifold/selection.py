@@ -1,0 +1,103 @@
+"""Steps 1 to 4 of section 3.2: which of the k neighbours join X_i, on Gram matrices of k + 1 vectors alone.
+
+`select` is one batched torch program, and one kernel on a GPU: there each of its k - m rounds would cost a dozen small
+kernels and a wait of the host for the error code of the eigendecomposition.
+"""
+
+import os
+import shutil
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Selection(NamedTuple):
+    """X_i of B points and its principal directions as combinations of the k + 1 vectors.
+
+    Args:
+        members: [B, k + 1] bool.
+        eigenvalues: [B, M] of the members' Gram matrix, largest first; 0 for what is not told from 0.
+        vectors: [B, k + 1, M] orthonormal eigenvectors A_m, up to their signs.
+    """
+
+    members: Tensor
+    eigenvalues: Tensor
+    vectors: Tensor
+
+
+class _Spectrum(NamedTuple):
+    """PCA of the members of X_i: |v_a|^2, eigenvalues in ascending order, eigenvectors A, and what is told from 0."""
+
+    norms: Tensor
+    eigenvalues: Tensor
+    vectors: Tensor
+    floor: Tensor
+
+
+def select(gram: Tensor, noise: Tensor, *, dim: int, centre: str, allowed: float) -> Selection:
+    """X_i for all points, on the device of `gram`.
+
+    Args:
+        gram: [B, k + 1, k + 1], K_ab = v_a'v_b of a point and its neighbours, nearest first.
+        noise: [B, 1], what of |v|^2 may be rounding.
+        dim: m; X_i starts as the first m.
+        centre: `mean` centres the members on their mean.
+        allowed: A member passes where |v - UU'v|^2 <= allowed |v|^2.
+    """
+    kernel = _kernel() if gram.is_cuda and gram.dtype == torch.float32 else None
+    if kernel and gram.shape[1] <= kernel.MOST:
+        return Selection(*kernel.select(gram, noise, dim=dim, centre=centre, allowed=allowed))
+    return select_batched(gram, noise, dim=dim, centre=centre, allowed=allowed)
+
+
+@cache
+def _kernel() -> ModuleType | None:
+    """The kernel's module, where there is Triton, and the compiler that it builds its launchers with."""
+    compiler = "CC" in os.environ or any(shutil.which(name) for name in ("cc", "gcc", "clang"))
+    return import_module("dist_plm.manifold.selection_kernel") if compiler and find_spec("triton") else None
+
+
+def select_batched(gram: Tensor, noise: Tensor, *, dim: int, centre: str, allowed: float) -> Selection:
+    """`select` in torch: one candidate a round for all points at once."""
+    # T = 0 asks for nothing: what is orthogonal to U must not fail it by rounding.
+    members = torch.full_like(gram[:, 0], allowed >= 1, dtype=torch.bool)
+    members[:, :dim] = True
+    for j in range(dim, 0 if allowed >= 1 else members.shape[1]):
+        trial = members.clone()
+        trial[:, j] = True
+        members[:, j] = _fits(_pca(gram, trial, noise, centre), dim, allowed)
+    pca = _pca(gram, members, noise, centre)
+    return Selection(members, pca.eigenvalues[:, -dim:].flip(1), pca.vectors[:, :, -dim:].flip(2))
+
+
+def _pca(gram: Tensor, members: Tensor, noise: Tensor, centre: str) -> _Spectrum:
+    """Eigendecomposition K = A Lambda A' of the Gram matrix K_ab = v_a'v_b of the members, 0 for all others.
+
+    It costs (k+1)^3 where PCA in D dimensions would cost (k+1)^2 D. Nothing below the floor is told from 0: rounding
+    in x leaves |v| = 64 eps |x| between duplicates, rounding in K leaves eps (k+1) lambda_max in any eigenvalue.
+    """
+    mask = members.to(gram.dtype)
+    if centre == "mean":
+        mean = gram @ (mask / mask.sum(dim=1, keepdim=True))[:, :, None]
+        gram = gram - mean - mean.mT + (mask[:, None] @ mean) / mask.sum(dim=1)[:, None, None]
+    gram = gram * (mask[:, :, None] * mask[:, None, :])
+    eigenvalues, vectors = torch.linalg.eigh(gram)
+    relative = torch.finfo(gram.dtype).eps * gram.shape[1]
+    floor = torch.maximum(noise, relative * eigenvalues[:, -1:])
+    eigenvalues = eigenvalues.masked_fill(eigenvalues <= floor, 0)
+    return _Spectrum(gram.diagonal(dim1=1, dim2=2), eigenvalues, vectors, floor)
+
+
+def _fits(pca: _Spectrum, dim: int, allowed: float) -> Tensor:
+    """Whether the top-m basis U reconstructs every member, |v_a - UU'v_a|^2 <= allowed |v_a|^2 -> [B] bool.
+
+    With V the rows v_a', V = A Lambda^1/2 W' and U = V'A_m Lambda_m^-1/2, so that U'v_a = Lambda_m^1/2 (A_m)_a and
+    |U'v_a|^2 = sum over the top m of lambda A_a^2. The other eigenvectors hold the rest.
+    """
+    rest = (pca.vectors[:, :, :-dim].square() @ pca.eigenvalues[:, :-dim, None]).squeeze(2)
+    return ((pca.norms <= pca.floor) | (rest <= allowed * pca.norms)).all(dim=1)

@@ -1,0 +1,81 @@
+"""A run whose index is cut among ranks, or approximate: the same plans where it must be, and what it says of itself."""
+
+import pytest
+
+from dist_plm import train as training
+from tests.end_to_end.conftest import events, on_ranks, train
+
+BYTES = 140 * (4 * 16 + 4 + 4 * 16)  # float32 copy, norm and rows on disk of each image
+STEPS = ["--train.max_steps", 15, "--train.precision", "fp64", "--evaluation.nmi", "false"]
+
+
+def plans(run):
+    return [event["sha256"] for event in events(run, "plan")]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny):
+    run = tmp_path_factory.mktemp("index") / "whole"
+    train(1, tiny, run, *STEPS)
+    return run
+
+
+def test_a_cut_index_makes_the_plans_of_a_whole_one(tmp_path, tiny, whole):
+    train(2, tiny, tmp_path / "cut", *STEPS, "--index.memory_gb", 0.75e-9 * BYTES)
+    first = events(whole, "index")[0]
+    assert first | {"index": "Flat", "sharded": False, "bytes": BYTES} == first and "recall" not in first
+    cut = events(tmp_path / "cut", "index")
+    assert [(each["sharded"], each["bytes"]) for each in cut] == 2 * [(True, BYTES // 2)]
+    assert plans(tmp_path / "cut") == plans(whole)
+
+
+def test_all_cells_of_an_approximate_index_make_the_plans_of_an_exact_one(tmp_path, tiny, whole):
+    index = ["--index.factory", "IVF4,SQ8", "--index.nprobe", 1, "--index.recall_floor", 1]
+    outcome = train(2, tiny, tmp_path / "cells", *STEPS, *index, "--index.recall_sample", 140)
+    found = events(tmp_path / "cells", "index")
+    assert [each["recall"] for each in found] == 2 * [1.0]
+    assert all(1 < each["nprobe"] <= 4 and each["k"] == 4 and each["sample"] == 140 for each in found)
+    assert "IVF4,SQ8 over 140 x 16 in fp32, replicated" in outcome.err
+    # What a seed needs beyond its group may lie in other cells, unless all were searched.
+    if all(each["nprobe"] == 4 for each in found):
+        assert plans(tmp_path / "cells") == plans(whole)
+
+
+def test_recall_that_can_not_be_had_stops_the_run(tmp_path, tiny):
+    arguments = [
+        "--index.factory",
+        "IVF16,Flat",
+        "--index.nprobe",
+        1,
+        "--index.nprobe_max",
+        2,
+        "--index.recall_floor",
+        1,
+    ]
+    ranks = on_ranks(2, "dist_plm.train", "--config", tiny, "--run_dir", tmp_path / "low", *STEPS, *arguments)
+    outcomes = [rank.wait() for rank in ranks]
+    assert [outcome.status for outcome in outcomes] == [1, 1]
+    assert "finds 0." in outcomes[0].err and "index.recall_floor" in outcomes[0].err
+    last = events(tmp_path / "low", "index")[-1]
+    assert last["recall"] < 1 and last["nprobe"] == 2
+    assert events(tmp_path / "low")[-1]["event"] == "failure"
+
+
+def test_half_precision_halves_what_a_sweep_writes(tmp_path, tiny, whole):
+    train(1, tiny, tmp_path / "half", *STEPS, "--index.precision", "fp16")
+    sizes = [
+        sum(file.stat().st_size - 128 for file in run.glob("sweeps/*/train/*.npy"))
+        for run in (whole, tmp_path / "half")
+    ]
+    assert sizes[0] == 2 * sizes[1] == 140 * 16 * 4
+
+
+def test_the_estimate_says_where_the_index_lies_and_what_it_costs(here, tiny, tmp_path):
+    arguments = ["--config", tiny, "--run_dir", tmp_path / "none", "--plan"]
+    exact = " ".join(
+        here(training.main, *arguments, "--index.memory_gb", 0.75e-9 * BYTES, WORLD_SIZE="2", COLUMNS="250").out.split()
+    )
+    assert "cut among the ranks" in exact and "28 seeds: about searching" in exact and "building" not in exact
+    cells = " ".join(here(training.main, *arguments, "--index.factory", "IVF4,SQ8", COLUMNS="250").out.split())
+    assert "IVF4,SQ8 over 140" in cells and "replicated" in cells and "measuring recall" in cells
+    assert not (tmp_path / "none").exists()
