@@ -1,0 +1,138 @@
+"""One setting, one seed: the project's learner over cached maps, its recall on the way and what its losses did."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.reproduction.cut import above
+from benchmarks.reproduction.features import Features
+from dist_plm.config import Config
+from dist_plm.data.loader import Batch
+from dist_plm.data.plan import class_plan, make_plan, random_plan
+from dist_plm.evaluation.live import batch_quality
+from dist_plm.evaluation.retrieval import recall_at_k
+from dist_plm.index import nearest
+from dist_plm.index.gallery import Embed
+from dist_plm.learner import Learner, phases
+from dist_plm.runtime.world import World
+
+BLOCK = 500  # images in a forward pass
+LOOK_EVERY = 10  # steps between two looks at the statistics
+KS = (1, 2, 4, 8)
+
+
+@dataclass
+class Experiment:
+    """A run of `steps` steps.
+
+    Args:
+        config: Of the run; `train.max_steps` is its length, over which the schedule goes.
+        features: Maps that enter `cut`.
+        cut: First trained block.
+        evaluate_every: Steps between two evaluations; start and end are always evaluated.
+    """
+
+    config: Config
+    features: Features
+    cut: str
+    evaluate_every: int
+    course: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.world, phase = World(), phases(self.config)[0]
+        classes = int(self.features.train_labels.max()) + 1
+        self.learner = Learner(self.config, self.world, phase, classes)
+        student = self.learner.student
+        student.backbone = above(student.backbone, self.cut)  # type: ignore[arg-type]
+        self.learner.start_heads(lambda pooled: self._through(pooled, self.features.train))
+
+    def run(self) -> list[dict[str, Any]]:
+        """Train; one entry an evaluation: step, recall of both networks, means of the statistics since the last."""
+        steps, done, epoch = self.config.train.max_steps, 0, 0
+        self._judge(0, [])
+        looks: list[dict[str, float]] = []
+        while done < steps:
+            for batch in self._epoch(epoch):
+                report = self.learner.step(batch, done, steps)
+                done += 1
+                if done % LOOK_EVERY == 0:
+                    labels = self.features.train_labels[batch.ids.numpy()]
+                    quality = batch_quality(report.loss.targets, report.z, labels, config=self.config, world=self.world)
+                    looks.append(self.learner.describe(report) | quality)
+                if done % self.evaluate_every == 0 or done == steps:
+                    self._judge(done, looks)
+                    looks = []
+                if done == steps:
+                    break
+            epoch += 1
+        return self.course
+
+    def _epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch, planned on the momentum encoder's embeddings of the training images."""
+        config, method, n = self.config, self.learner.method, len(self.features.train)
+        labels: np.ndarray | None = None
+        if method.batches == "random":
+            plan = random_plan(n, config.batch, config.seed, epoch)
+        elif method.batches == "neighbours":
+            gallery = self._gallery()
+            if epoch == 0:
+                method.begin(torch.tensor(gallery, dtype=self.learner.method_dtype))
+
+            def neighbours(seeds: np.ndarray, depth: int) -> np.ndarray:
+                return nearest(gallery[seeds], gallery, depth, exclude=seeds)[0]
+
+            plan = make_plan(n, batch=config.batch, seed=config.seed, epoch=epoch, neighbours=neighbours)
+        else:
+            labels = self.features.train_labels.astype(np.int64)
+            if method.batches == "clusters":
+                gallery = self._gallery()
+                labels = method.cluster(gallery)
+                self.learner.relabel(gallery, labels)
+            plan = class_plan(labels, config.batch, config.seed, epoch)
+        for number, ids in enumerate(plan.reshape(len(plan), -1)):
+            views = self._views(ids, epoch)
+            known = None if labels is None else torch.from_numpy(labels[ids])
+            yield Batch(number, torch.from_numpy(ids), views, known)
+
+    def _views(self, ids: np.ndarray, epoch: int) -> Tensor:
+        """Different views of each image, drawn anew each epoch among its crops and its evaluation view: float32
+        [b * views, C, h, w], image by image."""
+        count, crops = self.config.views.count, self.features.crops.shape[1]
+        assert count <= crops + 1, f"{count} views of {crops} cached crops and the evaluation view"
+        key, counter = np.array([self.config.seed, 5], dtype=np.uint64), np.array([0, 0, 0, epoch], dtype=np.uint64)
+        draw = np.random.Generator(np.random.Philox(key=key, counter=counter))
+        chosen = draw.random((len(self.features.crops), crops + 1)).argsort(axis=1)[ids, :count]
+        cached = np.concatenate([self.features.crops[ids], self.features.train[ids][:, None]], axis=1)
+        maps = cached[np.arange(len(ids))[:, None], chosen]
+        return _maps(maps.reshape(-1, *maps.shape[2:]))
+
+    def _gallery(self) -> np.ndarray:
+        return self._embedded(self.learner.teacher, self.features.train, wide=bool(self.config.model.wide_dim)).numpy()
+
+    def _embedded(self, network: nn.Module, maps: np.ndarray, *, wide: bool = False) -> Tensor:
+        return self._through(self.learner.embed_with(network, wide=wide), maps)
+
+    def _through(self, embed: Embed, maps: np.ndarray) -> Tensor:
+        return torch.cat([embed(_maps(maps[first : first + BLOCK])) for first in range(0, len(maps), BLOCK)])
+
+    def _judge(self, step: int, looks: list[dict[str, float]]) -> None:
+        entry: dict[str, Any] = {"step": step}
+        labels = torch.from_numpy(self.features.test_labels)
+        for name, network in (("student", self.learner.student), ("teacher", self.learner.teacher)):
+            if step == 0 and name == "teacher":  # a copy
+                entry[name] = entry["student"]
+                continue
+            recall = recall_at_k(self._embedded(network, self.features.test), labels, KS)
+            entry[name] = {str(k): round(100 * share, 3) for k, share in recall.items()}
+        names = {name for look in looks for name in look}
+        means = {name: fmean(look[name] for look in looks if name in look) for name in sorted(names)}
+        self.course.append(entry | {"statistics": {name: float(f"{value:.4g}") for name, value in means.items()}})
+
+
+def _maps(maps: np.ndarray) -> Tensor:
+    return torch.from_numpy(maps.astype(np.float32)).to(memory_format=torch.channels_last)
