@@ -17,10 +17,9 @@ test: $(VENV)/dev
 	$(BIN)/pytest -n 3 --dist loadfile --ignore tests/slurm; others=$$?; \
 	wait $$slurm && exit $$others
 
-# What is imported is compiled then; pip would compile 30,000 modules, most of them for nothing.
 $(VENV)/demo: EXTRAS = report
 $(VENV)/dev: EXTRAS = dev
 $(VENV)/demo $(VENV)/dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e ".[$(EXTRAS)]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[$(EXTRAS)]"
 	touch $@
