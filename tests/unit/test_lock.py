@@ -36,7 +36,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
         holder.kill()
         holder.wait()
     Lock(tmp_path, World(), grace_seconds=0).sign()  # free as soon as the process is dead
-    assert "process 7" not in (tmp_path / "lock").read_text()
+    assert "process 7 on host" not in (tmp_path / "lock").read_text()
 
 
 def test_one_that_can_not_be_written_is_told(tmp_path: Path) -> None:
