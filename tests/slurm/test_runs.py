@@ -107,7 +107,7 @@ def test_the_time_limit_and_back(slurm: Slurm, config, tmp_path):
 
 def test_requeued_by_a_person_until_no_restart_is_left(slurm: Slurm, config, tmp_path, capsys):
     run = tmp_path / "run"
-    job = submit(run, "--config", config, *ENDLESS, "--max-restarts", 0)
+    job = submit(run, "--config", config, *SLOW, "--max-restarts", 0)
     slurm.until(lambda: last_step(run) >= 2, run)
     slurm.tell("scontrol", "requeue", job)
     slurm.until(lambda: events(run, "failure"), run)
