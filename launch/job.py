@@ -103,7 +103,8 @@ def _begin(job: TrainJob | ShardsJob, run: Path | None) -> Restarts:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR2, told)
     if not restarts.begin():
-        sys.exit(1)
+        # At the failure of another rank, Slurm kills the first before it has said why.
+        sys.exit(1 if restarts.is_first_rank else 0)
     return restarts
 
 

@@ -40,19 +40,18 @@ class Health:
         self._thread.start()
 
     def diagnose(self) -> str:
-        """After a failure: listen for SILENT_SECONDS, then say which rank is to blame and where it was last.
-
-        Clocks of two hosts may be apart, so that a beat's time says nothing here: a rank that lives sends another beat.
-        """
-        before = {rank: self._read(rank) for rank in range(self.size) if rank != self.rank}
-        silent, deadline = list(before), time.monotonic() + SILENT_SECONDS
-        while silent and time.monotonic() < deadline:
+        """After a failure: wait for silence to show, then say which rank is to blame and where it was last."""
+        deadline = time.time() + SILENT_SECONDS + 2 * BEAT_SECONDS
+        while True:
+            beats = {rank: self._read(rank) for rank in range(self.size) if rank != self.rank}
+            now = time.time()
+            silent = [rank for rank, beat in beats.items() if beat is None or now - beat.time > SILENT_SECONDS]
+            if silent or now > deadline:
+                break
             time.sleep(BEAT_SECONDS / 2)
-            silent = [rank for rank in silent if self._read(rank) == before[rank]]
         here = f"this rank was in {self.beat.doing}"
         if silent:
-            return f"{', '.join(_describe(rank, before[rank]) for rank in silent)}; {here}"
-        beats = {rank: self._read(rank) for rank in before}
+            return f"{', '.join(_describe(rank, beats[rank], now) for rank in silent)}; {here}"
         behind = [rank for rank, beat in beats.items() if beat and beat.step < self.beat.step]
         elsewhere = behind or [rank for rank, beat in beats.items() if beat and beat.doing != self.beat.doing]
         where = ", ".join(f"rank {rank} is at step {b.step} in {b.doing}" for rank in elsewhere if (b := beats[rank]))
@@ -83,7 +82,7 @@ class Health:
             return None
 
 
-def _describe(rank: int, beat: Beat | None) -> str:
+def _describe(rank: int, beat: Beat | None, now: float) -> str:
     if beat is None:
         return f"rank {rank} died or froze (never heard of, or the host of the store is gone)"
-    return f"rank {rank} died or froze at step {beat.step} in {beat.doing}, silent for {SILENT_SECONDS:.0f} s and more"
+    return f"rank {rank} died or froze at step {beat.step} in {beat.doing}, last heard {now - beat.time:.0f} s ago"

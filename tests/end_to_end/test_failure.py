@@ -16,9 +16,8 @@ from dist_plm.runtime import saver
 from tests.commands import Command, under_torchrun
 from tests.end_to_end.conftest import Here, events
 
-# The time-out that shows a frozen rank (10 s), five missed beats (5 s), torchrun's own patience (30 s), and the time
-# that a busy machine takes to end four processes.
-BOUND_SECONDS = 60
+# Five missed beats, the time-out that shows a frozen rank (10 s), and torchrun's own patience (30 s).
+BOUND_SECONDS = 45
 
 
 def rank_process(command: Command, rank: int) -> int:

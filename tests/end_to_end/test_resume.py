@@ -61,7 +61,7 @@ def test_signals_save_and_the_same_command_goes_on(tmp_path, tiny, finished):
 
     ranks = on_ranks(2, *command)  # at once: it waits for the ranks that torchrun left behind
     ranks[0].until(lambda: last_step(run) >= 2 * STEPS_PER_EPOCH + 2)
-    assert "SIGTERM: saved at step" in orphaned.wait().err and not any(map(lives, processes))
+    assert "SIGTERM: saved at step" in orphaned.wait().err
     ranks[1].send(signal.SIGTERM)  # one rank is told; all leave together
     outcomes = [rank.wait() for rank in ranks]
     assert [outcome.status for outcome in outcomes] == [PREEMPTED, PREEMPTED], outcomes
@@ -69,6 +69,8 @@ def test_signals_save_and_the_same_command_goes_on(tmp_path, tiny, finished):
 
     train(2, tiny, run)
     assert_same_end(run, finished)
+    # The run's lock is given back a second or two before Python and torch have ended.
+    assert not any(map(lives, processes))
 
 
 def test_killed_in_every_phase(tmp_path, tiny, finished):

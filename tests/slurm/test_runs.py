@@ -15,7 +15,7 @@ from tests.slurm.conftest import ASKED, STEPS, Slurm, job_of, last_step, requeue
 
 # One node's share of the run must not end before the test has struck: a checkpoint at every step makes it slow.
 SLOW = ("--checkpoint.every_steps", "1")
-ENDLESS = ("--train.epochs", "2000", "--train.evaluate_epochs", "2000")  # for what Slurm takes minutes to do
+ENDLESS = ("--train.epochs", "2000", "--train.evaluate_epochs", "2000")  # Slurm takes a minute to see a time limit
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -90,22 +90,24 @@ def test_a_dead_node_and_back_on_others(slurm: Slurm, config, unbroken, tmp_path
 
 def test_the_time_limit_and_back(slurm: Slurm, config, tmp_path):
     """Slurm looks at limits every 30 s, and counts in minutes: the limit of a running job is moved to be near."""
-    run = tmp_path / "run"
-    job = submit(run, "--config", config, *ENDLESS, "--notice-seconds", 90)
+    run, unbroken = tmp_path / "run", tmp_path / "unbroken"
+    job = submit(run, "--config", config, *SLOW, *ENDLESS, "--notice-seconds", 90)
     slurm.until(lambda: last_step(run) >= 2, run)
     elapsed = slurm.tell("squeue", "-h", "-j", job, "-o", "%M").split(":")
     slurm.tell("scontrol", "update", f"JobId={job}", f"TimeLimit={int(elapsed[-2]) + 2}")
     slurm.until(lambda: slurm.ask("squeue", "-h", "-j", job, "-o", "%T") == "PENDING", run)
-    saved = last_step(run)
     slurm.tell("scontrol", "update", f"JobId={job}", "TimeLimit=30")
-    slurm.until(lambda: last_step(run) >= saved + 2, run)
+    noticed = last_step(run)
+    slurm.until(lambda: last_step(run) >= noticed + STEPS_PER_EPOCH, run)
     slurm.tell("scancel", job)
+    slurm.until(lambda: not slurm.ask("squeue", "-h", "-j", job), run)
     assert [event["reason"] for event in requeues(run)] == ["time limit"]
-    steps = [event["step"] for event in events(run, "step")]
-    assert steps == list(range(1, len(steps) + 1))
+    assert [event["step"] for event in events(run, "step")] == list(range(1, last_step(run) + 1))
+    train(2, config, unbroken, *ENDLESS, "--train.max_steps", last_step(run))
+    found, wanted = tensors(run), tensors(unbroken)
+    assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
 
 
-@pytest.mark.xfail(reason="the requeued job was not seen to start within 300 s in two of three runs: cause unknown")
 def test_requeued_by_a_person_until_no_restart_is_left(slurm: Slurm, config, tmp_path, capsys):
     run = tmp_path / "run"
     job = submit(run, "--config", config, *SLOW, "--max-restarts", 0)
