@@ -30,8 +30,8 @@ from dist_plm.data.loader import Loader, to_device
 from dist_plm.data.store import Store
 from dist_plm.learner import Learner, phases
 from dist_plm.model import Encoder
+from dist_plm.runtime.connection import connect, disconnect
 from dist_plm.runtime.parts import Stopwatch
-from dist_plm.runtime.world import connect, disconnect
 
 
 def main() -> None:

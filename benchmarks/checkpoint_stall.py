@@ -22,9 +22,10 @@ from benchmarks.proxies_memory import machine
 from dist_plm.config import BatchConfig, CheckpointConfig, Config, ManifoldConfig, ModelConfig, RuntimeConfig
 from dist_plm.data.loader import Batch
 from dist_plm.learner import Learner, phases
+from dist_plm.runtime.connection import connect, disconnect
 from dist_plm.runtime.progress import Display
 from dist_plm.runtime.saver import Saver
-from dist_plm.runtime.world import World, connect, disconnect
+from dist_plm.runtime.world import World
 
 FACTS: dict[str, Any] = {"position": {"epochs": 0, "batch": 1}}
 

@@ -75,8 +75,8 @@ def one_step(count: int) -> dict[str, float | str]:
 
     from dist_plm.config import Config, OptimiserConfig, ProxiesConfig, RuntimeConfig
     from dist_plm.methods import Points, build_method
+    from dist_plm.runtime.connection import connect
     from dist_plm.runtime.optimiser import begun, build_updates
-    from dist_plm.runtime.world import connect
 
     world = connect(RuntimeConfig(device="cpu", threads=1))
     torch.manual_seed(world.rank)

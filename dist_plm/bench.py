@@ -99,7 +99,8 @@ def _measured(
     from dist_plm.benching import approximate, reading, run, searching, step
     from dist_plm.benching.setting import Setting, machine
     from dist_plm.checks import check
-    from dist_plm.runtime.world import World, connect, disconnect
+    from dist_plm.runtime.connection import connect, disconnect
+    from dist_plm.runtime.world import World
 
     groups = {
         ("P1", "P2"): step.overhead,

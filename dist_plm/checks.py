@@ -3,9 +3,9 @@
 from importlib.util import find_spec
 
 from dist_plm.config import Config
-from dist_plm.data.mirror import manifest_of
-from dist_plm.data.remote import is_url
-from dist_plm.data.remote_store import open_split
+from dist_plm.data.remote.mirror import manifest_of
+from dist_plm.data.remote.spans import is_url
+from dist_plm.data.remote.store import open_split
 from dist_plm.errors import UserError
 from dist_plm.index.placement import is_swept, place_run
 from dist_plm.method_checks import check_method

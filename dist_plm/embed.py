@@ -17,8 +17,8 @@ def main() -> int:
     from dist_plm.catalogue.build import Builder
     from dist_plm.catalogue.images import FolderImages, ShardImages
     from dist_plm.networks import load_network, locate
+    from dist_plm.runtime.connection import connect, disconnect
     from dist_plm.runtime.progress import Display
-    from dist_plm.runtime.world import connect, disconnect
 
     images = FolderImages(options.images) if options.images else ShardImages(options.shards, options.split)
     world = connect(RuntimeConfig())

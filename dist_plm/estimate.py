@@ -12,7 +12,7 @@ from rich.table import Table
 from dist_plm.config import Config, RuntimeConfig, ZeroConfig
 from dist_plm.data.plan import valid_world_sizes
 from dist_plm.data.reads import read_rows
-from dist_plm.data.remote_store import open_split
+from dist_plm.data.remote.store import open_split
 from dist_plm.index.placement import is_swept, place_run
 from dist_plm.methods.plm import PAIRS
 from dist_plm.model import Encoder

@@ -23,7 +23,7 @@ def main() -> int:
     runtime = _runtime(options.checkpoint)
 
     from dist_plm.networks import locate
-    from dist_plm.runtime.world import connect, disconnect
+    from dist_plm.runtime.connection import connect, disconnect
 
     world = connect(runtime)
     try:

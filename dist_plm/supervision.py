@@ -43,9 +43,9 @@ def main() -> int:
     if not config.data.shards:
         raise UserError("there are no images to judge by: name a data set with --shards")
 
-    from dist_plm.data.remote_store import open_split
+    from dist_plm.data.remote.store import open_split
+    from dist_plm.runtime.connection import connect, disconnect
     from dist_plm.runtime.progress import Display
-    from dist_plm.runtime.world import connect, disconnect
 
     with open_split(config.data, config.data.test_split) as store:
         if not (store.labels >= 0).any():

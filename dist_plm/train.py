@@ -47,9 +47,10 @@ def main() -> int:
 
 def _train(config: Config, *, force: bool, profile: bool) -> int:
     from dist_plm.report import report_at_end
+    from dist_plm.runtime.connection import connect, disconnect
     from dist_plm.runtime.preemption import PREEMPTED, Preempted, Preemption
     from dist_plm.runtime.progress import Display
-    from dist_plm.runtime.world import RankFailure, connect, disconnect
+    from dist_plm.runtime.world import RankFailure
     from dist_plm.trainer import Trainer
 
     with Preemption(config.runtime.signals) as preemption:
@@ -78,7 +79,7 @@ def _detected(config: Config, world: "World") -> str:
     """What was found on this machine and what follows from it, said once."""
     import torch
 
-    from dist_plm.data.mirror import manifest_of
+    from dist_plm.data.remote.mirror import manifest_of
     from dist_plm.estimate import batch_arithmetic
     from dist_plm.index.flat import describe
     from dist_plm.index.placement import is_swept, place_run

@@ -1,10 +1,7 @@
 """The run: phases of epochs of steps, from wherever the newest checkpoint left it."""
 
-import json
-from contextlib import suppress
 from dataclasses import asdict, replace
 
-import numpy as np
 import torch
 
 from dist_plm import __version__
@@ -13,17 +10,17 @@ from dist_plm.data.decoded import decode_once
 from dist_plm.data.loader import Loader, to_device
 from dist_plm.data.locality import near_shards, node_rows, nodes
 from dist_plm.data.plan import rank_rows
-from dist_plm.data.remote_store import open_split
+from dist_plm.data.remote.store import open_split
 from dist_plm.errors import RunFailure
-from dist_plm.evaluation.live import batch_quality
 from dist_plm.index.gallery import Embed, digest, sweep
+from dist_plm.journal import Journal
 from dist_plm.judge import Judge
-from dist_plm.learner import Learner, Phase, Report, batch_norm_warning, collapse_warning, phases
+from dist_plm.learner import Learner, Phase, batch_norm_warning, phases
 from dist_plm.planner import Planner, Position
 from dist_plm.resumption import newest
 from dist_plm.run_directory import RunDirectory
 from dist_plm.runtime import checkpoint
-from dist_plm.runtime.atomic import NO_ROOM, replacing
+from dist_plm.runtime.atomic import NO_ROOM
 from dist_plm.runtime.metrics import Metrics
 from dist_plm.runtime.preemption import Preempted
 from dist_plm.runtime.profile import Profiler
@@ -68,7 +65,7 @@ class Trainer:
         try:
             self._to_the_end()
         except RunFailure as failure:
-            self._note(failure)
+            self.journal.failed(failure)
             raise
         except OSError as error:
             if error.errno not in NO_ROOM:
@@ -77,7 +74,7 @@ class Trainer:
                 f"{self.directory.path} took no more at step {self.at.step} ({error.strerror}); make room, and the "
                 "same command goes on from the newest checkpoint"
             )
-            self._note(full)
+            self.journal.failed(full)
             raise full from error
 
     def _to_the_end(self) -> None:
@@ -89,10 +86,6 @@ class Trainer:
         self.saver.finish()
         self.metrics.write("end", step=self.at.step)
         self.metrics.close()
-
-    def _note(self, failure: RunFailure) -> None:
-        with suppress(OSError):  # of a full disk it can't be written down
-            self.metrics.write("failure", step=self.at.step, message=str(failure))
 
     @property
     def phase(self) -> Phase:
@@ -116,22 +109,18 @@ class Trainer:
         self.directory.create(self.world)
         self.display.say(self.greeting)
         self.metrics = Metrics(self.directory.path, self.world, self.at.metrics_bytes)
+        self.journal = Journal(self.config, self.store, self.directory, self.world, self.display, self.metrics, self.at)
         if self.config.train.wandb and (fault := self.metrics.add_wandb(self.config.train.wandb)):
-            self._warn(fault)
+            self.journal.warn(fault)
         self.profiler = Profiler(self.directory.path, self.metrics, self.display, wanted=self.profile)
         self.saver = Saver(self.directory.checkpoints, self.world, self.display, self.config.checkpoint)
         self.planner = Planner(self.config, self.store, self.directory, self.world, self.display, self.metrics)
         self.judge = Judge(self.config, self.directory, self.world, self.display, self.metrics)
         if warning := batch_norm_warning(self.learner):
-            self._warn(warning)
+            self.journal.warn(warning)
         if self.found:
-            for fault in self.found.rejected:
-                self._warn(f"passed over a broken checkpoint: {fault}")
             self.world.at(self.at.step)
-            self.metrics.write("resumed", step=self.at.step, world_size=self.world.size)
-            if self.directory.forced:
-                self.metrics.write("forced", step=self.at.step, changed=self.directory.forced)
-            self.display.say(f"resumed from {self.found.path}")
+            self.journal.resumed(self.found.path, rejected=self.found.rejected)
 
     def _phases(self) -> None:
         """All phases; evaluated at the start, at the end of each, and every few epochs between."""
@@ -191,9 +180,10 @@ class Trainer:
                 self.profiler.step()
                 at.batch, at.step = at.batch + 1, at.step + 1
                 self.world.at(at.step)
-                bar.advance(note=self._log(report, plan.ids[at.batch - 1], clock), scale=config.batch.images)
+                note = self.journal.step(self.learner, report, self.phase.name, plan.ids[at.batch - 1], clock)
+                bar.advance(note=note, scale=config.batch.images)
                 if at.step % config.train.log_steps == 0 or at.batch == steps:
-                    self._check_finite(plan.ids)
+                    self.journal.check_finite(self.learner, plan.ids)
                 if at.batch == steps:
                     at.epoch, at.batch, at.epochs, at.plan = at.epoch + 1, 0, at.epochs + 1, ""
                 self._boundary()
@@ -223,51 +213,6 @@ class Trainer:
         if self.at.step and recall is not None and recall >= self.at.best:
             self._save(best=True)  # as it was before the evaluation: a run that goes on from here evaluates again
             self.at.best = recall
-
-    def _log(self, report: Report, ids: np.ndarray, clock: Clock) -> str:
-        """Every `log_steps` a line of metrics, the same for any number of ranks but for the times; returns a note."""
-        at = self.at
-        clock.steps += 1
-        if at.step % self.config.train.log_steps:
-            return clock.note
-        values = self.learner.describe(report)
-        labels = np.asarray(self.store.labels[ids.ravel()])
-        values |= batch_quality(report.loss.targets, report.z, labels, config=self.config, world=self.world)
-        times = clock.lap(self.config.batch.images)
-        self.metrics.write(
-            "step", step=at.step, epoch=at.epochs, phase=self.phase.name, **values, lr=self.learner.rate, **times
-        )
-        if (warning := collapse_warning(values)) and not clock.warned:
-            self._warn(warning)
-            clock.warned = True
-        losses = "  ".join(f"{n.replace('loss_', '')} {v:.4f}" for n, v in values.items() if n.startswith("loss"))
-        clock.note = f"{losses}  waiting {100 * times['wait_share']:.0f} %"
-        return clock.note
-
-    def _warn(self, text: str) -> None:
-        self.metrics.write("warning", step=self.at.step, message=text)
-        self.display.say(f"warning: {text}")
-
-    def _check_finite(self, plan: np.ndarray) -> None:
-        """Name the first void step since the last look, its ranks and its images; stop if so configured."""
-        own, anywhere, first = self.learner.void.take()
-        if not anywhere:
-            return
-        at, ranks = self.at, [rank for rank, count in enumerate(self.world.gather_objects(own)) if count]
-        batch = first - at.epoch * len(plan)
-        step = at.step - at.batch + batch + 1
-        path = self.directory.path / f"non_finite_step_{step:08d}.json"
-        if self.world.is_first:
-            with replacing(path) as file:
-                file.write(json.dumps({"step": step, "epoch": at.epochs, "ids": plan[batch].tolist()}).encode())
-        message = (
-            f"loss or gradient not finite at step {step} on rank {', '.join(map(str, ranks)) or 'none alone'} "
-            f"({anywhere} step(s) left out); the images are in {path}"
-        )
-        self.metrics.write("non_finite", step=step, message=message)
-        if self.config.train.non_finite == "stop":
-            raise RunFailure(f"{message}. Lower optimiser.lr, or set --train.non_finite skip to train on without them")
-        self.display.say(f"warning: {message}")
 
     def _next_phase(self) -> None:
         at = self.at

@@ -19,7 +19,7 @@ from PIL import Image
 
 from dist_plm.config import DataConfig
 from dist_plm.data.locality import ranks_of_a_node
-from dist_plm.data.mirror import cache_folder
+from dist_plm.data.remote.mirror import cache_folder
 from dist_plm.data.shares import balanced
 from dist_plm.data.store import Store
 from dist_plm.errors import UserError

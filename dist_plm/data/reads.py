@@ -4,9 +4,9 @@ import numpy as np
 
 from dist_plm.config import Config
 from dist_plm.data.decoded import estimated_bytes
-from dist_plm.data.mirror import cache_folder
-from dist_plm.data.remote import is_url
-from dist_plm.data.remote_store import BLOCK
+from dist_plm.data.remote.mirror import cache_folder
+from dist_plm.data.remote.spans import is_url
+from dist_plm.data.remote.store import BLOCK
 from dist_plm.data.store import Store
 
 

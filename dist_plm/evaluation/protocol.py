@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dist_plm.config import Config
-from dist_plm.data.remote_store import open_split
+from dist_plm.data.remote.store import open_split
 from dist_plm.data.store import Store
 from dist_plm.evaluation.clustering import nmi
 from dist_plm.evaluation.retrieval import Counts, retrieval_counts

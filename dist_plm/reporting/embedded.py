@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dist_plm.config import Config
-from dist_plm.data.remote_store import open_split
+from dist_plm.data.remote.store import open_split
 from dist_plm.data.store import Store
 from dist_plm.index.gallery import digest, sweep
 from dist_plm.model.embedder import Embedder

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from dist_plm.config import Config
-from dist_plm.data.remote_store import open_split
+from dist_plm.data.remote.store import open_split
 from dist_plm.networks import load_network, locate
 from dist_plm.reporting.charts import Spec, histogram, point_map
 from dist_plm.reporting.coverage import Coverage, read_coverage

@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dist_plm.data.ahead import Ahead, next_uses
-from dist_plm.data.cache import NEVER, ImageCache
+from dist_plm.data.remote.ahead import Ahead, next_uses
+from dist_plm.data.remote.cache import NEVER, ImageCache
 
 
 def fewest_misses(uses: tuple[int, ...], room: int) -> int:

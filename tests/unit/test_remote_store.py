@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from dist_plm.config import BatchConfig, Config, DataConfig, ViewsConfig
-from dist_plm.data import mirror, remote
 from dist_plm.data.loader import Loader
 from dist_plm.data.reads import read_rows
-from dist_plm.data.remote import Remote, Span, StoreFailure
-from dist_plm.data.remote_store import open_split
+from dist_plm.data.remote import mirror, remote
+from dist_plm.data.remote.spans import Remote, Span, StoreFailure
+from dist_plm.data.remote.store import open_split
 from dist_plm.data.store import Store
 from dist_plm.data.stream import sweep_shard
 from dist_plm.errors import UserError

@@ -3,7 +3,7 @@
 import torch
 
 from dist_plm.config import RuntimeConfig
-from dist_plm.runtime.world import connect, disconnect, fair_share
+from dist_plm.runtime.connection import connect, disconnect, fair_share
 
 
 def cores(host: str, *numbers: int) -> set[tuple[str, int]]:

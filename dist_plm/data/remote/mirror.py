@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dist_plm.config import DataConfig
 from dist_plm.data.format import MANIFEST, Manifest, TableInfo, checks_path, labels_path, offsets_path
-from dist_plm.data.remote import Remote, Span, StoreFailure, is_url
+from dist_plm.data.remote.spans import Remote, Span, StoreFailure, is_url
 from dist_plm.errors import UserError
 from dist_plm.runtime.atomic import replacing
 

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 import numpy as np
 
 from dist_plm.config import DataConfig
-from dist_plm.data.ahead import Ahead
-from dist_plm.data.cache import ImageCache
 from dist_plm.data.format import CHECK_DTYPE, checks_path, is_sound
-from dist_plm.data.mirror import cache_folder, mirror
-from dist_plm.data.remote import Remote, Span, is_url
+from dist_plm.data.remote.ahead import Ahead
+from dist_plm.data.remote.cache import ImageCache
+from dist_plm.data.remote.mirror import cache_folder, mirror
+from dist_plm.data.remote.spans import Remote, Span, is_url
 from dist_plm.data.store import Store, table
 from dist_plm.errors import UserError
 from dist_plm.runtime.environment import number

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dist_plm.data.cache import NEVER, ImageCache
+from dist_plm.data.remote.cache import NEVER, ImageCache
 from dist_plm.data.store import Foresight
 
 CHUNK = 64  # images asked for at once

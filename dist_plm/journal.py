@@ -1,0 +1,108 @@
+"""What a run says while it learns: to metrics.jsonl and boards, the same for any number of ranks, and to people."""
+
+import json
+from contextlib import suppress
+
+import numpy as np
+
+from dist_plm.config import Config
+from dist_plm.data.store import Store
+from dist_plm.errors import RunFailure
+from dist_plm.evaluation.live import batch_quality
+from dist_plm.learner import Learner, Report, collapse_warning
+from dist_plm.planner import Position
+from dist_plm.run_directory import RunDirectory
+from dist_plm.runtime.atomic import replacing
+from dist_plm.runtime.metrics import Metrics
+from dist_plm.runtime.progress import Clock, Display
+from dist_plm.runtime.world import World
+
+
+class Journal:
+    """The words of one run.
+
+    Args:
+        at: Where the run is; the trainer moves it.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        directory: RunDirectory,
+        world: World,
+        display: Display,
+        metrics: Metrics,
+        at: Position,
+    ) -> None:
+        self._config, self._store, self._directory, self._world = config, store, directory, world
+        self._display, self._metrics, self._at = display, metrics, at
+
+    def warn(self, text: str) -> None:
+        """To people and to the metrics."""
+        self._metrics.write("warning", step=self._at.step, message=text)
+        self._display.say(f"warning: {text}")
+
+    def failed(self, failure: RunFailure) -> None:
+        """Why the run ends; the command says it to people."""
+        with suppress(OSError):  # of a full disk it can't be written down
+            self._metrics.write("failure", step=self._at.step, message=str(failure))
+
+    def resumed(self, path: object, *, rejected: list[str]) -> None:
+        """Where the run goes on, and which newer checkpoints are of no use."""
+        for fault in rejected:
+            self.warn(f"passed over a broken checkpoint: {fault}")
+        self._metrics.write("resumed", step=self._at.step, world_size=self._world.size)
+        if self._directory.forced:
+            self._metrics.write("forced", step=self._at.step, changed=self._directory.forced)
+        self._display.say(f"resumed from {path}")
+
+    def step(self, learner: Learner, report: Report, phase: str, ids: np.ndarray, clock: Clock) -> str:
+        """Every `log_steps` a line of metrics; returns a note for the progress bar.
+
+        Args:
+            ids: int64 [groups, group_size], the images of the global batch.
+        """
+        at = self._at
+        clock.steps += 1
+        if at.step % self._config.train.log_steps:
+            return clock.note
+        values = learner.describe(report)
+        labels = np.asarray(self._store.labels[ids.ravel()])
+        values |= batch_quality(report.loss.targets, report.z, labels, config=self._config, world=self._world)
+        times = clock.lap(self._config.batch.images)
+        self._metrics.write("step", step=at.step, epoch=at.epochs, phase=phase, **values, lr=learner.rate, **times)
+        if (warning := collapse_warning(values)) and not clock.warned:
+            self.warn(warning)
+            clock.warned = True
+        losses = "  ".join(f"{n.replace('loss_', '')} {v:.4f}" for n, v in values.items() if n.startswith("loss"))
+        clock.note = f"{losses}  waiting {100 * times['wait_share']:.0f} %"
+        return clock.note
+
+    def check_finite(self, learner: Learner, plan: np.ndarray) -> None:
+        """Name the first void step since the last look, its ranks and its images. A collective.
+
+        Args:
+            plan: int64 [steps, groups, group_size], of the epoch.
+
+        Raises:
+            RunFailure: there was one and `train.non_finite` says stop.
+        """
+        own, anywhere, first = learner.void.take()
+        if not anywhere:
+            return
+        at, ranks = self._at, [rank for rank, count in enumerate(self._world.gather_objects(own)) if count]
+        batch = first - at.epoch * len(plan)
+        step = at.step - at.batch + batch + 1
+        path = self._directory.path / f"non_finite_step_{step:08d}.json"
+        if self._world.is_first:
+            with replacing(path) as file:
+                file.write(json.dumps({"step": step, "epoch": at.epochs, "ids": plan[batch].tolist()}).encode())
+        message = (
+            f"loss or gradient not finite at step {step} on rank {', '.join(map(str, ranks)) or 'none alone'} "
+            f"({anywhere} step(s) left out); the images are in {path}"
+        )
+        self._metrics.write("non_finite", step=step, message=message)
+        if self._config.train.non_finite == "stop":
+            raise RunFailure(f"{message}. Lower optimiser.lr, or set --train.non_finite skip to train on without them")
+        self._display.say(f"warning: {message}")
