@@ -12,7 +12,7 @@ import pytest
 from dist_plm.config import BatchConfig, Config, DataConfig, ViewsConfig
 from dist_plm.data.loader import Loader
 from dist_plm.data.reads import read_rows
-from dist_plm.data.remote import mirror, remote
+from dist_plm.data.remote import mirror, spans
 from dist_plm.data.remote.spans import Remote, Span, StoreFailure
 from dist_plm.data.remote.store import open_split
 from dist_plm.data.store import Store
@@ -230,7 +230,7 @@ def test_a_missing_package_is_told_in_a_line(data, monkeypatch):
 def test_who_may_not_read_is_told_at_once(data, monkeypatch, error):
     with open_split(data, "train") as store:
         monkeypatch.setattr(store.remote._files, "cat_ranges", lambda paths, *_, **__: [error for _ in paths])
-        monkeypatch.setattr(remote.time, "sleep", lambda _: pytest.fail("it was asked again"))
+        monkeypatch.setattr(spans.time, "sleep", lambda _: pytest.fail("it was asked again"))
         with pytest.raises(StoreFailure, match=r"may not be read .*: check the credentials"):
             store.read(0)
 
