@@ -35,7 +35,7 @@ def built(tmp_path_factory):
 def data(built, tmp_path, monkeypatch):
     """The data set at a URL, with a cache of its own."""
     mirror._manifest.cache_clear()
-    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(spans, "FIRST_PAUSE", 0.001)
     return DataConfig(shards=f"file://{built}", cache_dir=str(tmp_path / "cache"), retry_seconds=5.0)
 
 
