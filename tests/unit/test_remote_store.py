@@ -144,7 +144,7 @@ def test_failures_and_wrong_bytes_that_pass_are_overcome(built, data, monkeypatc
                     answers[at] = answer[:-1] + bytes([answer[-1] ^ 1])
             return answers
 
-        monkeypatch.setattr(remote, "WRONG_TRIES", 12)
+        monkeypatch.setattr(spans, "WRONG_TRIES", 12)
         monkeypatch.setattr(store.remote._files, "cat_ranges", flaky)
         assert [store.read(id) for id in range(60)] == [local.read(id) for id in range(60)]
         assert [image for _, image in store.in_order(1)] == [local.read(id) for id in store_ids(local, 1)]
