@@ -1,4 +1,4 @@
-"""One run that changes strategy and number of ranks at every stop ends where an unbroken one ends.
+"""A run under ZeRO, and one that changes strategy and number of ranks at every stop, end where one under DDP ends.
 
 In float32 with SGD, whose rounding stays rounding (`test_ranks.py` says why). The first stop is in the warm-up, so that
 ZeRO-2 carries the student over to the next phase, and ZeRO-3 sweeps with a partitioned momentum encoder.
@@ -6,6 +6,7 @@ ZeRO-2 carries the student over to the next phase, and ZeRO-3 sweeps with a part
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.end_to_end.conftest import STEPS, events, tensors, train
@@ -16,20 +17,39 @@ ZERO = ("--runtime.strategy", "deepspeed", "--runtime.zero.stage")
 STRETCHES = ((2, 4, ()), (4, 10, (*ZERO, 2)), (2, 16, (*ZERO, 3)), (1, 0, ()))  # ranks, last step, strategy
 
 
-def test_ddp_zero_2_zero_3_ddp(tmp_path: Path, tiny: Path) -> None:
-    unbroken, chain = tmp_path / "unbroken", tmp_path / "chain"
-    train(2, tiny, unbroken, *ARGUMENTS)
+@pytest.fixture(scope="module")
+def under_ddp(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
+    """The run on two ranks that nothing stopped."""
+    run = tmp_path_factory.mktemp("under_ddp") / "run"
+    train(2, tiny, run, *ARGUMENTS)
+    return run
+
+
+def test_ddp_zero_2_zero_3_ddp(tmp_path: Path, tiny: Path, under_ddp: Path) -> None:
+    chain = tmp_path / "chain"
     for ranks, last, strategy in STRETCHES:
         outcome = train(ranks, tiny, chain, *ARGUMENTS, "--train.max_steps", last, *strategy)
         assert not any(word in (outcome.out + outcome.err).lower() for word in ("deepspeed]", "futurewarning"))
 
     assert [event["world_size"] for event in events(chain, "resumed")] == [4, 2, 1]
-    assert plans(chain) == plans(unbroken) and len(losses(chain)) == STEPS
-    expected, found = tensors(unbroken), tensors(chain)
-    assert found.keys() == expected.keys() and any(name.startswith("optimiser.") for name in found)
+    assert plans(chain) == plans(under_ddp) and len(losses(chain)) == STEPS
+    assert_same_end(chain, under_ddp)
+
+
+@pytest.mark.parametrize(("stage", "ranks"), [(1, 2), (1, 4), (2, 2), (2, 4), (3, 2), (3, 4)])
+def test_a_stage_ends_where_ddp_does(tmp_path: Path, tiny: Path, under_ddp: Path, stage: int, ranks: int) -> None:
+    run = tmp_path / "run"
+    train(ranks, tiny, run, *ARGUMENTS, *ZERO, stage)
+    assert_same_end(run, under_ddp)
+
+
+def assert_same_end(run: Path, expected: Path) -> None:
+    """Every part of the last checkpoint to 1e-5 as a vector, and the same answer to every query."""
+    found, wanted = tensors(run), tensors(expected)
+    assert found.keys() == wanted.keys() and any(name.startswith("optimiser.") for name in found)
     for part in ("student", "teacher", "method", "optimiser"):
-        names = [name for name in expected if name.startswith(f"{part}.")]
-        whole = [torch.cat([each[name].flatten() for name in names]) for each in (expected, found)]
+        names = [name for name in wanted if name.startswith(f"{part}.")]
+        whole = [torch.cat([each[name].flatten() for name in names]) for each in (wanted, found)]
         assert distance(*whole) < 1e-5, (part, distance(*whole))
-    recalls = [[(e["model"], e["recall"]) for e in events(run, "eval")][-2:] for run in (unbroken, chain)]
+    recalls = [[(e["model"], e["recall"]) for e in events(each, "eval")][-2:] for each in (run, expected)]
     assert recalls[0] == recalls[1]
