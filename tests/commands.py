@@ -160,10 +160,11 @@ def under_torchrun(count: int, *arguments: object, options: tuple[object, ...] =
     return Command(["-m", *launcher, "-m", *arguments])
 
 
-def on_ranks(count: int, module: str, *arguments: object) -> list[Rank]:
+def on_ranks(count: int, module: str, *arguments: object, nodes: int = 1) -> list[Rank]:
     """Start `python -m module arguments...` on `count` ranks, one process each with torchrun's variables."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = str(listener.getsockname()[1])
-    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [Rank(module, arguments, {"RANK": str(r), "LOCAL_RANK": str(r), **shared}) for r in range(count)]
+    local = count // nodes
+    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(local), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [Rank(module, arguments, {"RANK": str(r), "LOCAL_RANK": str(r % local), **shared}) for r in range(count)]

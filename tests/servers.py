@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from tests.commands import PATIENCE_SECONDS
 
 CONFIG = """
 daemon off; master_process off; pid {here}/pid; error_log {here}/error.log;
@@ -44,12 +47,14 @@ class Nginx:
     def start(self) -> None:
         line = [_binary(), "-p", str(self._here), "-c", str(self._here / "nginx.conf"), "-e", str(self._here / "log")]
         self._process = subprocess.Popen(line)
-        for _ in range(200):
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self._process.poll() is None and time.monotonic() < deadline:
             with socket.socket() as caller:
                 if caller.connect_ex(("127.0.0.1", self._port)) == 0:
                     return
             time.sleep(0.02)
-        pytest.fail((self._here / "log").read_text())
+        self.kill()
+        pytest.fail(f"nginx does not listen: {[path.read_text() for path in self._here.glob('*log')]}")
 
     def kill(self) -> None:
         self._process.kill()
@@ -73,6 +78,16 @@ def nginx(here: Path, root: Path, failing: float = 0.0) -> Iterator[Nginx]:
         yield server
     finally:
         server.kill()
+
+
+def damage(folder: Path, id: int) -> str:
+    """One byte of an image of the train split becomes another; the name of its shard."""
+    shard, offset, _ = np.load(folder / "train.offsets.npy")[id]
+    path = folder / f"train-{shard:06d}.tar"
+    text = bytearray(path.read_bytes())
+    text[offset + 100] ^= 1
+    path.write_bytes(text)
+    return path.name
 
 
 @contextmanager

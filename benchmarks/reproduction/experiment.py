@@ -81,7 +81,7 @@ class Experiment:
         elif method.batches == "neighbours":
             gallery = self._gallery()
             if epoch == 0:
-                method.begin(torch.tensor(gallery, dtype=self.learner.method_dtype))
+                method.begin(lambda: torch.tensor(gallery, dtype=self.learner.method_dtype))
 
             def neighbours(seeds: np.ndarray, depth: int) -> np.ndarray:
                 return nearest(gallery[seeds], gallery, depth, exclude=seeds)[0]

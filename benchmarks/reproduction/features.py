@@ -8,10 +8,9 @@ Of the training split the first `--classes` classes are taken (0: all), of the t
 labels. What is there already is not computed again.
 """
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +68,6 @@ def write(config: Config, folder: Path, crops: int, classes: int) -> None:
             np.save(folder / f"{'test' if name == 'test' else 'train'}_labels.npy", labels[ids])
             if not all((folder / cut / f"{name}.npy").exists() for cut in CUTS):
                 _save(backbone, _pixels(store, ids, config, count), len(ids), folder, name, count)
-    (folder / "views.json").write_text(json.dumps(asdict(config.views) | {"crops": crops, "classes": classes}) + "\n")
 
 
 @torch.inference_mode()

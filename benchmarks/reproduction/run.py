@@ -4,7 +4,7 @@
         --settings benchmarks/reproduction/screen.yaml --seeds 0 1 2
 
 A file of settings holds `base`, options of `python -m dist_plm.train` that all share, and `settings`, a name and what
-it appends. Three options are the bench's own: --cut, --evaluate_every and --crops_of (a folder beside CACHE).
+it appends. Two options are the bench's own: --cut and --evaluate_every.
 """
 
 import argparse
@@ -49,17 +49,15 @@ def main() -> None:
 
 def one(line: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Train by a line of options; what is worth keeping of it."""
-    cache: Path = options.cache
     parser = config_parser("train", "")
     parser.add_argument("--cut", type=str, default="inception_5b", help=", ".join(CUTS))
     parser.add_argument("--evaluate_every", type=int, default=58)
-    parser.add_argument("--crops_of", type=str, default="")
     parsed = parser.parse_args([*shlex.split(line), "--seed", str(seed), "--model.weights", options.weights])
     if parsed.cut != "head" and not options.weights:
         raise SystemExit(f"--cut {parsed.cut} trains blocks of the network: name their weights with --weights")
-    config, folder = config_of(parser, parsed), cache.parent / parsed.crops_of if parsed.crops_of else cache
     started = time.monotonic()
-    experiment = Experiment(config, Features.load(folder, parsed.cut), parsed.cut, parsed.evaluate_every)
+    features = Features.load(options.cache, parsed.cut)
+    experiment = Experiment(config_of(parser, parsed), features, parsed.cut, parsed.evaluate_every)
     course = experiment.run()
     return {"steps": course[-1]["step"], "cut": parsed.cut, "course": course, "commit": commit(),
             "seconds": round(time.monotonic() - started, 1)}  # fmt: skip

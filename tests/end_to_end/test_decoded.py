@@ -14,7 +14,7 @@ from tests.end_to_end.test_resume import assert_same_end, last_step
 
 def test_resumed_from_decoded_images_that_were_lost(tmp_path, tiny):
     run, whole, cache = tmp_path / "run", tmp_path / "whole", tmp_path / "cache"
-    options = ("--data.cache_dir", cache, "--data.decoded_side", 24, "--train.max_steps", 10)
+    options = ("--data.cache_dir", cache, "--data.decoded_side", 24)
     train(1, tiny, whole, *options)
     ranks = on_ranks(1, "dist_plm.train", "--config", tiny, "--run_dir", run, *options)
     ranks[0].until(lambda: last_step(run) >= 5)

@@ -1,22 +1,16 @@
 """Groups placed by their shards: the same batches, plans and losses as without, up to the order of sums."""
 
-import socket
-
 import pytest
 
 from dist_plm import train as training
-from tests.commands import Rank
+from tests.commands import on_ranks
 from tests.end_to_end.conftest import events, refused
 
 
 def test_two_nodes_train_what_one_rank_trains(tmp_path, tiny, exact):
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
     run = tmp_path / "run"
     line = ("--config", tiny, "--run_dir", run, "--train.precision", "fp64", "--batch.locality", "true")
-    ranks = [Rank("dist_plm.train", line, {"RANK": str(r), "MASTER_PORT": port, **shared}) for r in range(2)]
+    ranks = on_ranks(2, "dist_plm.train", *line, nodes=2)
     assert [rank.wait().status for rank in ranks] == [0, 0], [str(rank.printed) for rank in ranks]
     assert [event["sha256"] for event in events(run, "plan")] == [event["sha256"] for event in events(exact, "plan")]
     found, wanted = ([event["loss"] for event in events(each, "step")] for each in (run, exact))

@@ -16,7 +16,7 @@ from dist_plm.data.store import Store
 from tests.commands import on_ranks
 from tests.end_to_end.conftest import STEPS, events, refused
 from tests.end_to_end.test_resume import assert_same_end, last_step
-from tests.servers import nginx, s3
+from tests.servers import damage, nginx, s3
 
 SMALL = ("--data.cache_gb", 2e-5, "--data.prefetch", 1)  # a dozen images a rank: every epoch reads over the network
 
@@ -26,7 +26,7 @@ def test_killed_and_restarted_in_mid_epoch_while_requests_fail(tmp_path, demo, t
     run, cache = tmp_path / "run", tmp_path / "cache"
     with nginx(tmp_path / "nginx", demo, failing=5) as server:
         common = ("--config", tiny, "--run_dir", run, "--data.shards", server.url, "--data.cache_dir", cache, *SMALL)
-        ranks = on_ranks(2, "dist_plm.train", *common, "--data.retry_seconds", 1)
+        ranks = on_ranks(2, "dist_plm.train", *common, "--data.retry_seconds", 5)
         ranks[0].until(lambda: last_step(run) >= 2)
         server.kill()
         ended = [rank.wait() for rank in ranks]
@@ -49,17 +49,12 @@ def test_killed_and_restarted_in_mid_epoch_while_requests_fail(tmp_path, demo, t
 def test_a_damaged_shard_stops_the_run_before_it_is_trained_on(tmp_path, demo, tiny, here):
     folder, run, wrong = tmp_path / "damaged", tmp_path / "run", 63
     shutil.copytree(demo, folder)
-    shard, offset, size = np.load(demo / "train.offsets.npy")[wrong]
-    with open(folder / f"train-{shard:06d}.tar", "r+b") as file:
-        file.seek(int(offset + size) - 1)
-        last = file.read(1)
-        file.seek(-1, 1)
-        file.write(bytes([last[0] ^ 255]))
+    shard = damage(folder, wrong)
     with nginx(tmp_path / "nginx", folder) as server:
         outcome = here(training.main, "--config", tiny, "--run_dir", run, "--data.shards", server.url,
                        "--data.cache_dir", tmp_path / "cache", "--data.retry_seconds", 50)  # fmt: skip
     assert outcome.status == 1 and "the bytes are not those of the data set" in outcome.err, outcome.err
-    assert f"train-{shard:06d}.tar" in events(run, "failure")[-1]["message"]
+    assert shard in events(run, "failure")[-1]["message"]
     (plan,) = (np.load(path) for path in (run / "plans").glob("*.npy"))
     assert last_step(run) <= int(np.nonzero((plan == wrong).any(axis=(1, 2)))[0][0])
 

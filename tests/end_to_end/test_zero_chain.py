@@ -9,38 +9,40 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.end_to_end.conftest import STEPS, events, tensors, train
+from tests.end_to_end.conftest import STEPS, STEPS_PER_EPOCH, events, tensors, train
 from tests.end_to_end.test_ranks import distance, losses, plans
 
 ARGUMENTS = ("--optimiser.name", "sgd", "--checkpoint.every_steps", STEPS, "--runtime.timeout_seconds", 300)
 ZERO = ("--runtime.strategy", "deepspeed", "--runtime.zero.stage")
+FEW = ("--train.max_steps", STEPS_PER_EPOCH + 3)  # of both phases, before rounding has grown
 STRETCHES = ((2, 4, ()), (4, 10, (*ZERO, 2)), (2, 16, (*ZERO, 3)), (1, 0, ()))  # ranks, last step, strategy
 
 
 @pytest.fixture(scope="module")
-def under_ddp(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
-    """The run on two ranks that nothing stopped."""
+def few_under_ddp(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
+    """The first steps on two ranks."""
     run = tmp_path_factory.mktemp("under_ddp") / "run"
-    train(2, tiny, run, *ARGUMENTS)
+    train(2, tiny, run, *ARGUMENTS, *FEW)
     return run
 
 
-def test_ddp_zero_2_zero_3_ddp(tmp_path: Path, tiny: Path, under_ddp: Path) -> None:
-    chain = tmp_path / "chain"
+def test_ddp_zero_2_zero_3_ddp(tmp_path: Path, tiny: Path) -> None:
+    unbroken, chain = tmp_path / "unbroken", tmp_path / "chain"
+    train(2, tiny, unbroken, *ARGUMENTS)
     for ranks, last, strategy in STRETCHES:
         outcome = train(ranks, tiny, chain, *ARGUMENTS, "--train.max_steps", last, *strategy)
         assert not any(word in (outcome.out + outcome.err).lower() for word in ("deepspeed]", "futurewarning"))
 
     assert [event["world_size"] for event in events(chain, "resumed")] == [4, 2, 1]
-    assert plans(chain) == plans(under_ddp) and len(losses(chain)) == STEPS
-    assert_same_end(chain, under_ddp)
+    assert plans(chain) == plans(unbroken) and len(losses(chain)) == STEPS
+    assert_same_end(chain, unbroken)
 
 
 @pytest.mark.parametrize(("stage", "ranks"), [(1, 2), (1, 4), (2, 2), (2, 4), (3, 2), (3, 4)])
-def test_a_stage_ends_where_ddp_does(tmp_path: Path, tiny: Path, under_ddp: Path, stage: int, ranks: int) -> None:
+def test_a_stage_ends_where_ddp_does(tmp_path: Path, tiny: Path, few_under_ddp: Path, stage: int, ranks: int) -> None:
     run = tmp_path / "run"
-    train(ranks, tiny, run, *ARGUMENTS, *ZERO, stage)
-    assert_same_end(run, under_ddp)
+    train(ranks, tiny, run, *ARGUMENTS, *FEW, *ZERO, stage)
+    assert_same_end(run, few_under_ddp)
 
 
 def assert_same_end(run: Path, expected: Path) -> None:

@@ -25,11 +25,15 @@ def submit(run: Path, *arguments: object) -> str:
     return job_of(run)
 
 
-def assert_same_end(run: Path, expected: Path) -> None:
-    """Every tensor bit for bit, each step once with the same loss, and the same evaluations."""
+def assert_same_tensors(run: Path, expected: Path) -> None:
     found, wanted = tensors(run), tensors(expected)
     assert found.keys() == wanted.keys()
     assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
+
+
+def assert_same_end(run: Path, expected: Path) -> None:
+    """Every tensor bit for bit, each step once with the same loss, and the same evaluations."""
+    assert_same_tensors(run, expected)
     for kind, keys in (("step", ("step", "loss")), ("eval", ("step", "model", "recall", "map_at_r"))):
         lines = [[[event[key] for key in keys] for event in events(each, kind)] for each in (run, expected)]
         assert lines[0] == lines[1]
@@ -104,8 +108,7 @@ def test_the_time_limit_and_back(slurm: Slurm, config, tmp_path):
     assert [event["reason"] for event in requeues(run)] == ["time limit"]
     assert [event["step"] for event in events(run, "step")] == list(range(1, last_step(run) + 1))
     train(2, config, unbroken, *ENDLESS, "--train.max_steps", last_step(run))
-    found, wanted = tensors(run), tensors(unbroken)
-    assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
+    assert_same_tensors(run, unbroken)
 
 
 def test_requeued_by_a_person_until_no_restart_is_left(slurm: Slurm, config, tmp_path, capsys):

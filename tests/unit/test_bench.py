@@ -13,12 +13,11 @@ CPU, GPU = {"gpu": "none"}, {"gpu": "a GPU"}
 
 
 def test_a_ratio_is_taken_within_a_repeat():
-    # The machine is half as fast in the second repeat: the ratio of the medians would be 3 / 2 all the same, but that
-    # of the means of such runs not.
-    ratio = Ratio("P1", [3.0, 6.2, 3.1], [2.0, 4.0, 2.0])
-    assert ratio.repeats == pytest.approx([1.5, 1.55, 1.55])
-    assert ratio.value == pytest.approx(1.55)
-    assert ratio.noise == pytest.approx(0.025)
+    # The ratio of the medians is 1.5, that of the means 1.
+    ratio = Ratio("P1", [1.0, 4.0, 3.0], [2.0, 2.0, 4.0])
+    assert ratio.repeats == pytest.approx([0.5, 2.0, 0.75])
+    assert ratio.value == pytest.approx(0.75)
+    assert ratio.noise == pytest.approx(0.75)
 
 
 def test_both_sides_run_in_turns():

@@ -3,6 +3,7 @@
 import http.server
 import json
 import random
+import shutil
 import sys
 import threading
 
@@ -19,6 +20,7 @@ from dist_plm.data.store import Store
 from dist_plm.data.stream import sweep_shard
 from dist_plm.errors import UserError
 from shards.build import main as build
+from tests.servers import damage
 
 VIEWS = ViewsConfig(size=16, resize=20)
 
@@ -37,22 +39,6 @@ def data(built, tmp_path, monkeypatch):
     mirror._manifest.cache_clear()
     monkeypatch.setattr(spans, "FIRST_PAUSE", 0.001)
     return DataConfig(shards=f"file://{built}", cache_dir=str(tmp_path / "cache"), retry_seconds=5.0)
-
-
-def damage(folder, at: int) -> None:
-    """One byte of an image of the train split becomes another."""
-    shard, offset, _ = np.load(folder / "train.offsets.npy")[at]
-    path = folder / f"train-{shard:06d}.tar"
-    text = bytearray(path.read_bytes())
-    text[offset + 100] ^= 1
-    path.write_bytes(text)
-
-
-def copy(folder, target):
-    target.mkdir()
-    for path in folder.iterdir():
-        (target / path.name).write_bytes(path.read_bytes())
-    return target
 
 
 def test_reads_sweeps_and_descriptions_are_the_local_ones(built, data):
@@ -116,7 +102,7 @@ def test_a_torn_file_of_the_cache_is_fetched_again(built, data, tmp_path):
 
 
 def test_wrong_bytes_are_never_handed_out(built, data, tmp_path):
-    folder = copy(built, tmp_path / "damaged")
+    folder = shutil.copytree(built, tmp_path / "damaged")
     damage(folder, 5)
     data.shards = f"file://{folder}"
     with Store(built, "train") as local, open_split(data, "train") as store:
@@ -165,7 +151,7 @@ def test_a_store_that_is_gone_ends_the_read_in_time(data, monkeypatch):
 
 
 def test_what_is_not_there_ends_it_at_once(built, data, tmp_path):
-    folder = copy(built, tmp_path / "less")
+    folder = shutil.copytree(built, tmp_path / "less")
     data.shards = f"file://{folder}"
     with open_split(data, "train") as store:
         (folder / "train-000001.tar").unlink()
@@ -175,7 +161,7 @@ def test_what_is_not_there_ends_it_at_once(built, data, tmp_path):
 
 @pytest.mark.parametrize("name", ["../x.tar", "/etc/passwd", "a/b.tar", "x?y", ".x", "http://other/x.tar"])
 def test_only_plain_names_are_asked_for_or_written(built, data, tmp_path, name):
-    folder = copy(built, tmp_path / "stranger")
+    folder = shutil.copytree(built, tmp_path / "stranger")
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["splits"]["train"]["shards"][0]["file"] = name
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -186,7 +172,7 @@ def test_only_plain_names_are_asked_for_or_written(built, data, tmp_path, name):
 
 @pytest.mark.parametrize("name", ["../x.npy", "/etc/x.npy"])
 def test_a_table_stays_in_its_folder(built, data, tmp_path, name):
-    folder = copy(built, tmp_path / "stranger")
+    folder = shutil.copytree(built, tmp_path / "stranger")
     manifest = json.loads((folder / "manifest.json").read_text())
     tables = manifest["splits"]["train"]["tables"]
     tables[name] = tables.pop("train.labels.npy")
@@ -198,7 +184,7 @@ def test_a_table_stays_in_its_folder(built, data, tmp_path, name):
 
 @pytest.mark.parametrize("change", ["table", "old", "nothing", "scheme", "query"])
 def test_mistakes_are_told_before_anything_starts(built, data, tmp_path, change):
-    folder = copy(built, tmp_path / "wrong")
+    folder = shutil.copytree(built, tmp_path / "wrong")
     data.shards = f"file://{folder}"
     if change == "table":
         np.save(folder / "train.labels.npy", np.zeros(60, "<i4"))

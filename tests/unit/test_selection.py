@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from dist_plm.manifold.selection import Selection, select_batched
+from tests.commands import ROOT
 
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-ROOT = Path(__file__).resolve().parents[2]
 # rows, m, centre, allowed
 GENERAL = [(9, 3, "anchor", 0.1), (7, 3, "mean", 0.1), (6, 2, "origin", 0.1), (6, 1, "anchor", 0.3)]
 SPECIAL = [(6, 3, "anchor", 0.1), (5, 2, "anchor", 1.0)]  # duplicates and lines, nothing asked
