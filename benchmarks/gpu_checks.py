@@ -64,6 +64,8 @@ def kernel(count: int, device: torch.device) -> tuple[bool, str]:
     gram, noise = v @ v.mT, torch.full((count, 1), 1e-10, device=device)
     settings = {"dim": 3, "centre": "anchor", "allowed": 0.1}
     reference = selection.select_batched(gram, noise, **settings)
+    if device.type == "cpu" or selection._kernel() is None:
+        return device.type == "cpu", "the selection's kernel was not checked: it needs a GPU, Triton and a C compiler"
     chosen = selection.select(gram, noise, **settings)
     same = (reference.members == chosen.members).all(1)
     off = [_span(each)[same] / gram.diagonal(dim1=1, dim2=2).amax(1)[same, None, None] for each in (reference, chosen)]

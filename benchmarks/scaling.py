@@ -118,6 +118,7 @@ def whole(backbone: str, size: int, points: int, proxies: int, pieces: int) -> t
     """The same of one step of the whole learner, the first of its process."""
     batch = BatchConfig(groups=points // 4, group_size=2, micro_batches=pieces)
     config = Config(model=ModelConfig(backbone=backbone), batch=batch, proxies=ProxiesConfig(count=proxies))
+    torch.set_num_threads(1)
     held, began = reset_peak(), time.process_time()
     learner = Learner(config, World(), phases(config)[-1])
     views = torch.randint(0, 256, (points, 3, size, size), dtype=torch.uint8)

@@ -1,6 +1,6 @@
 """Measure what a rank holds of a ViT-L/16 (304 M weights) under each stage of ZeRO, on CPU with gloo.
 
-    python benchmarks/zero_memory.py --ranks 1 2 4
+    python -m benchmarks.zero_memory --ranks 1 2 4
 
 Writes benchmarks/zero_memory.md. Bytes are counted on the tensors that exist, each storage once: the student's weights
 and what the rule (Adam) keeps. They exist before the first step, so none is taken; the weights are zeros.
@@ -13,6 +13,8 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from benchmarks.proxies_memory import machine
 
 
 def main() -> None:
@@ -37,7 +39,7 @@ def main() -> None:
         f"gradients and the momentum encoder. {machine()}, gloo,",
         f"torch {head['torch']}, DeepSpeed {head['deepspeed']}.",
         "",
-        f"`python benchmarks/zero_memory.py --backbone {arguments.backbone} --ranks {ranks}`",
+        f"`python -m benchmarks.zero_memory --backbone {arguments.backbone} --ranks {ranks}`",
         "",
         "| W | strategy | weights | moved | moments | sum | computed |",
         "|---|---|---|---|---|---|---|",
@@ -124,15 +126,6 @@ def report(backbone: str, stage: int) -> None:
 def _bytes(tensors: list) -> int:
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
-
-
-def machine() -> str:
-    """Processor, cores and memory."""
-    cpu = next(
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GiB"
 
 
 if __name__ == "__main__":
