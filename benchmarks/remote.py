@@ -10,7 +10,7 @@ import time
 import numpy as np
 
 from dist_plm.config import DataConfig
-from dist_plm.data.remote.store import RemoteStore
+from dist_plm.data.remote.remote_store import RemoteStore
 
 BATCH = 200
 

@@ -50,7 +50,7 @@ def main() -> int:
     from dist_plm.benching.setting import quick
 
     config = quick(config) if parsed.quick else config
-    sizes = _sizes(config, parsed)
+    sizes = _sizes(config, parsed, ranks)
     before = table.baseline(compare) if compare else None
     if compare and before:
         table.check_sizes(before, sizes, compare)
@@ -84,11 +84,12 @@ def _names(only: str, ranks: int) -> list[str]:
     return names or list(possible)
 
 
-def _sizes(config: Config, parsed: "Namespace") -> dict[str, Any]:
+def _sizes(config: Config, parsed: "Namespace", ranks: int) -> dict[str, Any]:
     """What two tables must have in common to be compared."""
-    settings = ("views", "model", "batch", "manifold", "proxies", "train", "runtime")
+    settings = ("views", "model", "batch", "manifold", "proxies", "index", "train", "runtime")
     facts = {f"{name}.{key}": value for name in settings for key, value in asdict(getattr(config, name)).items()}
-    facts |= {"data.workers": config.data.workers, "quick": parsed.quick, "shards": Path(parsed.shards).name}
+    facts |= {"data.workers": config.data.workers, "data.prefetch": config.data.prefetch, "quick": parsed.quick}
+    facts |= {"evaluation.batch_size": config.evaluation.batch_size, "shards": Path(parsed.shards).name, "ranks": ranks}
     return dict(json.loads(json.dumps(facts)))  # as a file gives them back: tuples are lists
 
 
@@ -122,10 +123,14 @@ def _measured(
         world = connect(config.runtime)
         setting = replace(setting, world=world)
         ratios: list[Ratio] = []
-        for members, measure in groups.items():
-            if set(members) & set(names):
-                ratios += [each for each in measure(setting) if each.name.split()[0] in names]
-        facts = machine(world)
+        try:
+            for members, measure in groups.items():
+                if set(members) & set(names):
+                    ratios += [each for each in measure(setting) if each.name.split()[0] in names]
+            facts = machine(world)
+        finally:
+            if world.health:  # a thread that beats while the interpreter ends takes the process down with SIGABRT
+                world.health.close()
         disconnect(world)
     return ratios, facts
 

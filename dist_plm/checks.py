@@ -3,12 +3,13 @@
 from importlib.util import find_spec
 
 from dist_plm.config import Config
-from dist_plm.data.remote.mirror import manifest_of
-from dist_plm.data.remote.spans import is_url
-from dist_plm.data.remote.store import open_split
+from dist_plm.data.opening import manifest_of, open_split
+from dist_plm.data.place import is_url
+from dist_plm.data.plan import valid_world_sizes
 from dist_plm.errors import UserError
-from dist_plm.index.placement import is_swept, place_run
+from dist_plm.index.placement import place_run
 from dist_plm.method_checks import check_method
+from dist_plm.methods import is_swept
 
 
 def check(config: Config, world_size: int) -> None:
@@ -75,6 +76,14 @@ def _check_values(config: Config) -> None:
             f"data.retry_seconds {config.data.retry_seconds} is not below runtime.timeout_seconds "
             f"{config.runtime.timeout_seconds}: the other ranks would give up before the store is given up; lower it"
         )
+    index = config.index
+    if index.nprobe > index.nprobe_max:
+        raise UserError(f"index.nprobe {index.nprobe} is above index.nprobe_max {index.nprobe_max}: lower one")
+    if not index.exact and index.backend == "torch":
+        raise UserError(
+            f"index.backend torch searches exactly, index.factory {index.factory!r} is faiss's: set --index.backend "
+            "auto, or --index.factory Flat"
+        )
     if 0 < config.data.decoded_side < config.views.resize:
         raise UserError(
             f"data.decoded_side {config.data.decoded_side} is smaller than views.resize {config.views.resize}, "
@@ -104,7 +113,7 @@ def _check_values(config: Config) -> None:
 def _check_batch(config: Config, world_size: int) -> None:
     groups, manifold = config.batch.groups, config.manifold
     if groups % world_size:
-        valid = [size for size in range(1, groups + 1) if groups % size == 0]
+        valid = valid_world_sizes(groups)
         raise UserError(
             f"batch.groups {groups} can't be split over {world_size} ranks: whole groups go to a rank. "
             f"Start {', '.join(map(str, valid))} ranks, or set --batch.groups to a multiple of {world_size}"
@@ -118,6 +127,9 @@ def _check_batch(config: Config, world_size: int) -> None:
     _check_strategy(config, world_size)
     if config.batch.locality and config.train.method == "dada":
         raise UserError("batch.locality would change what dada draws for each place in a batch: leave it out")
+    for key, value in (("manifold.scope", manifold.scope), ("model.batch_norm", config.model.batch_norm)):
+        if config.batch.locality and value in ("rank", "per_rank"):
+            raise UserError(f"batch.locality would change what {key} {value} makes of a rank's groups: leave one out")
     if config.train.method != "plm":
         return
     if manifold.k <= manifold.dim:

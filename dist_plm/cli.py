@@ -85,8 +85,8 @@ def load_config(path: Path) -> Config:
 
 
 def _speaks() -> bool:
-    """Every rank sees the same mistake; one says so."""
-    rank = os.environ.get("RANK", "0")
+    """The ranks of a node see the same mistake; one says so."""
+    rank = os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0"))
     return not rank.isdecimal() or int(rank) == 0
 
 

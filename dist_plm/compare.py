@@ -8,6 +8,7 @@ from dist_plm.cli import OneLineParser, run_command
 from dist_plm.errors import UserError
 
 if TYPE_CHECKING:
+    from dist_plm.config import DataConfig
     from dist_plm.evaluation.comparison import Row, Run
 
 
@@ -54,18 +55,18 @@ def _read(path: Path, model: str, data: str) -> "Run":
         for key, value in flat(asdict(history.config)).items()
         if not any(key == name or key.startswith(f"{name}.") for name in ignored)
     }
-    name = data or _data_name(Path(history.config.data.shards))
+    name = data or _data_name(history.config.data)
     return Run(history.name, history.config.seed, settings, name, results[-1])
 
 
-def _data_name(shards: Path) -> str:
+def _data_name(data: "DataConfig") -> str:
     """The manifest's name of a data set; the folder's where the data are elsewhere by now."""
-    from dist_plm.data.format import Manifest
+    from dist_plm.data.opening import manifest_of
 
     try:
-        return Manifest.load(shards).name
+        return manifest_of(data).name
     except UserError:
-        return shards.name
+        return data.shards.rstrip("/").rpartition("/")[2]
 
 
 def _cells(row: "Row", columns: list[str]) -> list[str]:

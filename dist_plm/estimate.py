@@ -1,4 +1,4 @@
-"""`--plan`: what a run would need, by arithmetic, before anything is started."""
+"""`--plan`: what a run would need, before anything is started: by arithmetic, from a short search and a few images."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,10 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from dist_plm.config import Config, RuntimeConfig, ZeroConfig
+from dist_plm.data.decoded import estimated_bytes
+from dist_plm.data.opening import open_split
+from dist_plm.data.place import cache_folder, is_url
 from dist_plm.data.plan import valid_world_sizes
-from dist_plm.data.reads import read_rows
-from dist_plm.data.remote.store import open_split
-from dist_plm.index.placement import is_swept, place_run
+from dist_plm.data.remote.spans import BLOCK
+from dist_plm.data.store import Store
+from dist_plm.index.placement import place_run
+from dist_plm.methods import is_swept
 from dist_plm.methods.plm import PAIRS
 from dist_plm.model import Encoder
 from dist_plm.runtime.strategy.memory import FLOAT, network_bytes
@@ -58,6 +62,37 @@ def _rows(config: Config, world_size: int) -> list[tuple[str, str]]:
     ]
 
 
+def read_rows(config: Config, store: Store, *, swept: bool) -> list[tuple[str, str]]:
+    """Lines of `--plan`: bytes of an epoch, and requests and cache where the shards are at a URL.
+
+    Args:
+        swept: Whether the method's batches rest on a sweep.
+    """
+    sizes = np.asarray(store.offsets["size"], dtype=np.int64)
+    total, batch = int(sizes.sum()), config.batch
+    images = len(store) // batch.images * batch.images
+    sweep, steps = total / batch.refresh_epochs * swept, sizes.mean() * images
+    rows = [("an epoch reads", f"{sweep / 1e6:,.1f} MB in order (sweep), {steps / 1e6:,.1f} MB at random (steps)")]
+    if config.data.decoded_side:
+        size = estimated_bytes(store, config.data.decoded_side) / 1e9
+        place = cache_folder(config.data)
+        rows.append(
+            ("decoded once", f"about {size:,.3g} GB on a disk of each node, in {place}; epochs read from there")
+        )
+    elif is_url(config.data.shards):
+        stretches = sum(-(-shard.bytes // BLOCK) for shard in store.shards) / batch.refresh_epochs * swept
+        requests = f"{stretches:,.0f} in order, {images:,} at random at most, less what the cache holds"
+        held = min(1.0, config.data.cache_gb * 1e9 / total)
+        rows += [
+            ("an epoch's requests", f"{requests}; at least {config.data.prefetch + 1} steps ahead"),
+            (
+                "cache of a node",
+                f"{config.data.cache_gb:,.3g} GB in {cache_folder(config.data)}: {held:.0%} of the images",
+            ),
+        ]
+    return rows
+
+
 def _index(config: Config, world_size: int, images: int, steps: int) -> list[tuple[str, str]]:
     """Where the index lies, and how long a refresh searches if all ranks are as fast as this one."""
     from dist_plm.index.cost import comparison_seconds, refresh_cost
@@ -65,7 +100,7 @@ def _index(config: Config, world_size: int, images: int, steps: int) -> list[tup
     placement = place_run(config, images, world_size)
     dim, seeds = config.model.wide_dim or config.model.dim, steps * config.batch.groups
     gpu = config.runtime.device != "cpu" and torch.cuda.is_available()
-    device, backend = torch.device("cuda" if gpu else "cpu"), config.runtime.index
+    device, backend = torch.device("cuda" if gpu else "cpu"), config.index.backend
     comparison = comparison_seconds(dim, 2 * config.batch.group_size, backend, device)
     cost = refresh_cost(
         config.index, placement, count=images, seeds=seeds, world_size=world_size, comparison=comparison

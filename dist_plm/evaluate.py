@@ -30,7 +30,7 @@ def main() -> int:
         trained = locate(options.checkpoint, world)
         config = _config(trained, options)
         with tempfile.TemporaryDirectory(prefix="sweep_", dir=options.checkpoint) as folder:
-            results = _evaluate(trained, config, Path(world.gather_objects(folder)[0]), world)
+            results = _evaluate(trained, config, Path(world.from_first(lambda: folder)), world)
             world.barrier("the end of the evaluation")
     finally:
         disconnect(world)

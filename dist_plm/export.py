@@ -78,7 +78,7 @@ def _views(shards: str | None, data: DataConfig, embedder: "Embedder") -> "Tenso
     import numpy as np
     import torch
 
-    from dist_plm.data.remote.store import open_split
+    from dist_plm.data.opening import open_split
     from dist_plm.data.views import eval_view
 
     data = replace(data, shards=shards or data.shards)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from dist_plm.config import Config
 from dist_plm.evaluation.protocol import evaluate, raw_pixels
-from dist_plm.index.gallery import Embed, digest
+from dist_plm.index.sweep import Embed
 from dist_plm.learner import Learner
+from dist_plm.model.digest import digest
 from dist_plm.planner import Position
 from dist_plm.run_directory import RunDirectory
 from dist_plm.runtime.metrics import Metrics

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from dist_plm.config import Config
 from dist_plm.data.loader import Batch
 from dist_plm.head_start import fit_heads
-from dist_plm.index.gallery import Embed
+from dist_plm.index.rows import Rows
+from dist_plm.index.sweep import Embed
 from dist_plm.manifold import effective_rank, mean_pair_distance
 from dist_plm.methods import Loss, Points, build_method
 from dist_plm.model import Encoder, Teacher
@@ -69,7 +70,7 @@ class Learner:
         student = student.to(world.device, dtype).to(memory_format=torch.channels_last)
         self._begin(phase, student)
 
-    def start_heads(self, features: Callable[[Embed], Tensor]) -> None:
+    def start_heads(self, features: Callable[[Embed], Rows]) -> None:
         """Set the heads as `model.head_start` says, before the first step. A collective.
 
         Args:
@@ -83,7 +84,7 @@ class Learner:
             with torch.no_grad(), self.strategy.autocast():
                 return student.pooled(views)
 
-        fit_heads(student, self.config.model, lambda: features(pooled))
+        fit_heads(student, self.config.model, lambda: features(pooled), self.world)
         self._begin(self.phase, student)
 
     def enter(self, phase: Phase) -> None:

@@ -1,7 +1,7 @@
 """What a method asks of the configuration and of the data, known before anything starts."""
 
 from dist_plm.config import Config
-from dist_plm.data.remote.store import open_split
+from dist_plm.data.opening import open_split
 from dist_plm.errors import UserError
 
 

@@ -15,10 +15,11 @@ from dist_plm.data.plan_file import load_plan, save_blocks
 from dist_plm.data.store import Store
 from dist_plm.errors import RunFailure
 from dist_plm.index.embeddings import Embeddings
-from dist_plm.index.gallery import digest, sweep
 from dist_plm.index.global_index import GlobalIndex
 from dist_plm.index.placement import place_run
+from dist_plm.index.sweep import sweep
 from dist_plm.learner import Learner
+from dist_plm.model.digest import digest
 from dist_plm.run_directory import RunDirectory
 from dist_plm.runtime.metrics import Metrics
 from dist_plm.runtime.parts import part
@@ -125,7 +126,7 @@ class Planner:
             learner.method.begin(lambda: torch.from_numpy(embeddings.whole()).to(world.device, learner.method_dtype))
         batch, n = config.batch, len(embeddings)
         placement = place_run(config, n, world.size)
-        backend, seed = config.runtime.index, config.seed
+        backend, seed = config.index.backend, config.seed
         with GlobalIndex(embeddings, config.index, placement, backend=backend, world=world, seed=seed) as index:
             try:
                 index.guard(at.epochs, max(1, batch.group_size - 1))
@@ -157,7 +158,7 @@ class Planner:
 
     def _shared(self, save: Callable[[], str]) -> str:
         """The hash of what the first rank saves, on all ranks."""
-        return self.world.gather_objects(save() if self.world.is_first else "")[0]
+        return self.world.from_first(save)
 
     def _refreshing(self, at: Position) -> bool:
         return at.epoch % self.config.batch.refresh_epochs == 0

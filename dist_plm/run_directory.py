@@ -23,7 +23,7 @@ HARMLESS = (
     "run_dir", "data.shards", "data.workers", "data.prefetch", "data.cache_dir", "data.cache_gb", "data.retry_seconds",
     "batch.micro_batches", "train.max_steps",
     "train.log_steps", "train.evaluate_epochs", "train.wandb", "train.report", "evaluation", "checkpoint", "runtime",
-    "index.memory_gb",
+    "index.memory_gb", "index.backend",
 )  # fmt: skip
 
 
@@ -61,7 +61,7 @@ class RunDirectory:
         Raises:
             UserError: another run uses it and stays.
         """
-        if world.gather_objects((self.path / "config.yaml").exists())[0]:
+        if world.from_first((self.path / "config.yaml").exists):
             self._lock = Lock(self.path, world)
 
     def create(self, world: World) -> None:
@@ -71,14 +71,15 @@ class RunDirectory:
         self._together(world, self._write_config)
 
     def _together(self, world: World, act: Callable[[], None]) -> None:
-        fault = ""
-        if world.is_first:
+        def fault() -> str:
             try:
                 act()
             except OSError as error:
-                fault = error.strerror or str(error)
-        if fault := world.gather_objects(fault)[0]:
-            raise UserError(f"run_dir {self.path} can't be written ({fault}): choose another with --run_dir")
+                return error.strerror or str(error)
+            return ""
+
+        if reason := world.from_first(fault):
+            raise UserError(f"run_dir {self.path} can't be written ({reason}): choose another with --run_dir")
 
     def _make_folders(self) -> None:
         for folder in (self.path, self.checkpoints, self.plans, self.sweeps):

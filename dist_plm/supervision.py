@@ -43,7 +43,7 @@ def main() -> int:
     if not config.data.shards:
         raise UserError("there are no images to judge by: name a data set with --shards")
 
-    from dist_plm.data.remote.store import open_split
+    from dist_plm.data.opening import open_split
     from dist_plm.runtime.connection import connect, disconnect
     from dist_plm.runtime.progress import Display
 
@@ -141,7 +141,7 @@ def _methods(
     from dist_plm.index.flat import nearest
 
     n, points, delta = len(vectors), torch.from_numpy(vectors), config.loss.delta
-    search = partial(nearest, gallery=vectors, backend=config.runtime.index, device=world.device)
+    search = partial(nearest, gallery=vectors, backend=config.index.backend, device=world.device)
     plan = make_plan(
         n, batch=config.batch, seed=config.seed, epoch=0,
         neighbours=lambda seeds, depth: search(vectors[seeds], k=depth, exclude=seeds)[0],
@@ -181,7 +181,8 @@ def _embed(
     embedder: "Embedder", config: Config, kept: Path | None, store: "Store", world: "World", display: "Display"
 ) -> "np.ndarray":
     """Embeddings of the split, float32 [n, D]."""
-    from dist_plm.index.gallery import digest, sweep
+    from dist_plm.index.sweep import sweep
+    from dist_plm.model.digest import digest
 
     views = embedder.views
     config = replace(config, views=views)

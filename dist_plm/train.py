@@ -79,10 +79,11 @@ def _detected(config: Config, world: "World") -> str:
     """What was found on this machine and what follows from it, said once."""
     import torch
 
-    from dist_plm.data.remote.mirror import manifest_of
+    from dist_plm.data.opening import manifest_of
     from dist_plm.estimate import batch_arithmetic
     from dist_plm.index.flat import describe
-    from dist_plm.index.placement import is_swept, place_run
+    from dist_plm.index.placement import place_run
+    from dist_plm.methods import is_swept
 
     if world.device.type == "cuda":
         device = f"{torch.cuda.get_device_name(world.device)} with NCCL"
@@ -97,7 +98,7 @@ def _detected(config: Config, world: "World") -> str:
         f"dist_plm {__version__}, torch {torch.__version__}: {world.size} rank(s) on {device}, "
         f"{torch.get_num_threads()} compute thread(s) each\n"
         f"batch: {batch_arithmetic(config, world.size)}\n"
-        f"nearest neighbours: {describe(config.runtime.index, world.device)}{index}"
+        f"nearest neighbours: {describe(config.index.backend, world.device)}{index}"
     )
 
 

@@ -8,14 +8,16 @@ from dist_plm import __version__
 from dist_plm.config import Config
 from dist_plm.data.decoded import decode_once
 from dist_plm.data.loader import Loader, to_device
-from dist_plm.data.locality import near_shards, node_rows, nodes
+from dist_plm.data.locality import near_shards, node_rows
+from dist_plm.data.opening import open_split
 from dist_plm.data.plan import rank_rows
-from dist_plm.data.remote.store import open_split
 from dist_plm.errors import RunFailure
-from dist_plm.index.gallery import Embed, digest, sweep
+from dist_plm.index.rows import MappedRows
+from dist_plm.index.sweep import Embed, sweep
 from dist_plm.journal import Journal
 from dist_plm.judge import Judge
 from dist_plm.learner import Learner, Phase, batch_norm_warning, phases
+from dist_plm.model.digest import digest
 from dist_plm.planner import Planner, Position
 from dist_plm.resumption import newest
 from dist_plm.run_directory import RunDirectory
@@ -105,7 +107,10 @@ class Trainer:
             checkpoint.load(self.found.path, state)
             self.learner.restore(state)
         if self.config.data.decoded_side:
-            self.store = decode_once(self.store, config=self.config.data, world=self.world, display=self.display)
+            try:
+                self.store = decode_once(self.store, config=self.config.data, world=self.world, display=self.display)
+            except Preempted as told:
+                raise Preempted(told.signal, "decoding goes on with the same command") from None
         self.directory.create(self.world)
         self.display.say(self.greeting)
         self.metrics = Metrics(self.directory.path, self.world, self.at.metrics_bytes)
@@ -139,11 +144,11 @@ class Trainer:
     def _start_heads(self) -> None:
         """Fit the heads to what the backbone makes of the training images, if so configured."""
 
-        def features(pooled: Embed) -> torch.Tensor:
+        def features(pooled: Embed) -> MappedRows:
             folder = self.directory.sweep(f"{digest(self.learner.student.backbone)}_pooled")
             swept = sweep(pooled, self.store, folder, config=self.config, world=self.world, display=self.display,
                           title="sweep for the heads")  # fmt: skip
-            return torch.from_numpy(swept.whole()).to(self.world.device)
+            return MappedRows(swept, 0, len(swept), self.world.device)
 
         if self.config.model.head_start != "orthogonal":
             self.learner.start_heads(features)
@@ -155,12 +160,12 @@ class Trainer:
             self._judge(f"epoch {at.epoch} of {self.phase.name}")
         plan = self.planner.plan(at, self.learner)
         if config.batch.locality:
-            plan = replace(plan, ids=near_shards(plan.ids, self.store, nodes(self.world.size)))
+            plan = replace(plan, ids=near_shards(plan.ids, self.store, self.world.size // self.world.node_size))
         steps, first = len(plan.ids), at.batch
         loader = Loader(
             self.store,
             rank_rows(plan.ids, self.world.rank, self.world.size),
-            node_rows=node_rows(plan.ids, self.world.rank, self.world.size),
+            node_rows=node_rows(plan.ids, self.world),
             labels=plan.labels,
             views=config.views,
             seed=config.seed,

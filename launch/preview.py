@@ -38,7 +38,7 @@ def show(runs: Sequence[sweep.Run], base: Path, cluster: Cluster) -> None:
 
 def duration(config: Config, run: Path, cluster: Cluster) -> str:
     """Training time at the rate that the run has shown, evaluations and sweeps not counted."""
-    from dist_plm.data.remote.store import open_split
+    from dist_plm.data.opening import open_split
 
     rates = [event["images_per_second"] for event in events.read(run, "step")[-RECENT:]]
     if not rates:

@@ -47,7 +47,8 @@ class Restarts:
         within = self.number <= self.most
         if self.number and self.is_first_rank:
             reason = self._reason or self._ask()
-            print(f"restart {self.number} of at most {self.most}: {reason}", file=sys.stderr, flush=True)
+            allowed = f" of at most {self.most}" if within else f", one more than the {self.most} allowed"
+            print(f"restart {self.number}{allowed}: {reason}", file=sys.stderr, flush=True)
             self._write("requeued", restart=self.number, reason=reason, job=self.environment.job_id)
             if not within:
                 self._give_up()

@@ -17,7 +17,8 @@ from dist_plm.data.plan import class_plan, make_plan, random_plan
 from dist_plm.evaluation.live import batch_quality
 from dist_plm.evaluation.retrieval import recall_at_k
 from dist_plm.index import nearest
-from dist_plm.index.gallery import Embed
+from dist_plm.index.rows import HeldRows
+from dist_plm.index.sweep import Embed
 from dist_plm.learner import Learner, phases
 from dist_plm.runtime.world import World
 
@@ -49,7 +50,7 @@ class Experiment:
         self.learner = Learner(self.config, self.world, phase, classes)
         student = self.learner.student
         student.backbone = above(student.backbone, self.cut)  # type: ignore[arg-type]
-        self.learner.start_heads(lambda pooled: self._through(pooled, self.features.train))
+        self.learner.start_heads(lambda pooled: HeldRows(self._through(pooled, self.features.train)))
 
     def run(self) -> list[dict[str, Any]]:
         """Train; one entry an evaluation: step, recall of both networks, means of the statistics since the last."""

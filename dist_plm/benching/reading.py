@@ -17,7 +17,7 @@ from dist_plm.data.loader import Loader, to_device
 from dist_plm.data.store import Store
 from dist_plm.data.stream import sweep_shard
 from dist_plm.data.views import eval_view, train_view
-from dist_plm.index.gallery import Embed, sweep
+from dist_plm.index.sweep import Embed, sweep
 from dist_plm.runtime.progress import Display
 
 WAIT_STEPS = 2  # of a repeat

@@ -155,7 +155,7 @@ def _run(setting: Setting, name: str, epochs: int) -> Config:
     return replace(
         config,
         run_dir=str(setting.scratch / name),
-        data=replace(config.data, shards=str(setting.drawn), test_split=""),
+        data=replace(config.data, shards=str(setting.drawn), test_split="", decoded_side=0),
         warm_up=WarmUpConfig(),
         train=replace(config.train, epochs=epochs, max_steps=0, report=False, wandb=""),
         checkpoint=CheckpointConfig(every_steps=NEVER, keep=1, keep_best="none"),

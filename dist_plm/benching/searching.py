@@ -16,7 +16,7 @@ NEIGHBOURS = 2  # groups of a batch, as the plan asks
 
 def searching(setting: Setting) -> list[Ratio]:
     """P6: exact search of the queries in the gallery / their matrix product, in the blocks that the search takes."""
-    config, device = setting.config.runtime, setting.world.device
+    backend, device = setting.config.index.backend, setting.world.device
     rows, count = setting.search
     gallery = clustered(rows, setting.config.model.dim).to(device)
     queries, own = gallery[:count], torch.arange(count)
@@ -28,10 +28,10 @@ def searching(setting: Setting) -> list[Ratio]:
             torch.mm(block, gallery.T, out=products[: len(block)])
 
     def search() -> None:
-        nearest(queries, gallery, k, exclude=own, backend=config.index, device=device)
+        nearest(queries, gallery, k, exclude=own, backend=backend, device=device)
 
     over, under = in_turns(setting.repeats, _milliseconds(setting, product), _milliseconds(setting, search))
-    note = f"{count:,} x {rows:,} x {gallery.shape[1]}, {k} neighbours, {describe(config.index, device)}"
+    note = f"{count:,} x {rows:,} x {gallery.shape[1]}, {k} neighbours, {describe(backend, device)}"
     return [Ratio("P6", over, under, note)]
 
 

@@ -14,8 +14,10 @@ import torch
 from dist_plm import __version__
 from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, ProxiesConfig, ViewsConfig
 from dist_plm.data.loader import Batch
+from dist_plm.data.opening import open_split
 from dist_plm.data.store import Store
 from dist_plm.errors import UserError
+from dist_plm.index.proposals import gpu_search
 from dist_plm.learner import Learner, phases
 from dist_plm.runtime.parts import Stopwatch
 from dist_plm.runtime.progress import Display
@@ -87,7 +89,8 @@ class Setting:
 
     def store(self) -> Store:
         """The first shards of the training split, with READ_IMAGES images if there are so many."""
-        store = Store(self.shards or self.drawn, self.config.data.train_split)
+        data = replace(self.config.data, shards=self.shards or str(self.drawn))
+        store = open_split(data, self.config.data.train_split)
         enough = next((i for i, s in enumerate(store.shards, 1) if s.first_id + s.samples >= READ_IMAGES), None)
         store.shards = store.shards[:enough]
         return store
@@ -162,5 +165,4 @@ def _faiss() -> str:
         import faiss
     except ImportError:
         return "none"
-    where = "GPU" if hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0 else "CPU"
-    return f"{faiss.__version__} on the {where}"
+    return f"{faiss.__version__} on the {'GPU' if gpu_search(faiss) else 'CPU'}"

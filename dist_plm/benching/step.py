@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -105,7 +106,7 @@ def scaling(setting: Setting) -> list[Ratio]:
         world.barrier("all ranks")
         slowest = max(world.gather_objects(setting.seconds(lambda: _steps(setting, together, batch))))
         over.append(world.size * count / slowest)
-    under = world.gather_objects(under)[0]
+    under = world.from_first(partial(list, under))
     note = "on GPUs" if setting.on_gpu else "the target is for GPUs: here ranks share the cores that one has alone"
     measured = slice(WARM_UP, None)
     return [Ratio("P3", over[measured], [world.size * rate for rate in under[measured]], note, applies=setting.on_gpu)]

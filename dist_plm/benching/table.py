@@ -86,9 +86,10 @@ def baseline(path: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        assert found["ratios"].keys() and found["sizes"].keys() and found["machine"].keys()
-        assert all({"ratio", "noise", "at_most"} <= ratio.keys() for ratio in found["ratios"].values())
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+        whole = found["ratios"].keys() and found["sizes"].keys() and found["machine"].keys()
+        if not whole or not all({"ratio", "noise", "at_most"} <= ratio.keys() for ratio in found["ratios"].values()):
+            raise ValueError("a part of it is missing")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"--compare {path} is no table of this command ({error!r}): write one with --out") from error
     return found
 

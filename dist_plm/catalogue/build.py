@@ -24,7 +24,7 @@ from dist_plm.config import ViewsConfig
 from dist_plm.data.decode import decode
 from dist_plm.data.views import eval_view
 from dist_plm.errors import UserError
-from dist_plm.index.gallery import digest
+from dist_plm.model.digest import digest
 from dist_plm.model.embedder import Embedder
 from dist_plm.model.exported import write_description, write_weights
 from dist_plm.runtime.atomic import replacing

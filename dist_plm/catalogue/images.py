@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dist_plm.config import DataConfig
-from dist_plm.data.remote.spans import is_url
-from dist_plm.data.remote.store import open_split
+from dist_plm.data.opening import open_split
+from dist_plm.data.place import is_url
 from dist_plm.errors import UserError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})

@@ -19,6 +19,7 @@ class IndexConfig:
         memory_gb: What the index may take of a rank's memory (GPU memory where it is searched there). It is replicated
             while it fits, and cut among the ranks beyond that.
         precision: Of the embeddings on disk.
+        backend: Library of exact search; `auto` is faiss, on the GPU where both are there, else torch.
     """
 
     factory: str = "Flat"
@@ -28,6 +29,7 @@ class IndexConfig:
     recall_sample: int = 1_000
     memory_gb: float = 8.0
     precision: Literal["fp32", "fp16"] = "fp32"
+    backend: Literal["auto", "faiss", "torch"] = "auto"
 
     @property
     def exact(self) -> bool:

@@ -91,8 +91,6 @@ class RuntimeConfig:
         zero: Of strategy `deepspeed`.
         threads: Compute threads of a rank; 0 shares the cores that ranks have in common (`reproducible`: 1, since
             a kernel on two threads adds up in another order).
-        index: Library of exact search; `auto` is faiss, on the GPU where both are there, else torch. What is searched,
-            and how exactly, is said in the section `index`.
         timeout_seconds: Bound of every wait for another rank.
         signals: What asks a run to save and leave; SIGINT twice leaves at once.
     """
@@ -102,7 +100,6 @@ class RuntimeConfig:
     lanes: int = 4
     zero: ZeroConfig = field(default_factory=ZeroConfig)
     threads: int = 0
-    index: Literal["auto", "faiss", "torch"] = "auto"
     timeout_seconds: float = 600.0
     signals: list[Literal["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"]] = field(
         default_factory=lambda: ["SIGTERM", "SIGINT", "SIGUSR2"]

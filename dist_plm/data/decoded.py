@@ -18,8 +18,7 @@ import numpy as np
 from PIL import Image
 
 from dist_plm.config import DataConfig
-from dist_plm.data.locality import ranks_of_a_node
-from dist_plm.data.remote.mirror import cache_folder
+from dist_plm.data.place import cache_folder
 from dist_plm.data.shares import balanced
 from dist_plm.data.store import Store
 from dist_plm.errors import UserError
@@ -83,21 +82,19 @@ def decode_once(store: Store, *, config: DataConfig, world: World, display: Disp
         UserError: the disk has no room for it, or can't be written.
         Preempted: a rank was told to leave, and all do so.
     """
-    folder = cache_folder(config) / "decoded" / _name(store, config.decoded_side)
+    folder, local = cache_folder(config) / "decoded" / _name(store, config.decoded_side), world.node_size
     missing = [number for number in range(len(store.shards)) if not _pixels(folder, number).exists()]
-    faults = world.gather_objects(_fault(folder, store, missing, config.decoded_side, display))
-    if fault := next(filter(None, faults), None):
-        raise fault
-    local = ranks_of_a_node(world.size)
-    shares = balanced([store.shards[number].samples for number in missing], local)
-    own = [missing[position] for position in shares[world.rank % local]]
+    _raise_first(_fault(folder, store, missing, config.decoded_side, display), world)
+    # Of all shards, not of those missing: another run may fill the folder, and ranks would see different ones.
+    shares = balanced([shard.samples for shard in store.shards], local)
+    own = [number for number in shares[world.rank % local] if number in missing]
     total = sum(store.shards[number].samples for number in own)
     with display.phase(f"decode {store.split}", total, "images") as phase:
-        for number in own:
-            if not _decode_shard(folder, store, number, config, world):
-                break
-            phase.advance(store.shards[number].samples, scale=local)
-    world.leave_if_told()
+        # Shard by shard together: a node that has them all waits no longer for another than a shard takes.
+        for number in [*own, *[None] * (max(world.gather_objects(len(own))) - len(own))]:
+            _raise_first(None if number is None else _decode_shard(folder, store, number, config, world), world)
+            world.leave_if_told()
+            phase.advance(0 if number is None else store.shards[number].samples, scale=local)
     return DecodedStore(store, folder)
 
 
@@ -137,8 +134,14 @@ def _fault(folder: Path, store: Store, missing: list[int], side: int, display: D
     return None
 
 
-def _decode_shard(folder: Path, store: Store, number: int, config: DataConfig, world: World) -> bool:
-    """Write the two files of a shard, that of the pixels last; False if told to leave before the end."""
+def _raise_first(fault: UserError | None, world: World) -> None:
+    """Raise the fault of the first rank that has one, on all."""
+    if first := next(filter(None, world.gather_objects(fault)), None):
+        raise first
+
+
+def _decode_shard(folder: Path, store: Store, number: int, config: DataConfig, world: World) -> UserError | None:
+    """Write the two files of a shard, that of the pixels last, unless told to leave; returns what is in the way."""
     sizes, start = [], 0
     # On a file system that nodes share, each may be at this shard.
     writer = f"-{socket.gethostname()}-{os.getpid()}"
@@ -152,14 +155,14 @@ def _decode_shard(folder: Path, store: Store, number: int, config: DataConfig, w
             with replacing(_sizes(folder, number), writer=writer) as table:
                 np.save(table, np.array(sizes, np.int64))
     except _Told:
-        return False
+        pass
+    except UserError as damaged:
+        return damaged
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        raise UserError(
-            f"{folder} took no more ({error.strerror}): make room, or name another data.cache_dir"
-        ) from error
-    return True
+        return UserError(f"{folder} took no more ({error.strerror}): make room, or name another data.cache_dir")
+    return None
 
 
 class _Told(Exception):

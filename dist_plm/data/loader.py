@@ -104,13 +104,13 @@ class Loader:
             with self.store.foresee(self.node_rows[first:]) as foresight:
                 for _ in range(len(self)):
                     asked = time.perf_counter()
-                    while len(ahead) <= self.prefetch and step < last and foresight.ready(step - first, not ahead):
-                        ahead.append(self._begin(step, pool))
-                        step += 1
-                    batch, images = ahead.popleft()
-                    # One wake-up a batch. Waiting for each image in turn takes the GIL from the workers at every image:
-                    # three context switches and 5 % of the CPU time.
                     with part("decode"):
+                        while len(ahead) <= self.prefetch and step < last and foresight.ready(step - first, not ahead):
+                            ahead.append(self._begin(step, pool))
+                            step += 1
+                        batch, images = ahead.popleft()
+                        # One wake-up a batch. Waiting for each image in turn takes the GIL from the workers at every
+                        # image: three context switches and 5 % of the CPU time.
                         wait(images, return_when=FIRST_EXCEPTION)
                     for image in images:
                         image.result()

@@ -5,26 +5,15 @@ from scipy.optimize import linear_sum_assignment
 
 from dist_plm.data.plan import rank_rows
 from dist_plm.data.store import Store
-from dist_plm.runtime.environment import number
+from dist_plm.runtime.world import World
 
 
-def ranks_of_a_node(world: int) -> int:
-    """Ranks that this one shares its node with, itself counted; 1 where nodes have different numbers of them."""
-    local = number("LOCAL_WORLD_SIZE", 1)
-    return local if 0 < local <= world and world % local == 0 else 1
-
-
-def nodes(world: int) -> int:
-    """Nodes of a world."""
-    return world // ranks_of_a_node(world)
-
-
-def node_rows(plan: np.ndarray, rank: int, world: int) -> np.ndarray:
+def node_rows(plan: np.ndarray, world: World) -> np.ndarray:
     """The ids [steps, b] that the node of a rank reads of a plan [steps, groups, group_size].
 
     Launchers number the ranks node by node, so those of a node read neighbouring groups.
     """
-    return rank_rows(plan, rank // ranks_of_a_node(world), nodes(world))
+    return rank_rows(plan, world.rank // world.node_size, world.size // world.node_size)
 
 
 def near_shards(plan: np.ndarray, store: Store, nodes: int) -> np.ndarray:

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from dist_plm.config import Config
-from dist_plm.data.remote.store import open_split
+from dist_plm.data.opening import open_split
 from dist_plm.data.store import Store
 from dist_plm.evaluation.clustering import nmi
 from dist_plm.evaluation.retrieval import Counts, retrieval_counts
-from dist_plm.index.gallery import Embed, sweep
+from dist_plm.index.sweep import Embed, sweep
 from dist_plm.runtime.parts import part
 from dist_plm.runtime.progress import Display
 from dist_plm.runtime.world import World
@@ -66,8 +66,7 @@ def _result(counts: Counts, vectors: np.ndarray, labels: np.ndarray, config: Con
         "dropped": metrics["dropped"],
     }
     if config.evaluation.nmi:
-        own = nmi(vectors, labels, seed=config.seed) if world.is_first else None
-        result["nmi"] = world.gather_objects(own)[0]
+        result["nmi"] = world.from_first(lambda: nmi(vectors, labels, seed=config.seed))
     return result
 
 

@@ -64,9 +64,12 @@ class GlobalIndex:
         if config.exact:
             self._index = Exact(self._rows, lattice, open_search(backend, lattice, self._rows), own.start)
         else:
-            sample = embeddings.take(training_ids(count, placement.cells, seed)) if world.is_first else None
-            trained = None if sample is None else train(config.factory, lattice, torch.from_numpy(sample), world.device)
-            self._index = Ivf(mapped, lattice, world.gather_objects(trained)[0], own.start)
+
+            def trained() -> np.ndarray:
+                sample = torch.from_numpy(embeddings.take(training_ids(count, placement.cells, seed)))
+                return train(config.factory, lattice, sample, world.device)
+
+            self._index = Ivf(mapped, lattice, world.from_first(trained), own.start)
         # Approximate search is judged by this one, which holds no copy of the rows.
         self._judge = Exact(mapped, lattice, search_by_torch(lattice, mapped, copy=False), own.start)
         world.barrier("the building of the index")
@@ -118,7 +121,7 @@ class GlobalIndex:
         raise RunFailure(
             f"the index {config.factory} finds {recall:.4f} of the {k} nearest images of {len(sample):,} seeds with "
             f"{nprobe} of {cells} cells searched, index.recall_floor is {config.recall_floor:g}: raise "
-            "index.nprobe_max, take codes of more bytes or fewer cells, or set --index.factory Flat"
+            "index.nprobe_max, take codes of more bytes or fewer cells, or set --index.factory Flat, and --force_resume"
         )
 
     def __enter__(self) -> "GlobalIndex":

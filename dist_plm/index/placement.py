@@ -15,8 +15,8 @@ class Placement:
 
     Attributes:
         sharded: Whether a rank holds a slice of the rows only.
-        bytes: On a rank: what is searched, and the rows as they are on disk, which a GPU holds too and the pages of the
-            file system otherwise.
+        bytes: On a rank: what is searched; for exact search also the rows as they are on disk, which a GPU holds too
+            and the pages of the file system otherwise.
         cells: Of an inverted file; 0 for exact search.
     """
 
@@ -62,8 +62,6 @@ def place_run(config: Config, count: int, world_size: int) -> Placement:
         UserError: as `place`; or the method needs all embeddings at once and they exceed the budget.
     """
     index, dim = config.index, config.model.wide_dim or config.model.dim
-    if index.nprobe > index.nprobe_max:
-        raise UserError(f"index.nprobe {index.nprobe} is above index.nprobe_max {index.nprobe_max}: lower one")
     placement, whole = place(index, count, dim, world_size), 4 * count * dim / GB
     at_once = [
         ("train.method", config.train.method, config.train.method == "pseudo_labels"),
@@ -75,19 +73,7 @@ def place_run(config: Config, count: int, world_size: int) -> Placement:
                 f"{key} {value} reads all {count:,} embeddings at once, {whole:,.3f} GB, index.memory_gb is "
                 f"{index.memory_gb:g}: raise it, or set another --{key}"
             )
-    if not index.exact and config.runtime.index == "torch":
-        raise UserError(
-            f"runtime.index torch searches exactly, index.factory {index.factory!r} is faiss's: set --runtime.index "
-            "auto, or --index.factory Flat"
-        )
     return placement
-
-
-def is_swept(config: Config) -> bool:
-    """Whether batches rest on embeddings of all images."""
-    from dist_plm.methods import METHODS
-
-    return METHODS[config.train.method].batches in ("neighbours", "clusters")
 
 
 def own_slice(count: int, rank: int, world_size: int) -> range:

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from dist_plm.errors import UserError
 from dist_plm.evaluation.ranking import Lattice
-from dist_plm.index.rows import Rows
+from dist_plm.index.rows import BLOCK, Rows
 
 Backend = Literal["auto", "faiss", "torch"]
 Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # float32 [s, D], fetch -> squared distances, ids [s, fetch]
 
-GALLERY_BLOCK = 65_536  # x 1,024 queries x 4 B = 256 MiB of distances
 LEAST_PRODUCT = 4_096  # numbers; a single query stays below
 GPU_TEMPORARY_BYTES = 256 << 20  # FAISS takes 1.5 GiB otherwise
 GPU_MOST_CANDIDATES = 2_048  # limit of FAISS's selection on the GPU
@@ -34,8 +33,8 @@ def open_search(backend: Backend, lattice: Lattice, rows: Rows) -> Search:
         if backend == "auto":
             return search_by_torch(lattice, rows)
         raise UserError(
-            "runtime.index is faiss, which is not installed: "
-            "pip install faiss-cpu (or faiss-gpu), or set runtime.index to torch"
+            "index.backend is faiss, which is not installed: "
+            "pip install faiss-cpu (or faiss-gpu), or set index.backend to torch"
         ) from None
     on_gpu = rows.device.type == "cuda" and gpu_search(faiss)
     if rows.device.type == "cuda" and not on_gpu and backend == "auto":
@@ -47,7 +46,7 @@ def search_by_torch(lattice: Lattice, rows: Rows, *, copy: bool = True) -> Searc
     """A search by products of matrices; without the copy, every call reads the rows anew and holds a block of them."""
 
     def read() -> Iterator[tuple[int, Tensor]]:
-        for low, block in rows.blocks(GALLERY_BLOCK):
+        for low, block in rows.blocks(BLOCK):
             yield low, lattice.points(block).float()
 
     copied = list(read()) if copy else None
@@ -101,7 +100,7 @@ def _search_by_faiss(faiss: Any, lattice: Lattice, rows: Rows, on_gpu: bool) -> 
         # A vector that grows is copied into a larger one while it is still there; emptied it keeps its room.
         index.codes.resize(len(rows) * rows.dim * 4)
         index.codes.resize(0)
-    for _, block in rows.blocks(GALLERY_BLOCK):
+    for _, block in rows.blocks(BLOCK):
         index.add(lattice.points(block).float().cpu().numpy())
     streamed = search_by_torch(lattice, rows, copy=False)
 

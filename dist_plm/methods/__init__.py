@@ -10,7 +10,8 @@ from dist_plm.methods.pseudo_labels import PseudoLabels
 from dist_plm.methods.stml import SelfTaughtMetricLearning
 from dist_plm.runtime.world import World
 
-__all__ = ["METHODS", "InstanceDiscrimination", "Loss", "Method", "PiecewiseLinearManifold", "Points", "build_method"]
+__all__ = ["METHODS", "InstanceDiscrimination", "Loss", "Method", "PiecewiseLinearManifold", "Points", "build_method",
+           "is_swept"]  # fmt: skip
 
 METHODS: dict[str, type[Method]] = {
     "plm": PiecewiseLinearManifold,
@@ -20,6 +21,11 @@ METHODS: dict[str, type[Method]] = {
     "pseudo_labels": PseudoLabels,
     "dada": DataAugmentedDomainAdaptation,
 }
+
+
+def is_swept(config: Config) -> bool:
+    """Whether batches rest on embeddings of all images."""
+    return METHODS[config.train.method].batches in ("neighbours", "clusters")
 
 
 def build_method(name: str, config: Config, world: World, classes: int = 1) -> Method:

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from dist_plm.config import Config
-from dist_plm.data.remote.store import open_split
+from dist_plm.data.opening import open_split
 from dist_plm.data.store import Store
-from dist_plm.index.gallery import digest, sweep
+from dist_plm.index.sweep import sweep
+from dist_plm.model.digest import digest
 from dist_plm.model.embedder import Embedder
 from dist_plm.runtime.progress import Display
 from dist_plm.runtime.world import World

@@ -8,8 +8,8 @@ import torch
 
 from dist_plm.config import Config
 from dist_plm.data.loader import Batch, Loader
+from dist_plm.data.opening import open_split
 from dist_plm.data.plan import rank_rows
-from dist_plm.data.remote.store import open_split
 from dist_plm.manifold import Neighbourhoods
 from dist_plm.methods.piecewise import neighbourhoods
 from dist_plm.model.embedder import Embedder

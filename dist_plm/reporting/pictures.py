@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from dist_plm.config import Config
-from dist_plm.data.remote.store import open_split
+from dist_plm.data.opening import open_split
 from dist_plm.networks import load_network, locate
 from dist_plm.reporting.charts import Spec, histogram, point_map
 from dist_plm.reporting.coverage import Coverage, read_coverage
@@ -83,7 +83,7 @@ def take_pictures(run: Path, name: str, runs: list[str], *, config: Config, worl
         for split in (config.data.test_split, config.data.gallery_split)
     )
     assert queries is not None
-    retrieved = retrieve(queries, gallery, seed=config.seed, backend=config.runtime.index)
+    retrieved = retrieve(queries, gallery, seed=config.seed, backend=config.index.backend)
     with display.phase("pictures", 2, "parts") as phase:
         _search(pictures, retrieved)
         phase.advance()

@@ -118,7 +118,7 @@ def find(folder: Path, world: World) -> Found | None:
             found = Found(path, summary(path), rejected)
             break
         rejected.append(f"{path}: {wrong}")
-    found, rejected = world.gather_objects((found, rejected))[0]
+    found, rejected = world.from_first(lambda: (found, rejected))
     if rejected and not found:
         raise UserError(f"no checkpoint in {folder} is intact: {'; '.join(rejected)}. Start anew in another --run_dir")
     return found

@@ -2,6 +2,9 @@
 
 import os
 import socket
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import torch
@@ -40,10 +43,18 @@ def connect(config: RuntimeConfig, preemption: Preemption | None = None) -> Worl
         except dist.DistError as error:
             raise _not_met(error, rank, port, timeout) from error
     health = Health(rank, size, dist.distributed_c10d._get_default_store()) if size > 1 else None
-    world = World(rank, size, local_rank, device, health, preemption, timeout)
-    share = fair_share(rank, world.gather_objects(_cores()))
+    world = World(rank, size, local_rank, 1, device, health, preemption, timeout)
+    cores, sizes = zip(*world.gather_objects((_cores(), number("LOCAL_WORLD_SIZE", 1))), strict=True)
+    if health:
+        health.compare(world.gather_objects(time.monotonic()))  # all left the exchange above at about the same moment
+    share = fair_share(rank, list(cores))
     torch.set_num_threads(config.threads or (1 if config.strategy == "reproducible" else share))
-    return world
+    return replace(world, node_size=node_size(sizes))
+
+
+def node_size(said: Sequence[int]) -> int:
+    """Ranks of each node, from what each rank says of its own; 1 where nodes have different numbers of them."""
+    return said[0] if said[0] > 0 and len(set(said)) == 1 and len(said) % said[0] == 0 else 1
 
 
 def fair_share(rank: int, cores: list[set[tuple[str, int]]]) -> int:

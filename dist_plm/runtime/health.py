@@ -6,7 +6,7 @@ A failed collective can name its cause by it, and a signal that one rank caught 
 import json
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch.distributed as dist
 
@@ -16,7 +16,7 @@ SILENT_SECONDS = 5.0  # five missed beats: a process that is only busy still bea
 
 @dataclass
 class Beat:
-    """A sign of life: when, at which step, and in which collective or other work."""
+    """A sign of life: when by the sender's monotonic clock, at which step, and in which collective or other work."""
 
     time: float = 0.0
     step: int = 0
@@ -34,18 +34,23 @@ class Health:
     def __init__(self, rank: int, size: int, store: dist.Store) -> None:
         self.rank, self.size, self.beat = rank, size, Beat()
         self.told = self.heard = 0
+        self._ahead = size * [0.0]
         self._store = store
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._publish, name="health", daemon=True)
         self._thread.start()
 
+    def compare(self, clocks: list[float]) -> None:
+        """Take note of the ranks' monotonic clocks, read at about the same moment: each began with its own host."""
+        self._ahead = [clock - clocks[self.rank] for clock in clocks]
+
     def diagnose(self) -> str:
         """After a failure: wait for silence to show, then say which rank is to blame and where it was last."""
-        deadline = time.time() + SILENT_SECONDS + 2 * BEAT_SECONDS
+        deadline = time.monotonic() + SILENT_SECONDS + 2 * BEAT_SECONDS
         while True:
             beats = {rank: self._read(rank) for rank in range(self.size) if rank != self.rank}
-            now = time.time()
-            silent = [rank for rank, beat in beats.items() if beat is None or now - beat.time > SILENT_SECONDS]
+            now = time.monotonic()
+            silent = [rank for rank, beat in beats.items() if not beat or now - beat.time > SILENT_SECONDS]
             if silent or now > deadline:
                 break
             time.sleep(BEAT_SECONDS / 2)
@@ -63,7 +68,7 @@ class Health:
 
     def _publish(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
-            self.beat.time = time.time()
+            self.beat.time = time.monotonic()
             try:
                 self._store.set(f"beat/{self.rank}", json.dumps(asdict(self.beat)))
                 if self.told:
@@ -77,7 +82,8 @@ class Health:
         try:
             if not self._store.check([f"beat/{rank}"]):
                 return None
-            return Beat(**json.loads(self._store.get(f"beat/{rank}")))
+            beat = Beat(**json.loads(self._store.get(f"beat/{rank}")))
+            return replace(beat, time=beat.time - self._ahead[rank])
         except RuntimeError:
             return None
 

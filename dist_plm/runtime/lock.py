@@ -29,7 +29,7 @@ class Lock:
         fault = self._open(path, grace_seconds)
         if faults := [f"{each}, on rank {rank}" for rank, each in enumerate(world.gather_objects(fault)) if each]:
             raise UserError(f"run_dir {folder} can't be written ({faults[0]}): choose another with --run_dir")
-        holder = world.gather_objects(self._take(grace_seconds) if world.is_first else "")[0]
+        holder = world.from_first(lambda: self._take(grace_seconds))
         if holder:
             raise UserError(f"run_dir {folder} is in use by {holder}: wait for that run, stop it, or name another")
         with suppress(OSError):

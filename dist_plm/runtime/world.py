@@ -1,10 +1,10 @@
 """The ranks of a run. The only module that calls collectives; with one rank every one of them is the identity."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,8 @@ _TRANSPORT = ("gloo", "nccl", "connection", "timed out", "timeout", "peer", "soc
 # torch 2.13 renamed the two tensor collectives and warns about the old names; 2.11 has only those.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+T = TypeVar("T")
 
 
 class RankFailure(RunFailure):
@@ -65,11 +67,12 @@ class _AllReduceSum(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class World:
-    """Rank `rank` of `size`, computing on `device`."""
+    """Rank `rank` of `size`, computing on `device`; nodes of `node_size` ranks each, of 1 where they differ in size."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    node_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     health: Health | None = None
     preemption: Preemption | None = None
@@ -164,6 +167,15 @@ class World:
         with self.waiting("exchange between the ranks"):
             dist.all_gather_object(values, value)
         return values
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What the first rank makes, picklable, on all ranks; the others wait for it."""
+        if self.size == 1:
+            return make()
+        values: list[Any] = [make() if self.is_first else None]
+        with self.waiting("word of the first rank"):
+            dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+        return values[0]
 
     def barrier(self, what: str) -> None:
         """Wait for all ranks at `what`, `runtime.timeout_seconds` at most."""

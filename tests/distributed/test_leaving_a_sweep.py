@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dist_plm.config import Config, DataConfig, EvaluationConfig, ViewsConfig
 from dist_plm.data.store import Store
-from dist_plm.index.gallery import sweep
+from dist_plm.index.sweep import sweep
 from dist_plm.runtime.preemption import Preempted, Preemption
 from dist_plm.runtime.progress import Display
 from dist_plm.runtime.world import World
@@ -60,7 +60,7 @@ def test_all_leave_and_the_shards_stay(tmp_path: Path) -> None:
     samples = [shard.samples for shard in Store(shards, "train").shards]
     assert ranks[1]["first"] == samples[1] + 2  # at once
     assert ranks[0]["first"] < samples[0] + samples[2] + samples[4]  # within the seconds that it takes to hear of it
-    assert ranks[0]["files"] == ranks[1]["files"] and "shard_000001.npy" in ranks[0]["files"]
+    assert ranks[0]["files"] == ranks[1]["files"] and f"ids_{samples[0]}_{samples[1]}.npy" in ranks[0]["files"]
     assert not any(name.endswith(".tmp") for name in ranks[0]["files"])
     done = [int(name[6:12]) for name in ranks[0]["files"]]
     assert sum(rank["second"] for rank in ranks) == sum(samples) - sum(samples[number] for number in done)

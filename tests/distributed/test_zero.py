@@ -23,9 +23,9 @@ from dist_plm.config import (
 )
 from dist_plm.data.loader import Batch
 from dist_plm.errors import UserError
-from dist_plm.index.gallery import digest
 from dist_plm.learner import Learner, phases
 from dist_plm.model import torchvision_backbone
+from dist_plm.model.digest import digest
 from dist_plm.runtime.checkpoint import Sharded
 from dist_plm.runtime.world import World
 from tests.distributed.ranks import on_ranks

@@ -11,7 +11,7 @@ from dist_plm import evaluate
 from dist_plm import train as training
 from dist_plm.config import DataConfig, ViewsConfig
 from dist_plm.data.loader import Loader
-from dist_plm.data.remote.store import open_split
+from dist_plm.data.opening import open_split
 from dist_plm.data.store import Store
 from tests.commands import on_ranks
 from tests.end_to_end.conftest import STEPS, events, refused

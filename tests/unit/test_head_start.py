@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from dist_plm import head_start
 from dist_plm.config import Config, ModelConfig
 from dist_plm.errors import UserError
 from dist_plm.head_start import principal_projection
+from dist_plm.index.rows import HeldRows
 from dist_plm.learner import Learner, phases
 from dist_plm.runtime.world import World
 
@@ -16,10 +18,15 @@ def correlated(count: int = 60, width: int = 9) -> np.ndarray:
     return draw.normal(size=(count, width)) @ draw.normal(size=(width, width)) + draw.normal(size=width)
 
 
+def rows(points: np.ndarray) -> HeldRows:
+    return HeldRows(torch.from_numpy(points))
+
+
 @pytest.mark.parametrize("whiten", [False, True])
-def test_projections_are_those_of_a_singular_value_decomposition(whiten):
+def test_projections_are_those_of_a_singular_value_decomposition(whiten, monkeypatch):
+    monkeypatch.setattr(head_start, "BLOCK", 25)
     points = correlated()
-    weight, bias = principal_projection(torch.from_numpy(points), 4, whiten=whiten)
+    weight, bias = principal_projection(rows(points), 4, whiten=whiten)
     centred = points - points.mean(axis=0)
     left, sigma, _ = np.linalg.svd(centred, full_matrices=False)
     expected = left[:, :4] * (1 if whiten else sigma[:4])
@@ -31,19 +38,21 @@ def test_projections_are_those_of_a_singular_value_decomposition(whiten):
 
 
 def test_signs_do_not_depend_on_the_solver():
-    points = torch.from_numpy(correlated())
-    weight, _ = principal_projection(points, 4, whiten=False)
+    points = correlated()
+    weight, _ = principal_projection(rows(points), 4, whiten=False)
     assert (weight.gather(1, weight.abs().argmax(dim=1, keepdim=True)) > 0).all()
-    again, _ = principal_projection(points.flip(0), 4, whiten=False)
+    again, _ = principal_projection(rows(points[::-1].copy()), 4, whiten=False)
     torch.testing.assert_close(weight, again)
 
 
 def test_too_few_directions_are_told():
-    flat = torch.from_numpy(correlated()[:, :3] @ np.ones((3, 9)))
+    flat = rows(correlated()[:, :3] @ np.ones((3, 9)))
     with pytest.raises(UserError, match=r"model\.head_start needs 4 directions"):
         principal_projection(flat, 4, whiten=True)
     with pytest.raises(UserError, match=r"model\.head_start needs 10 directions"):
-        principal_projection(torch.from_numpy(correlated()), 10, whiten=False)
+        principal_projection(rows(correlated()), 10, whiten=False)
+    with pytest.raises(UserError, match=r"needs 4 directions \(model.dim\), the features of 4 images"):
+        principal_projection(rows(correlated()[:4]), 4, whiten=False)
 
 
 def test_student_and_teacher_begin_at_the_whitened_features():
@@ -54,7 +63,7 @@ def test_student_and_teacher_begin_at_the_whitened_features():
 
     def features(pooled):
         asked.append(pooled(images))
-        return asked[0]
+        return HeldRows(asked[0])
 
     learner.start_heads(features)
     student = learner.student

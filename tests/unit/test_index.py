@@ -52,7 +52,7 @@ def test_excluded_rows_are_not_found(backend):
 @pytest.mark.parametrize("k", [1, 7, 40])
 def test_heavy_duplicates_tie_by_id(backend, k, monkeypatch):
     monkeypatch.setattr(flat, "QUERY_BLOCK", 64)
-    monkeypatch.setattr(proposals, "GALLERY_BLOCK", 100)
+    monkeypatch.setattr(proposals, "BLOCK", 100)
     different = np.random.default_rng(0).integers(-2, 3, (12, 6)) / 4  # exact distances in every precision
     gallery = different[np.random.default_rng(1).integers(0, 12, 1500)].astype(np.float32)
     own = np.arange(0, 1500, 10)
@@ -126,7 +126,7 @@ def test_progress_counts_queries(backend):
 def test_missing_faiss_is_named_and_auto_does_without(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     gallery = sphere(20)
-    with pytest.raises(UserError, match=r"pip install faiss-cpu.*runtime\.index"):
+    with pytest.raises(UserError, match=r"pip install faiss-cpu.*index\.backend"):
         nearest(gallery, gallery, 2, backend="faiss")
     assert (nearest(gallery, gallery, 2)[0] == brute_force(gallery, gallery, 2)).all()
 

@@ -9,6 +9,7 @@ import pytest
 
 from dist_plm.data.format import OFFSET_DTYPE, Manifest
 from dist_plm.data.locality import near_shards, node_rows
+from dist_plm.runtime.world import World
 from shards import build
 from shards.order import cluster_order
 
@@ -41,12 +42,11 @@ def test_one_node_leaves_the_plan_as_it_is():
     assert near_shards(plan, store_of(np.zeros(24, int), 1), 1) is plan
 
 
-def test_the_node_reads_what_its_ranks_read(monkeypatch):
+def test_the_node_reads_what_its_ranks_read():
     plan = np.arange(2 * 8 * 3).reshape(2, 8, 3)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert node_rows(plan, 2, 4).tolist() == node_rows(plan, 3, 4).tolist() == plan[:, 4:].reshape(2, -1).tolist()
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")  # nodes of 3 and 1: each rank for itself
-    assert node_rows(plan, 2, 4).tolist() == plan[:, 4:6].reshape(2, -1).tolist()
+    for rank in (2, 3):
+        assert (node_rows(plan, World(rank, 4, node_size=2)) == plan[:, 4:].reshape(2, -1)).all()
+    assert (node_rows(plan, World(2, 4)) == plan[:, 4:6].reshape(2, -1)).all()
 
 
 def clouds(draw: np.random.Generator, images: int, clusters: int) -> tuple[np.ndarray, np.ndarray]:

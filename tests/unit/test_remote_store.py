@@ -12,13 +12,13 @@ import pytest
 
 from dist_plm.config import BatchConfig, Config, DataConfig, ViewsConfig
 from dist_plm.data.loader import Loader
-from dist_plm.data.reads import read_rows
+from dist_plm.data.opening import open_split
 from dist_plm.data.remote import mirror, spans
 from dist_plm.data.remote.spans import Remote, Span, StoreFailure
-from dist_plm.data.remote.store import open_split
 from dist_plm.data.store import Store
 from dist_plm.data.stream import sweep_shard
 from dist_plm.errors import UserError
+from dist_plm.estimate import read_rows
 from shards.build import main as build
 from tests.servers import damage
 
@@ -205,10 +205,13 @@ def test_mistakes_are_told_before_anything_starts(built, data, tmp_path, change)
         open_split(data, "train")
 
 
-def test_a_missing_package_is_told_in_a_line(data, monkeypatch):
-    monkeypatch.setitem(sys.modules, "gcsfs", None)
-    data.shards = "gs://bucket/x"
-    with pytest.raises(UserError, match=r"pip install 'dist_plm\[remote\]'"):
+@pytest.mark.parametrize(
+    ("package", "url", "mend"), [("gcsfs", "gs://", "the one it names"), ("s3fs", "s3://", "remote")]
+)
+def test_a_missing_package_is_told_in_a_line(data, monkeypatch, package, url, mend):
+    monkeypatch.setitem(sys.modules, package, None)
+    data.shards = f"{url}bucket/x"
+    with pytest.raises(UserError, match=rf"needs a package that is not installed .*{package}.*: pip install .*{mend}"):
         open_split(data, "train")
 
 

@@ -1,9 +1,16 @@
 """What a rank finds out about the machine."""
 
+import json
+import time
+from dataclasses import asdict
+
+import pytest
 import torch
+import torch.distributed as dist
 
 from dist_plm.config import RuntimeConfig
-from dist_plm.runtime.connection import connect, disconnect, fair_share
+from dist_plm.runtime import health
+from dist_plm.runtime.connection import connect, disconnect, fair_share, node_size
 
 
 def cores(host: str, *numbers: int) -> set[tuple[str, int]]:
@@ -26,3 +33,21 @@ def test_alone_a_rank_takes_all_cores(monkeypatch):
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_nodes_of_different_sizes_are_ranks_alone():
+    assert node_size([2, 2, 2, 2]) == 2 and node_size([4, 4, 4, 4]) == 4 and node_size([1]) == 1
+    assert [node_size(said) for said in ([2, 2, 1, 1], [3, 3, 3, 1], [0], [3, 3])] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("ahead", [3600.0, -3600.0])
+def test_a_clock_of_another_host_is_not_silence(monkeypatch, ahead):
+    """The other rank's clock began an hour before or after this one's: it lives for as long as it beats."""
+    monkeypatch.setattr(health, "SILENT_SECONDS", 0.5)
+    store, this = dist.HashStore(), time.monotonic()
+    watch = health.Health(0, 2, store)
+    watch.compare([this, this + ahead])
+    for beats_until, found in ((this + 60, "all ranks still run"), (this - 1, "rank 1 died or froze at step 7")):
+        store.set("beat/1", json.dumps(asdict(health.Beat(beats_until + ahead, 7, "its own work"))))
+        assert found in watch.diagnose()
+    watch.close()

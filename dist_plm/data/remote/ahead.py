@@ -2,11 +2,13 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 
 from dist_plm.data.remote.cache import NEVER, ImageCache
 from dist_plm.data.store import Foresight
+from dist_plm.errors import RunFailure
 
 CHUNK = 64  # images asked for at once
 WINDOW = 8  # an eighth of the cache lies ahead; more would push out what earlier epochs left for later steps
@@ -15,8 +17,9 @@ WINDOW = 8  # an eighth of the cache lies ahead; more would push out what earlie
 class Ahead(Foresight):
     """Fetches the images of `rows` that this rank looks after, on a thread of its own.
 
-    What one rank fetches all ranks of the node read: together they fetch each image of the node's plan once. A failure
-    ends the thread in silence: whoever needs the image asks for it again and is told.
+    What one rank fetches all ranks of the node read: together they fetch each image of the node's plan once, but for
+    those that a rank needs before the one that looks after them has them. What can't be had is passed over in silence:
+    whoever needs the image asks for it again and is told.
 
     Args:
         cache: To be filled.
@@ -67,8 +70,9 @@ class Ahead(Foresight):
     def _run(self) -> None:
         try:
             while chunk := self._chunk():
-                for position, data in zip(chunk, self._fetch([int(self._ids[at]) for at in chunk]), strict=True):
-                    self._cache.put(int(self._ids[position]), data, position)
+                with suppress(RunFailure):
+                    for position, data in zip(chunk, self._fetch([int(self._ids[at]) for at in chunk]), strict=True):
+                        self._cache.put(int(self._ids[position]), data, position)
         except Exception:  # of whatever kind, the reader meets it too
             return
 

@@ -4,10 +4,12 @@ Belady's rule (Belady 1966, "A study of replacement algorithms for a virtual-sto
 less, and here it can be followed, since a plan says when each image will be read.
 """
 
+import errno
 import heapq
 import os
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +75,8 @@ class ImageCache:
             try:
                 self._write(self._path(id), data)
             except OSError as error:
-                if error.errno in NO_ROOM:  # then there is less of a cache; the images are read all the same
+                # Then there is less of a cache; the images are read all the same. ENOENT: another run cleans up.
+                if error.errno in (*NO_ROOM, errno.ENOENT):
                     return False
                 raise
             self.size += len(data)
@@ -104,21 +107,23 @@ class ImageCache:
         self._path(id).unlink(missing_ok=True)
 
     def _found(self) -> list[tuple[int, int]]:
-        """(id, bytes) of the images of this rank that an earlier run left."""
+        """(id, bytes) of the images of this rank that an earlier run left; what it left unfinished is removed."""
         found = []
         for folder in os.scandir(self._folder):
             for file in os.scandir(folder) if folder.is_dir() else ():
-                if file.name.isdecimal() and int(file.name) % self.parts == self.part:
-                    found.append((int(file.name), file.stat().st_size))
+                with suppress(FileNotFoundError):  # another run on this node removed it
+                    if file.name.startswith(f".{self.part}-"):
+                        os.unlink(file)
+                    elif file.name.isdecimal() and int(file.name) % self.parts == self.part:
+                        found.append((int(file.name), file.stat().st_size))
         return found
 
     def _path(self, id: int) -> Path:
         return self._folder / str(id // FOLDER) / str(id)
 
-    @staticmethod
-    def _write(path: Path, data: bytes) -> None:
+    def _write(self, path: Path, data: bytes) -> None:
         path.parent.mkdir(exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{self.part}-")
         try:
             with open(descriptor, "wb") as file:
                 file.write(data)

@@ -3,29 +3,18 @@
 import fcntl
 import functools
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from dist_plm.config import DataConfig
 from dist_plm.data.format import MANIFEST, Manifest, TableInfo, checks_path, labels_path, offsets_path
-from dist_plm.data.remote.spans import Remote, Span, StoreFailure, is_url
+from dist_plm.data.place import cache_folder
+from dist_plm.data.remote.spans import BLOCK, Remote, Span, StoreFailure
 from dist_plm.errors import UserError
 from dist_plm.runtime.atomic import replacing
 
-BLOCK = 1 << 23  # bytes of a request for a piece of a table
 START_SECONDS = 15.0  # who mistyped a URL should not wait for long
-
-
-def cache_folder(data: DataConfig) -> Path:
-    """Where a node keeps what it fetched or decoded: `data.cache_dir`, else the user's cache."""
-    return Path(data.cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dist_plm")
-
-
-def manifest_of(data: DataConfig) -> Manifest:
-    """The manifest of `data.shards`, wherever it lies. Raises UserError where there is none."""
-    return Manifest.load(mirror(data) if is_url(data.shards) else data.shards)
 
 
 def mirror(data: DataConfig, split: str = "") -> Path:
@@ -39,19 +28,20 @@ def mirror(data: DataConfig, split: str = "") -> Path:
     try:
         folder = _manifest(data.shards, cache_folder(data), min(data.retry_seconds, START_SECONDS))
         if split and (info := Manifest.load(folder).splits.get(split)):
-            if len(info.tables) < 3:
+            paths = offsets_path(folder, split), labels_path(folder, split), checks_path(folder, split)
+            if any(path.name not in info.tables for path in paths):
                 raise UserError(
                     f"{data.shards} was built before data sets had checksums, without which nothing is trusted that "
                     "comes over a network: build it again (the fingerprint stays the same) or copy it here"
                 )
             remote = Remote(data.shards, data.retry_seconds)
-            for path in (offsets_path(folder, split), labels_path(folder, split), checks_path(folder, split)):
+            for path in paths:
                 _fetch(remote, path, info.tables[path.name])
     except StoreFailure as failure:
         raise UserError(f"data.shards can't be read: {failure}") from failure
     except OSError as error:
         raise UserError(
-            f"data.cache_dir {cache_folder(data)} can't be written ({error.strerror}): name another folder"
+            f"{cache_folder(data)} can't be written ({error.strerror}): name another, data.cache_dir or XDG_CACHE_HOME"
         ) from error
     return folder
 

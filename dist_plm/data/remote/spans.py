@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from dist_plm.errors import RunFailure, UserError
 
+BLOCK = 1 << 23  # bytes of a request for a part of a table, or of a sweep
 IN_FLIGHT = 64  # requests at once: at 30 ms each, 2,000 a second
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds
 WRONG_TRIES = 3  # a store that fails may come back; wrong bytes that come thrice are there to stay
@@ -28,11 +29,6 @@ class Span(NamedTuple):
 
 class StoreFailure(RunFailure):
     """A remote store does not answer, or not with what the data set holds."""
-
-
-def is_url(place: object) -> bool:
-    """Whether a data set lies at a URL, not in a folder."""
-    return "://" in str(place)
 
 
 class Remote:
@@ -149,9 +145,8 @@ def _file_system(url: str) -> tuple[Any, str]:
             options["config_kwargs"] = {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS}
         files, path = fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)
     except ImportError as error:
-        raise UserError(
-            f"{url} needs a package that is not installed ({error}): pip install 'dist_plm[remote]'"
-        ) from error
+        package = "'dist_plm[remote]'" if scheme in ("http", "https", "s3") else "the one it names"
+        raise UserError(f"{url} needs a package that is not installed ({error}): pip install {package}") from error
     except ValueError as error:
         raise UserError(f"{url} is no URL that can be read ({error})") from error
     return files, path.rstrip("/")

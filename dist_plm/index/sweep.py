@@ -1,14 +1,12 @@
 """The gallery: embeddings of all images of a split, swept by all ranks together."""
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dist_plm.config import Config
 from dist_plm.data.shares import balanced
@@ -44,10 +42,11 @@ def sweep(
         Preempted: a rank was told to leave, and all do so between two batches.
     """
     folder = folder / store.split
-    files = [folder / f"shard_{number:06d}.npy" for number in range(len(store.shards))]
+    # By their ids: the same images in another cut have other files.
+    files = [folder / f"ids_{shard.first_id}_{shard.samples}.npy" for shard in store.shards]
     folder.mkdir(parents=True, exist_ok=True)
     # As the first rank sees it: on a network's file system not all see a file at once.
-    there = world.gather_objects(set(os.listdir(folder)) if world.is_first else None)[0]
+    there = world.from_first(lambda: set(os.listdir(folder)))
     missing = [number for number, file in enumerate(files) if file.name not in there]
     shares = balanced([store.shards[number].samples for number in missing], world.size)
     own = [missing[position] for position in shares[world.rank]]
@@ -74,12 +73,3 @@ def sweep(
                 )
     world.leave_if_told()  # ranks with fewer shards wait here for the others
     return Embeddings(files)
-
-
-def digest(module: nn.Module) -> str:
-    """A name for the weights of a module: equal weights, equal name."""
-    sha = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        sha.update(name.encode())
-        sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()[:16]

@@ -8,21 +8,16 @@ import numpy as np
 
 from dist_plm.config import DataConfig
 from dist_plm.data.format import CHECK_DTYPE, checks_path, is_sound
+from dist_plm.data.place import cache_folder
 from dist_plm.data.remote.ahead import Ahead
 from dist_plm.data.remote.cache import ImageCache
-from dist_plm.data.remote.mirror import cache_folder, mirror
-from dist_plm.data.remote.spans import Remote, Span, is_url
+from dist_plm.data.remote.mirror import mirror
+from dist_plm.data.remote.spans import BLOCK, Remote, Span
 from dist_plm.data.store import Store, table
 from dist_plm.errors import UserError
 from dist_plm.runtime.environment import number
 
-BLOCK = 1 << 23  # bytes of a request of a sweep
 GAP = 1 << 14  # images closer than this in a tar are asked for together: 16 KB take less than another request
-
-
-def open_split(data: DataConfig, split: str) -> Store:
-    """The split of `data.shards`, in a folder or at a URL. Raises UserError where it can't be read."""
-    return RemoteStore(data, split) if is_url(data.shards) else Store(data.shards, split)
 
 
 class RemoteStore(Store):
@@ -41,7 +36,9 @@ class RemoteStore(Store):
         try:
             self._cache = ImageCache(folder, int(data.cache_gb * 1e9) // parts, part, parts)
         except OSError as error:
-            raise UserError(f"data.cache_dir {folder} can't be written ({error.strerror}): name another") from error
+            raise UserError(
+                f"{folder} can't be written ({error.strerror}): name another, data.cache_dir or XDG_CACHE_HOME"
+            ) from error
 
     def read(self, id: int) -> bytes:
         """The bytes of image `id`, from the node's disk or the network, sound. Thread-safe."""
