@@ -52,16 +52,17 @@ def test_trains_and_resumes(method: str, tmp_path: Path, tiny: Path) -> None:
     assert events(broken, "resumed")
     assert_same_end(broken, whole)
     if METHODS[method][0] == "pseudo_labels":
-        assert_labels_are_made_up_at_a_refresh_alone(whole)
+        # A walk has as many clusters as it finds anchors: untrained embeddings are one heap.
+        assert_labels_are_made_up_at_a_refresh_alone(whole, {9} if method != "random_walk" else set(range(1, 10)))
 
 
-def assert_labels_are_made_up_at_a_refresh_alone(run: Path) -> None:
+def assert_labels_are_made_up_at_a_refresh_alone(run: Path, clusters: set[int]) -> None:
     made = events(run, "clusters")
     assert [event["epoch"] for event in made] == [0, 2]
     for epoch, event in enumerate([made[0], made[0], made[1]]):
         labels = np.load(run / "plans" / f"labels_{event['sha256'][:16]}.npy")
-        assert len(np.unique(labels)) == event["clusters"] == 9
+        assert len(np.unique(labels[labels >= 0])) == event["clusters"] and event["clusters"] in clusters
         groups = labels[np.load(run / "plans" / f"epoch_{epoch:05d}.npy")]
-        assert (groups == groups[:, :, :1]).all(), "a group holds images of one cluster"
+        assert (groups == groups[:, :, :1]).all() and groups.min() >= 0, "a group holds images of one cluster"
     moments = tensors(run)["optimiser.method.proxies.raw.step"]
     assert float(moments) == STEPS_PER_EPOCH, "new proxies begin with new moments"
