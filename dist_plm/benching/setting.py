@@ -23,6 +23,7 @@ from dist_plm.runtime.parts import Stopwatch
 from dist_plm.runtime.progress import Display
 from dist_plm.runtime.world import World
 
+RATE = 1e-6  # of steps on noise
 DRAWN_BATCHES, DRAWN_PIXELS = 4, 128  # images of the drawn data set, and their side
 READ_IMAGES = 500  # of a data set, of which the first shards are read
 
@@ -74,6 +75,8 @@ class Setting:
     def learner(self, config: Config | None = None, world: World | None = None) -> Learner:
         """A fresh learner in the phase of the method."""
         config = config or self.config
+        # Trained on noise at its own rate, a network shrinks to numbers so small that a CPU computes with them slowly.
+        config = replace(config, optimiser=replace(config.optimiser, lr=RATE))
         return Learner(config, world or self.world, phases(config)[-1])
 
     def batch(self, images: int) -> Batch:

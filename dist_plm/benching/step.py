@@ -8,7 +8,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from dist_plm.benching.ratios import Ratio, in_turns
-from dist_plm.benching.setting import Setting
+from dist_plm.benching.setting import RATE, Setting
 from dist_plm.config import Config
 from dist_plm.data.loader import Batch
 from dist_plm.learner import Learner
@@ -53,7 +53,7 @@ def plain_step(setting: Setting, batch: Batch) -> Callable[[], None]:
     teacher = Teacher(student, config.model.momentum)
     backbone, head = student.backbone.parameters(), student.head_parameters()
     updates = build_updates(backbone, head, [], config.optimiser, own_lr_scale=1.0)
-    updates.set_learning_rate(1e-6)
+    updates.set_learning_rate(RATE)
     replica = DistributedDataParallel(student, gradient_as_bucket_view=True) if world.size > 1 else student
     autocast = setting.learner().strategy.autocast  # precision as configured
 
