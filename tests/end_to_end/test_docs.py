@@ -55,14 +55,15 @@ def commands() -> list[tuple[str, str]]:
     found = []
     for path in DOCUMENTS:
         blocks = re.findall(r"```(?:bash|sh)?\n(.*?)```", text := path.read_text(), re.S)
-        blocks += re.findall(r"(?:^|\n\n)((?: {4}.*\n)+)", re.sub(r"```.*?```", "", text, flags=re.S))
+        prose = re.sub(r"```.*?```", "", text, flags=re.S)
+        blocks += re.findall(r"(?:^|\n\n)((?: {4}.*\n)+)", prose)
         for block in blocks:
             for line in re.sub(r"\\\n\s*", "", block).splitlines():
                 line = re.sub(r"\s+(#|\(commit).*$", "", line.strip().removeprefix("$ "))
                 line = re.sub(r"^(?:[A-Z_]+=\S+ )+", "", line)
                 if line.split(" ")[0] in STARTS:
                     found += [(path.name, part.strip()) for part in line.split("&&")]
-        for line in re.findall(r"(?<!`)`((?:python|torchrun) [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S)):
+        for line in re.findall(r"(?<!`)`((?:python|torchrun) [^`]*(?:-m |\.py)[^`]*)`", prose):
             found.append((path.name, re.sub(r"[\[\]]", " ", line.replace("\n", " "))))  # [--optional]
     return found
 
@@ -70,10 +71,10 @@ def commands() -> list[tuple[str, str]]:
 COMMANDS = commands()
 
 
-def help_of(module: str) -> str:
-    """What `--help` prints, in this interpreter."""
+def help_of(module: str, *words: str) -> str:
+    """What `words --help` prints, in this interpreter."""
     printed = io.StringIO()
-    before, sys.argv = sys.argv, [module, "--help"]
+    before, sys.argv = sys.argv, [module, *words, "--help"]
     try:
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
             importlib.import_module(module).main()
@@ -113,7 +114,9 @@ def test_a_command_is_known(document: str, command: str) -> None:
     if module.startswith("benchmarks.") and "argparse" not in (ROOT / (module.replace(".", "/") + ".py")).read_text():
         return
     text = help_of(module)
-    flags = {word.split("=")[0] for word in arguments if word.startswith("--")}
+    if arguments and re.search(rf"[{{,]{re.escape(arguments[0])}[,}}]", text):  # a command of its own
+        text += help_of(module, arguments[0])
+    flags = {word.split("=")[0] for word in arguments if word.startswith("--") and " " not in word}
     if any(flag.count(".") for flag in flags) or module == "launch.slurm":
         text += help_of("dist_plm.train")
     missing = {flag for flag in flags if not re.search(rf"{re.escape(flag)}(?![\w-])", text)}
