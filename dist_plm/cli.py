@@ -12,7 +12,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
 
 from dist_plm.config import Config
-from dist_plm.errors import RunFailure, UserError
+from dist_plm.errors import MachineError, RunFailure, UserError
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -85,8 +85,8 @@ def load_config(path: Path) -> Config:
 
 
 def _speaks() -> bool:
-    """The ranks of a node see the same mistake; one says so."""
-    rank = os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0"))
+    """Every rank sees the same mistake; one says so."""
+    rank = os.environ.get("RANK", "0")
     return not rank.isdecimal() or int(rank) == 0
 
 
@@ -95,7 +95,7 @@ def run_command(command: Callable[[], int]) -> NoReturn:
     try:
         status = command()
     except (UserError, RunFailure) as error:
-        if _speaks() or isinstance(error, RunFailure):
+        if _speaks() or isinstance(error, RunFailure | MachineError):
             print(f"error: {error}", file=sys.stderr)
         status = 2 if isinstance(error, UserError) else 1
     sys.exit(status)

@@ -8,5 +8,9 @@ class UserError(Exception):
     """
 
 
+class MachineError(UserError):
+    """A mistake that only the ranks of one machine may see, such as a missing GPU: whoever sees it says so."""
+
+
 class RunFailure(Exception):
     """A run that started well can't go on: a dead rank, a loss that is not finite. Status 1, the cause in one line."""

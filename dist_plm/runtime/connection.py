@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from dist_plm.config import RuntimeConfig
-from dist_plm.errors import RunFailure, UserError
+from dist_plm.errors import MachineError, RunFailure, UserError
 from dist_plm.runtime.environment import number
 from dist_plm.runtime.health import Health
 from dist_plm.runtime.preemption import Preemption
@@ -98,7 +98,7 @@ def _device(config: RuntimeConfig, local_rank: int) -> torch.device:
     if config.device == "cpu" or (config.device == "auto" and not available):
         return torch.device("cpu")
     if local_rank >= available:
-        raise UserError(
+        raise MachineError(
             f"local rank {local_rank} has no GPU: this machine has {available}. "
             f"Start {max(available, 1)} processes a node, or set --runtime.device cpu"
         )

@@ -42,10 +42,10 @@ def test_the_command_on_a_run(finished, here, tmp_path):
         assert row["all"]["pairs"] == 140 * 139 and row["batches"]["pairs"] == 2 * 20 * 19
         assert 0 < row["all"]["purity"] <= 1 and 0 < row["all"]["purity_control"] <= 1
     assert 0 < result["proxies"]["used"] <= 1 and "hierarchical" in outcome.err
-    swept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard_*.npy")}
+    swept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("ids_*.npy")}
     again = here(supervision.main, *arguments)
     assert json.loads(again.out) == result
-    assert swept and swept == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard_*.npy")}
+    assert swept and swept == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("ids_*.npy")}
 
 
 def test_an_export_is_judged_as_its_run(finished, demo, here, tmp_path):

@@ -33,7 +33,7 @@ def test_a_gpu_where_there_is_none(mistaken, monkeypatch):
 def test_more_ranks_than_gpus(mistaken, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    mistaken("Start 1 processes a node", "--runtime.device", "cuda", **LOCAL, RANK="0", LOCAL_RANK="1", MASTER_PORT="1")
+    mistaken("Start 1 processes a node", "--runtime.device", "cuda", **LOCAL, RANK="1", LOCAL_RANK="1", MASTER_PORT="1")
 
 
 def test_a_port_that_is_taken(mistaken, port):

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ERRORS = {"UserError", "RunFailure", "RankFailure", "StoreFailure"}
+ERRORS = {"UserError", "MachineError", "RunFailure", "RankFailure", "StoreFailure"}
 GAP = "…"
 
 

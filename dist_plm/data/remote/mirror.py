@@ -11,7 +11,7 @@ from dist_plm.config import DataConfig
 from dist_plm.data.format import MANIFEST, Manifest, TableInfo, checks_path, labels_path, offsets_path
 from dist_plm.data.place import cache_folder
 from dist_plm.data.remote.spans import BLOCK, Remote, Span, StoreFailure
-from dist_plm.errors import UserError
+from dist_plm.errors import MachineError, UserError
 from dist_plm.runtime.atomic import replacing
 
 START_SECONDS = 15.0  # who mistyped a URL should not wait for long
@@ -40,7 +40,7 @@ def mirror(data: DataConfig, split: str = "") -> Path:
     except StoreFailure as failure:
         raise UserError(f"data.shards can't be read: {failure}") from failure
     except OSError as error:
-        raise UserError(
+        raise MachineError(
             f"{cache_folder(data)} can't be written ({error.strerror}): name another, data.cache_dir or XDG_CACHE_HOME"
         ) from error
     return folder

@@ -14,7 +14,7 @@ from dist_plm.data.remote.cache import ImageCache
 from dist_plm.data.remote.mirror import mirror
 from dist_plm.data.remote.spans import BLOCK, Remote, Span
 from dist_plm.data.store import Store, table
-from dist_plm.errors import UserError
+from dist_plm.errors import MachineError
 from dist_plm.runtime.environment import number
 
 GAP = 1 << 14  # images closer than this in a tar are asked for together: 16 KB take less than another request
@@ -36,7 +36,7 @@ class RemoteStore(Store):
         try:
             self._cache = ImageCache(folder, int(data.cache_gb * 1e9) // parts, part, parts)
         except OSError as error:
-            raise UserError(
+            raise MachineError(
                 f"{folder} can't be written ({error.strerror}): name another, data.cache_dir or XDG_CACHE_HOME"
             ) from error
 
