@@ -1,6 +1,6 @@
 """Peak memory of a rank for one training step against the number of proxies P and of ranks W, as a Markdown table.
 
-    python benchmarks/proxies_memory.py --proxies 0 10000 100000 1000000 --ranks 1 2 4
+    python -m benchmarks.proxies_memory --proxies 0 10000 100000 1000000 --ranks 1 2 4
 
 Forward, backward and an Adam step of the method on 200 points, D = 128, M = 3, without a backbone, on the CPU. Each
 rank is a process of its own, and its peak is the operating system's. This process stays small: imports are late because
@@ -11,11 +11,12 @@ import argparse
 import json
 import os
 import platform
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from tests.commands import environments
 
 POINTS, DIM, MANIFOLD_DIM = 200, 128, 3
 
@@ -29,7 +30,7 @@ def main() -> None:
     if "RANK" in os.environ:
         print(json.dumps(one_step(arguments.proxies[0])))
         return
-    print(f"`python {' '.join(sys.argv)}` on {machine()}\n")
+    print(f"`python -m benchmarks.proxies_memory {' '.join(sys.argv[1:])}` on {machine()}\n")
     print("| P | W | peak of a rank, GB | above P = 0, GB | parameters, gradients, moments, GB | step, s |")
     print("|---|---|---|---|---|---|")
     floor: dict[int, float] = {}
@@ -48,16 +49,11 @@ def main() -> None:
 
 def measure(count: int, size: int) -> tuple[list[float], float, str]:
     """Peaks of the ranks in GB, seconds of the slowest, and the version of torch."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    common = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1",
-              "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}  # fmt: skip
-    environment = os.environ | common | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    common = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     command = [sys.executable, __file__, "--proxies", str(count)]
     ranks = [
-        subprocess.Popen(command, env=environment | {"RANK": str(r), "LOCAL_RANK": str(r)}, stdout=subprocess.PIPE)
-        for r in range(size)
+        subprocess.Popen(command, env=common | environment, stdout=subprocess.PIPE)
+        for environment in environments(size)
     ]
     answers = [rank.communicate()[0] for rank in ranks]
     if any(rank.returncode for rank in ranks):

@@ -1,4 +1,4 @@
-"""`python benchmarks/scale_run.py --shards DIR`: sweep, index, plan and some steps; time and memory of each phase.
+"""`python -m benchmarks.scale_run --shards DIR`: sweep, index, plan and some steps; time and memory of each phase.
 
 Memory is that of the largest rank, read from /proc ten times a second; its own leaves out pages of mapped files.
 """
@@ -13,6 +13,8 @@ import time
 from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
+
+from tests.commands import environments
 
 PHASES = {"": "start and sweep", "sweep": "index and plan", "plan": "steps"}
 POLL_SECONDS = 0.1
@@ -45,11 +47,9 @@ def main() -> None:
                 "--data.shards", options.shards, "--data.test_split", "", "--warm_up.epochs", 0,
                 "--train.report", "false", "--train.log_steps", 1, "--train.max_steps", options.steps,
                 *rest]  # fmt: skip
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517", "WORLD_SIZE": str(options.ranks)}
-        shared |= {"LOCAL_WORLD_SIZE": str(options.ranks)}
         ranks = [
-            subprocess.Popen([*map(str, line)], env={**os.environ, **shared, "RANK": str(r), "LOCAL_RANK": str(r)})
-            for r in range(options.ranks)
+            subprocess.Popen([*map(str, line)], env=os.environ | environment)
+            for environment in environments(options.ranks)
         ]
         seconds: dict[str, float] = defaultdict(float)
         peak: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))

@@ -9,12 +9,12 @@ and what the rule (Adam) keeps. They exist before the first step, so none is tak
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 from benchmarks.proxies_memory import machine
+from tests.commands import environments
 
 
 def main() -> None:
@@ -54,20 +54,15 @@ def main() -> None:
 
 def measured(backbone: str, size: int, stage: int) -> dict:
     """The largest of the ranks; each is a process."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
     ranks = []
-    for rank in range(size):
-        environment = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size,
-                       "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}  # fmt: skip
+    for environment in environments(size):
         call = f"zero_memory.report({backbone!r}, {stage})"
         code = f"import sys; sys.path[:0] = ['benchmarks', '.']; import zero_memory; {call}"
         ranks.append(
             subprocess.Popen(
                 [sys.executable, "-c", code],
                 cwd=Path(__file__).resolve().parents[1],
-                env={**os.environ, **{key: str(value) for key, value in environment.items()}},
+                env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
                 stdout=subprocess.PIPE,
                 text=True,
             )

@@ -93,6 +93,7 @@ def _check_values(config: Config) -> None:
         "seed": config.seed,
         "data.decoded_side": config.data.decoded_side,
         "proxies.count": config.proxies.count,
+        "batch.epoch_steps": config.batch.epoch_steps,
         "warm_up.epochs": config.warm_up.epochs,
         "train.max_steps": config.train.max_steps,
         "runtime.threads": config.runtime.threads,

@@ -13,7 +13,7 @@ from dist_plm.config import Config, RuntimeConfig, ZeroConfig
 from dist_plm.data.decoded import estimated_bytes
 from dist_plm.data.opening import open_split
 from dist_plm.data.place import cache_folder, is_url
-from dist_plm.data.plan import valid_world_sizes
+from dist_plm.data.plan import plan_steps, valid_world_sizes
 from dist_plm.data.remote.spans import BLOCK
 from dist_plm.data.store import Store
 from dist_plm.index.placement import place_run
@@ -43,7 +43,7 @@ def batch_arithmetic(config: Config, world_size: int) -> str:
 
 def _rows(config: Config, world_size: int) -> list[tuple[str, str]]:
     store = open_split(config.data, config.data.train_split)
-    steps = len(store) // config.batch.images
+    steps = plan_steps(len(store), config.batch)
     sizes = np.asarray(store.offsets["size"], dtype=np.int64)
     total = (config.warm_up.epochs + config.train.epochs) * steps
     networks = _networks(config, world_size)
@@ -70,7 +70,7 @@ def read_rows(config: Config, store: Store, *, swept: bool) -> list[tuple[str, s
     """
     sizes = np.asarray(store.offsets["size"], dtype=np.int64)
     total, batch = int(sizes.sum()), config.batch
-    images = len(store) // batch.images * batch.images
+    images = plan_steps(len(store), batch) * batch.images
     sweep, steps = total / batch.refresh_epochs * swept, sizes.mean() * images
     rows = [("an epoch reads", f"{sweep / 1e6:,.1f} MB in order (sweep), {steps / 1e6:,.1f} MB at random (steps)")]
     if config.data.decoded_side:

@@ -39,14 +39,14 @@ def show(runs: Sequence[sweep.Run], base: Path, cluster: Cluster) -> None:
 def duration(config: Config, run: Path, cluster: Cluster) -> str:
     """Training time at the rate that the run has shown, evaluations and sweeps not counted."""
     from dist_plm.data.opening import open_split
+    from dist_plm.data.plan import plan_steps
 
     rates = [event["images_per_second"] for event in events.read(run, "step")[-RECENT:]]
     if not rates:
         return "unknown until the run has measured its rate, for instance with --train.max_steps 50"
-    images, batch = len(open_split(config.data, config.data.train_split)), config.batch.images
-    total = images // batch * batch * (config.warm_up.epochs + config.train.epochs)
-    if config.train.max_steps:
-        total = min(total, config.train.max_steps * batch)
+    images = len(open_split(config.data, config.data.train_split))
+    steps = plan_steps(images, config.batch) * (config.warm_up.epochs + config.train.epochs)
+    total = min(steps, config.train.max_steps or steps) * config.batch.images
     rate = statistics.median(rates)
     minutes = total / rate / 60
     return (

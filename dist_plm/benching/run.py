@@ -13,6 +13,7 @@ from typing import Any
 from dist_plm.benching.ratios import Ratio
 from dist_plm.benching.setting import Setting, silent
 from dist_plm.config import CheckpointConfig, Config, WarmUpConfig
+from dist_plm.data.plan import plan_steps
 from dist_plm.data.store import Store
 from dist_plm.runtime.parts import Stopwatch, watch
 from dist_plm.runtime.preemption import Preempted, Preemption
@@ -57,7 +58,7 @@ def refreshing(setting: Setting) -> list[Ratio]:
     trainer = _Epochs(config, setting)
     trainer.run()
     sweeps, wholes = zip(*trainer.epochs[1:], strict=True)
-    steps = len(trainer.store) // config.batch.images
+    steps = plan_steps(len(trainer.store), config.batch)
     note = (
         f"{len(trainer.store)} images, {steps} steps an epoch; refreshed every {config.batch.refresh_epochs} epoch(s)"
     )

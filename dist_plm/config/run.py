@@ -10,7 +10,7 @@ class TrainConfig:
 
     Args:
         method: What is trained on a batch; `proxy_anchor` and `dada` are supervised by the labels of the split.
-        epochs: Epochs of the method's phase; an epoch is floor(n / |B|) steps.
+        epochs: Epochs of the method's phase; an epoch is floor(n / |B|) steps, or `batch.epoch_steps`.
         max_steps: Stop after so many steps in all (0: never).
         evaluate_epochs: Epochs between evaluations; start and end are always evaluated.
         log_steps: Steps between log lines.

@@ -39,17 +39,17 @@ def plan_blocks(n: int, *, batch: BatchConfig, seed: int, epoch: int, neighbours
         seed: Of the run.
         epoch: Counted from 0.
         neighbours: Called as (seeds int64 [S], depth) -> ids [S, depth]: the nearest images of every seed, nearest
-            first, without the seed. Seeds are asked for once, about n / k in all, and again only to look deeper.
+            first, without the seed. Seeds are asked for once, about n / k a pass, and again only to look deeper.
 
     Yields:
-        int64 [some, groups, group_size]; the steps add up to n // |B|. The order of all images is held, 8 n bytes,
-        and with `disjoint` one more byte an image.
+        int64 [some, groups, group_size]; the steps add up to `plan_steps`. The order of all images is held, 8 n
+        bytes, and with `disjoint` one more byte an image.
 
     Raises:
         UserError: A batch holds more images than there are.
     """
     steps = plan_steps(n, batch)
-    order = _permutation(n, seed, epoch)
+    order = _order(n, batch, seed, epoch)
     if batch.group_size == 1:
         yield order[: steps * batch.images].reshape(steps, batch.groups, 1)
     elif batch.cover == "disjoint":
@@ -61,9 +61,9 @@ def plan_blocks(n: int, *, batch: BatchConfig, seed: int, epoch: int, neighbours
 
 
 def random_plan(n: int, batch: BatchConfig, seed: int, epoch: int) -> np.ndarray:
-    """A plan without neighbours: n // |B| batches of a permutation, int64 [steps, groups, group_size]."""
+    """A plan without neighbours: batches of a permutation, int64 [steps, groups, group_size]."""
     steps = plan_steps(n, batch)
-    return _permutation(n, seed, epoch)[: steps * batch.images].reshape(steps, batch.groups, batch.group_size)
+    return _order(n, batch, seed, epoch)[: steps * batch.images].reshape(steps, batch.groups, batch.group_size)
 
 
 def class_plan(labels: np.ndarray, batch: BatchConfig, seed: int, epoch: int) -> np.ndarray:
@@ -76,13 +76,13 @@ def class_plan(labels: np.ndarray, batch: BatchConfig, seed: int, epoch: int) ->
         labels: int [n], the class of each image; images of class -1 are left out.
 
     Returns:
-        int64 [n // |B|, groups, group_size].
+        int64 [steps, groups, group_size].
 
     Raises:
         UserError: No image has a class, or there are fewer images than in a batch.
     """
     steps = plan_steps(len(labels), batch)
-    order = _permutation(len(labels), seed, epoch)
+    order = _order(len(labels), batch, seed, epoch)
     order = order[labels[order] >= 0]
     order = order[np.argsort(labels[order], kind="stable")]
     _, first, count = np.unique(labels[order], return_index=True, return_counts=True)
@@ -104,17 +104,22 @@ def class_plan(labels: np.ndarray, batch: BatchConfig, seed: int, epoch: int) ->
 
 
 def plan_steps(n: int, batch: BatchConfig) -> int:
-    """Steps of an epoch: n // |B|. UserError where a batch holds more images than there are."""
+    """Steps of an epoch: n // |B|, or `batch.epoch_steps`. UserError where a batch holds more images than there are."""
     if n < batch.images:
         raise UserError(
             f"a batch of {batch.groups} groups x {batch.group_size} images needs {batch.images} images, "
             f"the split has {n}: lower batch.groups or batch.group_size"
         )
-    return n // batch.images
+    whole = n // batch.images
+    return min(whole, batch.epoch_steps or whole)
 
 
-def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
-    return _generator(seed, epoch, 1).permutation(n).astype(np.int64, copy=False)
+def _order(n: int, batch: BatchConfig, seed: int, epoch: int) -> np.ndarray:
+    """The order of a pass over the images, int64 [n]; of several epochs that share it, each begins at its own part."""
+    steps = plan_steps(n, batch)
+    number, part = divmod(epoch, n // batch.images // steps)
+    order = _generator(seed, number, 1).permutation(n).astype(np.int64, copy=False)
+    return np.roll(order, -part * steps * batch.images) if part else order
 
 
 def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:

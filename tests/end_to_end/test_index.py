@@ -1,5 +1,6 @@
 """A run whose index is cut among ranks, or approximate: the same plans where it must be, and what it says of itself."""
 
+import numpy as np
 import pytest
 
 from dist_plm import train as training
@@ -69,3 +70,14 @@ def test_the_estimate_says_where_the_index_lies_and_what_it_costs(here, tiny, tm
     cells = " ".join(here(training.main, *arguments, "--index.factory", "IVF4,SQ8", COLUMNS="250").out.split())
     assert "IVF4,SQ8 over 140" in cells and "replicated" in cells and "measuring recall" in cells
     assert not (tmp_path / "none").exists()
+
+
+def test_a_refresh_comes_after_a_few_steps(here, tiny, tmp_path):
+    """Epochs of 3 of the 7 steps: swept anew at each, and the second goes on with other seeds than the first."""
+    run = tmp_path / "run"
+    short = ("--batch.epoch_steps", 3, "--warm_up.epochs", 0, "--train.epochs", 4, "--train.evaluate_epochs", 4)
+    assert here(training.main, "--config", tiny, "--run_dir", run, *short).status == 0
+    assert [event["step"] for event in events(run, "sweep")] == [0, 3, 6, 9]
+    plans = [np.load(path) for path in sorted((run / "plans").iterdir())]
+    assert [plan.shape for plan in plans] == [(3, 4, 5)] * 4
+    assert not np.isin(plans[0][:, :, 0], plans[1][:, :, 0]).any()

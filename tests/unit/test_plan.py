@@ -3,6 +3,7 @@
 import hashlib
 import io
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,6 +123,33 @@ def test_seed_and_epoch_decide_the_plan():
 
     assert plan(0, 0) == plan(0, 0)
     assert len({plan(seed, epoch) for seed in range(3) for epoch in range(3)}) == 9
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_short_epochs_share_a_pass_over_the_seeds(size):
+    """50 steps in epochs of 12: four have seeds of their own, and the fifth begins another order."""
+    batch, n = BatchConfig(groups=5, group_size=size, epoch_steps=12), 50 * 5 * size + 3
+    near = search_in(neighbour_lists(n, 0))
+    plans = [make_plan(n, batch=batch, seed=0, epoch=epoch, neighbours=near) for epoch in range(8)]
+    assert all(plan.shape == (12, 5, size) for plan in plans)
+    seeds = [[int(seed) for plan in part for seed in plan[:, :, 0].ravel()] for part in (plans[:4], plans[4:])]
+    assert all(len(set(of_pass)) == len(of_pass) == 240 for of_pass in seeds)
+    assert seeds[0] != seeds[1]
+
+
+def test_an_epoch_is_never_longer_than_a_pass():
+    batch, lists = BatchConfig(groups=5, group_size=4), neighbour_lists(103, 0)
+    whole, *others = (
+        make_plan(103, batch=replace(batch, epoch_steps=steps), seed=0, epoch=3, neighbours=search_in(lists))
+        for steps in (0, 5, 9)
+    )
+    assert all((plan == whole).all() for plan in others) and len(whole) == 5
+
+
+def test_short_epochs_of_random_batches_read_every_image_of_the_pass_once():
+    batch = BatchConfig(groups=5, group_size=4, epoch_steps=12)
+    read = np.concatenate([random_plan(1009, batch, 3, epoch).ravel() for epoch in range(4, 8)])
+    assert len(np.unique(read)) == len(read) == 4 * 12 * 20
 
 
 def test_random_plan_is_a_permutation():
