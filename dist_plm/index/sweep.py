@@ -35,8 +35,8 @@ def sweep(
 
     Each rank streams shards of its own in order and writes one file per shard under `folder`/split; a shard whose file
     is there is not read again, so a killed sweep goes on where it was. The others are shared out by their size, so that
-    the ranks end together. A batch never spans two shards: an embedding is the
-    same to the bit whichever rank computes it. `folder` must be named after the weights of `embed`.
+    the ranks end together. A batch never spans two shards: an embedding is the same to the bit whichever rank computes
+    it. `folder` must be named after the weights of `embed`.
 
     Raises:
         Preempted: a rank was told to leave, and all do so between two batches.
