@@ -9,12 +9,12 @@ import numpy as np
 from torch import Tensor
 
 from dist_plm.config import Config
-from dist_plm.data.shares import balanced
 from dist_plm.data.store import Store
 from dist_plm.data.stream import sweep_shard
 from dist_plm.index.embeddings import Embeddings
 from dist_plm.runtime.atomic import replacing
 from dist_plm.runtime.progress import Display
+from dist_plm.runtime.shares import balanced
 from dist_plm.runtime.world import World
 
 Embed = Callable[[Tensor], Tensor]

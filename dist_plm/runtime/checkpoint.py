@@ -2,7 +2,7 @@
 
     RUN_DIR/checkpoints/
         step_00000200/                      a complete checkpoint; written as step_00000200.tmp, then renamed
-            shard-00001-model-....safetensors   rank 0: replicated tensors whole, sharded ones with offsets
+            shard-00001-model-....safetensors   rank 0: its share of the replicated tensors, sharded ones with offsets
             shard-00002-model-....safetensors   rank 1
             checkpoint.json                     position, fingerprint, versions; size and sha256 of each file
 
@@ -29,9 +29,11 @@ from torch.distributed.tensor import DTensor, Shard
 
 from dist_plm.errors import UserError
 from dist_plm.runtime.atomic import replacing, sync_folder
+from dist_plm.runtime.shares import balanced
 from dist_plm.runtime.world import World
 
 SUMMARY = "checkpoint.json"
+SMALL_BYTES = 1 << 16
 ANEW = "take the settings that it was saved with, or another --run_dir to start anew"
 
 
@@ -53,6 +55,22 @@ class Found:
     path: Path
     summary: dict[str, Any]
     rejected: list[str]
+
+
+def share(state: State, world: World) -> State:
+    """What this rank saves: its slices of what is sharded, and as many bytes as the others of what all hold whole.
+
+    So a rank copies and writes 1/W of the networks. Small tensors are the first rank's: they weigh nothing, and where
+    statistics of batch norm differ between ranks they stay together.
+    """
+    large = {name: value.nbytes for name, value in state.items() if isinstance(value, Tensor)}
+    large = {name: size for name, size in large.items() if size >= SMALL_BYTES}
+    own = {list(large)[position] for position in balanced(list(large.values()), world.size)[world.rank]}
+
+    def is_mine(name: str) -> bool:
+        return isinstance(state[name], Sharded) or (name in own if name in large else world.is_first)
+
+    return {name: value for name, value in state.items() if is_mine(name)}
 
 
 def staged(state: State) -> dict[str, "Tensor | Sharded"]:

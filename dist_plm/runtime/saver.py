@@ -45,7 +45,7 @@ class Saver:
         if fault := self._wait():
             self.display.say(f"warning: {fault}; training goes on, the checkpoint before it is intact")
         if checkpoint.prepare(self.folder, step, self.world):
-            arguments = (step, checkpoint.staged(state), facts, best)
+            arguments = (step, checkpoint.staged(checkpoint.share(state, self.world)), facts, best)
             self._thread = threading.Thread(target=self._write, args=arguments, name="saver")
             self._thread.start()
         elif best and self.world.is_first:

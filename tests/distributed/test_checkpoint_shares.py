@@ -1,0 +1,47 @@
+"""A checkpoint written by several ranks, each its share: what the files hold against what all ranks held."""
+
+import torch
+from safetensors.torch import load_file
+
+from dist_plm.config import CheckpointConfig
+from dist_plm.runtime import checkpoint
+from dist_plm.runtime.checkpoint import Sharded
+from dist_plm.runtime.progress import Display
+from dist_plm.runtime.saver import Saver
+from dist_plm.runtime.world import World
+from tests.distributed.ranks import on_ranks
+
+SIZES = {"a": 90_000, "b": 40_000, "c": 50_000, "d": 30_000, "e": 20_000, "f": 70_000}  # numbers of four bytes
+
+
+def drawn(world):
+    """Six large tensors alike on all ranks, a small one that differs, and nine rows that are cut."""
+    random = torch.Generator().manual_seed(0)
+    state = {name: torch.randn(size // 100, 100, generator=random) for name, size in SIZES.items()}
+    rows = torch.arange(9.0)[:, None].expand(9, 4)
+    return state | {"small": torch.tensor(float(world.rank)), "rows": Sharded(rows.chunk(world.size)[world.rank], 9)}
+
+
+def save(world, folder):
+    saver = Saver(folder, world, Display(world), CheckpointConfig())
+    saver.save(7, drawn(world), {})
+    saver.finish()
+    own = checkpoint.share(drawn(world), world)
+    read = {name: Sharded(torch.zeros_like(value.local), 9) if name == "rows" else torch.zeros_like(value)
+            for name, value in drawn(world).items()}  # fmt: skip
+    checkpoint.load(folder / "step_00000007", read)
+    return sorted(set(own) & set(SIZES)), read["rows"].local, {name: read[name] for name in (*SIZES, "small")}
+
+
+def test_ranks_write_equal_shares_and_read_the_whole(tmp_path):
+    answers = on_ranks(3, tmp_path, save, tmp_path / "checkpoints")
+    owners = [names for names, _, _ in answers]
+    assert sorted(name for names in owners for name in names) == list(SIZES)
+    assert max(sum(SIZES[name] for name in names) for names in owners) <= 110_000  # 300,000 over three
+    whole = {"small": torch.tensor(0.0)} | {name: value for name, value in drawn(World()).items() if name in SIZES}
+    for _, _, read in answers:
+        assert all(torch.equal(read[name], value) for name, value in whole.items())
+    assert torch.equal(torch.cat([rows for _, rows, _ in answers]), torch.arange(9.0)[:, None].expand(9, 4))
+    files = [load_file(path) for path in sorted((tmp_path / "checkpoints" / "step_00000007").glob("*.safetensors"))]
+    assert [sorted(set(file) & set(SIZES)) for file in files] == owners
+    assert [name for file in files for name in file if name == "small"] == ["small"] and "small" in files[0]
