@@ -13,9 +13,11 @@ a tensor is in checkpoint.json.
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from dist_plm.runtime.world import World
 
 SUMMARY = "checkpoint.json"
 SMALL_BYTES = 1 << 16
+FILE_BYTES = 1 << 28
 ANEW = "take the settings that it was saved with, or another --run_dir to start anew"
 
 
@@ -81,22 +84,41 @@ def staged(state: State) -> dict[str, "Tensor | Sharded"]:
     }
 
 
-def write(folder: Path, step: int, state: State, facts: dict[str, Any], group: dist.ProcessGroup) -> None:
+def files(state: State, world: World) -> dict[str, int]:
+    """The number of the file, from 1 on, that each tensor of the whole state goes to on its rank.
+
+    The writer makes the bytes of a file in memory, so that a file is what a save needs beside the copy of its tensors.
+    """
+    sizes = [_bytes(value) for value in state.values()]
+    before = accumulate(sizes[:-1], initial=0)
+    return {name: 1 + start // (FILE_BYTES * world.size) for name, start in zip(state, before, strict=True)}
+
+
+def _bytes(value: "Tensor | Sharded") -> int:
+    if isinstance(value, Sharded):
+        return value.rows * math.prod(value.local.shape[1:]) * value.local.element_size()
+    return value.nbytes
+
+
+def write(
+    folder: Path, step: int, state: State, facts: dict[str, Any], group: dist.ProcessGroup, numbers: dict[str, int]
+) -> None:
     """Write the checkpoint of `step` from all ranks, and rename it.
 
     Args:
         folder: Holds step_N.tmp, empty, as all ranks have seen.
-        state: In host memory; see `staged`.
+        state: This rank's share in host memory; see `share` and `staged`.
+        numbers: See `files`.
         facts: What is no tensor, for the summary.
         group: Carries this checkpoint's collectives and nothing else while it is written.
     """
     final, temporary = folder / f"step_{step:08d}", folder / f"step_{step:08d}.tmp"
-    writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+    writer = HuggingFaceStorageWriter(str(temporary), fqn_to_index_mapping=numbers, save_distributed=True)
     dcp.save(_distributed(state), storage_writer=writer, process_group=group)
     if dist.get_rank() == 0:  # dcp.save returns when all ranks have written
-        files = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
+        written = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
         with replacing(temporary / SUMMARY) as file:
-            file.write(json.dumps({**facts, "step": step, "files": files}, indent=1).encode())
+            file.write(json.dumps({**facts, "step": step, "files": written}, indent=1).encode())
         temporary.rename(final)
         sync_folder(folder)
 

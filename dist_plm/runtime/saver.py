@@ -45,7 +45,8 @@ class Saver:
         if fault := self._wait():
             self.display.say(f"warning: {fault}; training goes on, the checkpoint before it is intact")
         if checkpoint.prepare(self.folder, step, self.world):
-            arguments = (step, checkpoint.staged(checkpoint.share(state, self.world)), facts, best)
+            own, numbers = checkpoint.staged(checkpoint.share(state, self.world)), checkpoint.files(state, self.world)
+            arguments = (step, own, facts, best, numbers)
             self._thread = threading.Thread(target=self._write, args=arguments, name="saver")
             self._thread.start()
         elif best and self.world.is_first:
@@ -72,9 +73,11 @@ class Saver:
             checkpoint.clean(self.folder)
         return faults[0] if faults else ""
 
-    def _write(self, step: int, state: checkpoint.State, facts: dict[str, Any], best: bool) -> None:
+    def _write(
+        self, step: int, state: checkpoint.State, facts: dict[str, Any], best: bool, numbers: dict[str, int]
+    ) -> None:
         try:
-            checkpoint.write(self.folder, step, state, facts, self._group)
+            checkpoint.write(self.folder, step, state, facts, self._group, numbers)
             if self.world.is_first:
                 if best:
                     retention.mark_best(self.folder, step)
