@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.commands import environments
+from tests.environments import environments
 
 POINTS, DIM, MANIFOLD_DIM = 200, 128, 3
 

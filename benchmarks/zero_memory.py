@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.proxies_memory import machine
-from tests.commands import environments
+from tests.environments import environments
 
 
 def main() -> None:

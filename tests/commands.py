@@ -6,7 +6,6 @@ Ranks are forked from a process that has imported everything: a start takes a se
 import importlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from dist_plm.cli import run_command
+from tests.environments import environments
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_SECONDS = 300
@@ -163,13 +163,3 @@ def under_torchrun(count: int, *arguments: object, options: tuple[object, ...] =
 def on_ranks(count: int, module: str, *arguments: object, nodes: int = 1) -> list[Rank]:
     """Start `python -m module arguments...` on `count` ranks, one process each with torchrun's variables."""
     return [Rank(module, arguments, environment) for environment in environments(count, nodes)]
-
-
-def environments(count: int, nodes: int = 1) -> list[dict[str, str]]:
-    """torchrun's variables for each of `count` ranks that meet on this machine."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
-    local = count // nodes
-    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(local), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [{"RANK": str(rank), "LOCAL_RANK": str(rank % local), **shared} for rank in range(count)]

@@ -65,8 +65,8 @@ class BatchConfig:
         cover: `random` draws seeds from all images (the paper); `disjoint` reads every image once an epoch at most.
         locality: Give each group to the node that holds most of its shards. The batches are the same; their points come
             in another order, so that sums differ in the last bits.
-        epoch_steps: Steps of an epoch, where a refresh is to come before all images were read: the next epoch goes on
-            with the others (0: all, floor(n / |B|)).
+        epoch_steps: Steps of an epoch, where a refresh is to come before all images were read (0: floor(n / |B|)).
+            Epochs that fit into one pass over the images begin their groups with different ones.
         refresh_epochs: Epochs between two sweeps of the momentum encoder over the data.
         micro_batches: Pieces in which a rank embeds its share; the gradient is that of the whole batch.
     """

@@ -21,7 +21,7 @@ MOST_SEARCHED = 65_536  # their neighbours are all that is held at once, besides
 
 
 def make_plan(n: int, *, batch: BatchConfig, seed: int, epoch: int, neighbours: Neighbours) -> np.ndarray:
-    """The plan of one epoch over n images, int64 [n // |B|, groups, group_size]: `plan_blocks` joined."""
+    """The plan of one epoch over n images, int64 [steps, groups, group_size]: `plan_blocks` joined."""
     return np.concatenate(list(plan_blocks(n, batch=batch, seed=seed, epoch=epoch, neighbours=neighbours)))
 
 
@@ -43,7 +43,7 @@ def plan_blocks(n: int, *, batch: BatchConfig, seed: int, epoch: int, neighbours
 
     Yields:
         int64 [some, groups, group_size]; the steps add up to `plan_steps`. The order of all images is held, 8 n
-        bytes, and with `disjoint` one more byte an image.
+        bytes (twice that for a moment, where epochs share a pass), and with `disjoint` one more byte an image.
 
     Raises:
         UserError: A batch holds more images than there are.

@@ -3,7 +3,7 @@
     RUN_DIR/checkpoints/
         step_00000200/                      a complete checkpoint; written as step_00000200.tmp, then renamed
             shard-00001-model-....safetensors   rank 0: its share of the replicated tensors, sharded ones with offsets
-            shard-00002-model-....safetensors   rank 1
+            shard-00002-model-....safetensors   rank 1; a large share is several files
             checkpoint.json                     position, fingerprint, versions; size and sha256 of each file
 
 Three verbs: `write` (runtime/saver.py calls it beside training), `find` (the newest complete one), `load`. Tensors
@@ -36,7 +36,7 @@ from dist_plm.runtime.world import World
 
 SUMMARY = "checkpoint.json"
 SMALL_BYTES = 1 << 16
-FILE_BYTES = 1 << 28
+FILE_BYTES = 1 << 27  # about: a tensor is in one file
 ANEW = "take the settings that it was saved with, or another --run_dir to start anew"
 
 
@@ -66,8 +66,8 @@ def share(state: State, world: World) -> State:
     So a rank copies and writes 1/W of the networks. Small tensors are the first rank's: they weigh nothing, and where
     statistics of batch norm differ between ranks they stay together.
     """
-    large = {name: value.nbytes for name, value in state.items() if isinstance(value, Tensor)}
-    large = {name: size for name, size in large.items() if size >= SMALL_BYTES}
+    sizes = {name: value.nbytes for name, value in state.items() if isinstance(value, Tensor)}
+    large = {name: size for name, size in sizes.items() if size >= SMALL_BYTES}
     own = {list(large)[position] for position in balanced(list(large.values()), world.size)[world.rank]}
 
     def is_mine(name: str) -> bool:
@@ -84,10 +84,10 @@ def staged(state: State) -> dict[str, "Tensor | Sharded"]:
     }
 
 
-def files(state: State, world: World) -> dict[str, int]:
+def file_numbers(state: State, world: World) -> dict[str, int]:
     """The number of the file, from 1 on, that each tensor of the whole state goes to on its rank.
 
-    The writer makes the bytes of a file in memory, so that a file is what a save needs beside the copy of its tensors.
+    The writer makes the bytes of a file in memory, twice, beside the copy of its tensors: about 256 MB so.
     """
     sizes = [_bytes(value) for value in state.values()]
     before = accumulate(sizes[:-1], initial=0)
@@ -101,14 +101,14 @@ def _bytes(value: "Tensor | Sharded") -> int:
 
 
 def write(
-    folder: Path, step: int, state: State, facts: dict[str, Any], group: dist.ProcessGroup, numbers: dict[str, int]
+    folder: Path, step: int, state: State, numbers: dict[str, int], facts: dict[str, Any], group: dist.ProcessGroup
 ) -> None:
     """Write the checkpoint of `step` from all ranks, and rename it.
 
     Args:
         folder: Holds step_N.tmp, empty, as all ranks have seen.
         state: This rank's share in host memory; see `share` and `staged`.
-        numbers: See `files`.
+        numbers: See `file_numbers`.
         facts: What is no tensor, for the summary.
         group: Carries this checkpoint's collectives and nothing else while it is written.
     """

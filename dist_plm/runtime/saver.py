@@ -45,8 +45,8 @@ class Saver:
         if fault := self._wait():
             self.display.say(f"warning: {fault}; training goes on, the checkpoint before it is intact")
         if checkpoint.prepare(self.folder, step, self.world):
-            own, numbers = checkpoint.staged(checkpoint.share(state, self.world)), checkpoint.files(state, self.world)
-            arguments = (step, own, facts, best, numbers)
+            own = checkpoint.staged(checkpoint.share(state, self.world))
+            arguments = (step, own, checkpoint.file_numbers(state, self.world), facts, best)
             self._thread = threading.Thread(target=self._write, args=arguments, name="saver")
             self._thread.start()
         elif best and self.world.is_first:
@@ -74,10 +74,10 @@ class Saver:
         return faults[0] if faults else ""
 
     def _write(
-        self, step: int, state: checkpoint.State, facts: dict[str, Any], best: bool, numbers: dict[str, int]
+        self, step: int, state: checkpoint.State, numbers: dict[str, int], facts: dict[str, Any], best: bool
     ) -> None:
         try:
-            checkpoint.write(self.folder, step, state, facts, self._group, numbers)
+            checkpoint.write(self.folder, step, state, numbers, facts, self._group)
             if self.world.is_first:
                 if best:
                     retention.mark_best(self.folder, step)

@@ -114,7 +114,8 @@ def test_a_command_is_known(document: str, command: str) -> None:
     if module.startswith("benchmarks.") and "argparse" not in (ROOT / (module.replace(".", "/") + ".py")).read_text():
         return
     text = help_of(module)
-    if arguments and re.search(rf"[{{,]{re.escape(arguments[0])}[,}}]", text):  # a command of its own
+    word = re.escape(arguments[0]) if arguments else "-"
+    if re.search(rf"[{{,]{word}[,}}]|^ {{4}}{word} ", text, re.M):  # a command of its own
         text += help_of(module, arguments[0])
     flags = {word.split("=")[0] for word in arguments if word.startswith("--") and " " not in word}
     if any(flag.count(".") for flag in flags) or module == "launch.slurm":
