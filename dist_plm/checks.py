@@ -131,15 +131,26 @@ def _check_batch(config: Config, world_size: int) -> None:
     for key, value in (("manifold.scope", manifold.scope), ("model.batch_norm", config.model.batch_norm)):
         if config.batch.locality and value in ("rank", "per_rank"):
             raise UserError(f"batch.locality would change what {key} {value} makes of a rank's groups: leave one out")
-    if config.train.method != "plm":
+    _check_neighbours(config, world_size)
+
+
+def _check_neighbours(config: Config, world_size: int) -> None:
+    """k, for the methods that look for the neighbours of a point in its batch."""
+    manifold, method = config.manifold, config.train.method
+    if method not in ("plm", "neighbour_contrast"):
         return
-    if manifold.k <= manifold.dim:
+    if method == "plm" and manifold.k <= manifold.dim:
         raise UserError(
             f"manifold.k {manifold.k} leaves no candidate beyond the {manifold.dim} points that span a neighbourhood: "
             f"set --manifold.k above manifold.dim"
         )
-    if manifold.dim > config.model.dim:
+    if method == "plm" and manifold.dim > config.model.dim:
         raise UserError(f"manifold.dim {manifold.dim} is larger than model.dim {config.model.dim}")
+    if method == "neighbour_contrast" and manifold.scope == "rank":
+        raise UserError(
+            "manifold.scope rank is a reading of plm, neighbour_contrast looks for neighbours in the whole batch: set "
+            "--manifold.scope global"
+        )
     points = config.batch.images * config.views.count // (world_size if manifold.scope == "rank" else 1)
     if manifold.k >= points:
         raise UserError(

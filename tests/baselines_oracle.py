@@ -42,6 +42,19 @@ def stml_loss(f, g, t, ids, k, sigma, delta):
     return contrastive / 2 / (n * (n - 1)) + divergence / n
 
 
+def nearest(x, k):
+    d = [[np.sqrt(np.sum((a - b) ** 2)) for b in x] for a in x]
+    return [[j for _, j in sorted((d[i][j], j) for j in range(len(x)) if j != i)][:k] for i in range(len(x))]
+
+
+def contrast(z, positives, temperature):
+    total = 0.0
+    for i, found in enumerate(positives):
+        others = sum(np.exp(z[i] @ z[j] / temperature) for j in range(len(z)) if j != i)
+        total -= sum(np.log(np.exp(z[i] @ z[j] / temperature) / others) for j in found) / len(found)
+    return total / len(z)
+
+
 def proxy_anchor_loss(z, labels, proxies, margin, alpha_positive, alpha_negative):
     present = set(labels)
     positive, negative = 0.0, 0.0

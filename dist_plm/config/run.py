@@ -21,7 +21,7 @@ class TrainConfig:
             least.
     """
 
-    method: Literal["plm", "instance", "stml", "proxy_anchor", "dada", "pseudo_labels"] = "plm"
+    method: Literal["plm", "instance", "neighbour_contrast", "stml", "proxy_anchor", "dada", "pseudo_labels"] = "plm"
     epochs: int = 200
     max_steps: int = 0
     evaluate_epochs: int = 10

@@ -4,6 +4,7 @@ from dist_plm.config import Config
 from dist_plm.methods.base import Loss, Method, Points
 from dist_plm.methods.dada import DataAugmentedDomainAdaptation
 from dist_plm.methods.instance import InstanceDiscrimination
+from dist_plm.methods.neighbour_contrast import NeighbourContrast
 from dist_plm.methods.plm import PiecewiseLinearManifold
 from dist_plm.methods.proxy_anchor import ProxyAnchor
 from dist_plm.methods.pseudo_labels import PseudoLabels
@@ -16,6 +17,7 @@ __all__ = ["METHODS", "InstanceDiscrimination", "Loss", "Method", "PiecewiseLine
 METHODS: dict[str, type[Method]] = {
     "plm": PiecewiseLinearManifold,
     "instance": InstanceDiscrimination,
+    "neighbour_contrast": NeighbourContrast,
     "stml": SelfTaughtMetricLearning,
     "proxy_anchor": ProxyAnchor,
     "pseudo_labels": PseudoLabels,

@@ -89,7 +89,7 @@ def error(found: Gradients, expected: Gradients) -> float:
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_global_scope_equals_one_process(size: int, tmp_path: Path) -> None:
-    cases = [(config(p), "plm") for p in PROXIES] + [(config(0), "instance")]
+    cases = [(config(p), "plm") for p in PROXIES] + [(config(0), "instance"), (config(0), "neighbour_contrast")]
     cases += [(config(7, micro_batches=pieces), "plm") for pieces in (2, 3)]
     ranks = on_ranks(size, tmp_path, all_gradients, cases)
     for number, (case, method) in enumerate(cases):

@@ -11,6 +11,7 @@ from tests.end_to_end.test_resume import assert_same_end, last_step
 
 CLUSTERS = ["pseudo_labels", "--pseudo_labels.clusters", 9, "--batch.refresh_epochs", 2]
 METHODS = {
+    "neighbour_contrast": ["neighbour_contrast", "--manifold.k", 5],
     "stml": ["stml", "--model.wide_dim", 24],
     "proxy_anchor": ["proxy_anchor"],
     "k_means": CLUSTERS,

@@ -67,6 +67,10 @@ def test_ranks_that_do_not_divide_the_groups(mistaken):
     mistaken("Start 1, 2, 4 ranks", WORLD_SIZE="3")
 
 
+def test_a_control_has_no_scope(mistaken):
+    mistaken("manifold.scope", "--train.method", "neighbour_contrast", "--manifold.scope", "rank")
+
+
 def test_a_world_without_torchrun(mistaken, monkeypatch):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     mistaken("torchrun", WORLD_SIZE="2", RANK="0")

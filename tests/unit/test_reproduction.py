@@ -49,7 +49,7 @@ def config(method: str, **model) -> Config:
     )
 
 
-@pytest.mark.parametrize("method", ["plm", "stml", "instance", "proxy_anchor", "pseudo_labels"])
+@pytest.mark.parametrize("method", ["plm", "stml", "instance", "neighbour_contrast", "proxy_anchor", "pseudo_labels"])
 def test_every_method_trains_the_head_alone(cache, method):
     case = config(method, wide_dim=16 if method == "stml" else 0)
     case.pseudo_labels.clusters = 4

@@ -1,0 +1,25 @@
+"""Contrastive learning with neighbours as positives: PLM without its manifold, and so the control of what that adds."""
+
+import torch
+
+from dist_plm.manifold import nearest
+from dist_plm.methods.base import Loss, Method, Points
+from dist_plm.methods.instance import contrast
+
+
+class NeighbourContrast(Method):
+    """Each point must find its k nearest of the global batch, by the momentum encoder, among all its points.
+
+    Equation 2 (L_out) of Khosla et al., NeurIPS 2020, with the `manifold.k` candidates of X_i in place of the points of
+    one label: all count alike, and everything else is a negative. Other views of an image are positives if they are
+    near.
+    """
+
+    def forward(self, points: Points) -> Loss:
+        """The softmax runs over local rows x gathered columns; a row's terms live on one rank, so shares add up."""
+        z, world = points.student, self.world
+        own = world.rank * len(z) + torch.arange(len(z), device=z.device)
+        near = nearest(points.teacher, world.gather_rows(points.teacher), self.config.manifold.k, own)[:, 1:]
+        logits = contrast(z, world.gather_rows(z), own, self.config.warm_up.temperature)
+        share = -logits.log_softmax(dim=1).gather(1, near).mean(dim=1).sum() / logits.shape[1]
+        return Loss(share, {"contrast": share.detach()})
