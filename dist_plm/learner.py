@@ -16,6 +16,7 @@ from dist_plm.index.sweep import Embed
 from dist_plm.manifold import effective_rank, mean_pair_distance
 from dist_plm.methods import Loss, Points, build_method
 from dist_plm.model import Encoder, Teacher
+from dist_plm.runtime.beside import Beside
 from dist_plm.runtime.checkpoint import Sharded, State
 from dist_plm.runtime.optimiser import build_updates, forget, learning_rate, state_by_name
 from dist_plm.runtime.parts import part
@@ -107,6 +108,7 @@ class Learner:
             own_lr_scale=config.proxies.lr_scale,
         )
         self.strategy = build_strategy(config, student, self.teacher, updates, self.world)
+        self.beside = Beside(self.world.device if self.strategy.overlaps else torch.device("cpu"))
         self.void = VoidSteps(self.world.device)
 
     def step(self, batch: Batch, step: int, steps: int) -> Report:
@@ -116,16 +118,16 @@ class Learner:
         self.strategy.updates.set_learning_rate(self.rate, epoch)
         self.student.train()
 
+        with self.beside.work():
+            x, prepared = self._look(views) if self.method.reads_teacher else (None, None)
         with part("student"):
             embedded = self.strategy.embed(views)
-        with part("teacher"):
-            x = self.strategy.embed_constant(self.teacher, views) if self.method.reads_teacher else embedded
+        self.beside.join()
+        x = embedded if x is None else x
         sound = embedded.detach().isfinite().all() & x.isfinite().all()
-        # An eigendecomposition raises on what is not finite; the step is void then and may compute with anything.
-        z, x = (each.detach().nan_to_num().to(self.method_dtype) for each in (embedded, x))
-        z.requires_grad_()
+        z, x = self._usable(embedded).requires_grad_(), self._usable(x)
         with part("losses"):
-            loss = self.method(self._points(z, x, batch, sound=sound, step=step, epoch=epoch))
+            loss = self.method(self._points(z, x, batch, prepared=prepared, sound=sound, step=step, epoch=epoch))
             with self.world.waiting("reduce-scatter of dL/dz"):
                 loss.share.backward()
         assert z.grad is not None
@@ -142,6 +144,18 @@ class Learner:
         with part("ema"):
             self.teacher.update(self.student, self.strategy.local)
         return Report(loss, z.detach()[:, : self.config.model.dim])
+
+    def _look(self, views: Tensor) -> tuple[Tensor, Any]:
+        """f_phi of the views [b, D + wide_dim], and what the method makes of it while the student is embedding."""
+        with part("teacher"):
+            x = self.strategy.embed_constant(self.teacher, views)
+        with part("losses"):
+            return x, self.method.prepare(self._usable(x)[:, : self.config.model.dim])
+
+    def _usable(self, embedded: Tensor) -> Tensor:
+        """A constant in the method's precision, finite: an eigendecomposition raises on what is not, and a step that is
+        void may compute with anything."""
+        return embedded.detach().nan_to_num().to(self.method_dtype)
 
     def _points(self, z: Tensor, x: Tensor, batch: Batch, **state: Any) -> Points:
         """The batch as a method sees it: one row a view, the heads apart."""

@@ -32,7 +32,7 @@ def batch_quality(
         distance(z, z_all[columns]),
         targets.indices,
         targets.members,
-        rows=world.rank * len(z) - targets.first + torch.arange(len(z), device=z.device),
+        rows=world.own_rows(z) - targets.first,
         labels=torch.from_numpy(labels.astype(np.int64)).to(z.device)[images][columns],
         images=images[columns],
     )

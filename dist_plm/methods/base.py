@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ class Points:
         labels: int64 [b], the class of each point, where batches are made of `classes` or `clusters`.
         student_wide: g_theta(x) [b, wide_dim] of the wide head, which may be 0 wide; carries gradient.
         teacher_wide: g_phi(x) [b, wide_dim].
+        prepared: What `prepare` made of `teacher`; None if it was not called.
         sound: Whether the rank's rows were finite (scalar bool); the step is void otherwise.
         step: Steps done in this phase: a counter for random numbers.
         epoch: Epochs done in this phase.
@@ -40,6 +41,7 @@ class Points:
     labels: Tensor | None = None
     student_wide: Tensor | None = None
     teacher_wide: Tensor | None = None
+    prepared: Any = None
     sound: Tensor = field(default_factory=lambda: torch.tensor(True))
     step: int = 0
     epoch: int = 0
@@ -107,6 +109,11 @@ class Method(nn.Module, ABC):
     def __init__(self, config: Config, world: World, classes: int = 1) -> None:
         super().__init__()
         self.config, self.world, self.classes = config, world, classes
+
+    def prepare(self, x: Tensor) -> Any:
+        """What `forward` needs of f_phi(x) [b, D] alone: it may be called while the student is still embedding. A
+        collective."""
+        return None
 
     @abstractmethod
     def forward(self, points: Points) -> Loss:

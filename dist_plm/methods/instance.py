@@ -1,6 +1,5 @@
 """Two-view instance discrimination (NT-Xent; Chen et al., ICML 2020): a start for random weights, and a control."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,7 +15,7 @@ class InstanceDiscrimination(Method):
     def forward(self, points: Points) -> Loss:
         """The softmax runs over local rows x gathered columns; a row's terms live on one rank, so shares add up."""
         z, temperature = points.student, self.config.warm_up.temperature
-        own = self.world.rank * len(z) + torch.arange(len(z), device=z.device)
+        own = self.world.own_rows(z)
         logits = contrast(z, self.world.gather_rows(z), own, temperature)
         view = own % points.views
         partner = own - view + (view + 1) % points.views

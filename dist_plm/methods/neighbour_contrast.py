@@ -1,6 +1,6 @@
 """Contrastive learning with neighbours as positives: PLM without its manifold, and so the control of what that adds."""
 
-import torch
+from torch import Tensor
 
 from dist_plm.manifold import nearest
 from dist_plm.methods.base import Loss, Method, Points
@@ -15,11 +15,14 @@ class NeighbourContrast(Method):
     near.
     """
 
+    def prepare(self, x: Tensor) -> Tensor:
+        """The k nearest points of each, as rows of the global batch [b, k]."""
+        return nearest(x, self.world.gather_rows(x), self.config.manifold.k, self.world.own_rows(x))[:, 1:]
+
     def forward(self, points: Points) -> Loss:
         """The softmax runs over local rows x gathered columns; a row's terms live on one rank, so shares add up."""
-        z, world = points.student, self.world
-        own = world.rank * len(z) + torch.arange(len(z), device=z.device)
-        near = nearest(points.teacher, world.gather_rows(points.teacher), self.config.manifold.k, own)[:, 1:]
-        logits = contrast(z, world.gather_rows(z), own, self.config.warm_up.temperature)
+        z = points.student
+        near = self.prepare(points.teacher) if points.prepared is None else points.prepared
+        logits = contrast(z, self.world.gather_rows(z), self.world.own_rows(z), self.config.warm_up.temperature)
         share = -logits.log_softmax(dim=1).gather(1, near).mean(dim=1).sum() / logits.shape[1]
         return Loss(share, {"contrast": share.detach()})

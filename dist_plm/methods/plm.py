@@ -1,6 +1,7 @@
 """Piecewise-linear manifolds on W ranks: section 3 of the paper, equations 6 to 9, for one global batch."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,20 @@ from dist_plm.runtime.checkpoint import Sharded, State
 from dist_plm.runtime.world import World
 
 PAIRS = 2**21  # of points and proxies at a time
+
+
+class Surroundings(NamedTuple):
+    """What the momentum encoder alone says about a batch.
+
+    Args:
+        x_all: f_phi of all points [G, D].
+        own: P_i of the rank's own points.
+        basis_all: Bases of all points [G, D, M].
+    """
+
+    x_all: Tensor
+    own: Neighbourhoods
+    basis_all: Tensor
 
 
 class PiecewiseLinearManifold(Method):
@@ -42,36 +57,37 @@ class PiecewiseLinearManifold(Method):
                 count, config.model.dim, manifold.dim, seed=config.seed, rank=world.rank, world_size=world.size
             )
 
-    def forward(self, points: Points) -> Loss:
-        weights, world = self.config.loss, self.world
-        z_all, x_all = world.gather_rows(points.student), world.gather_rows(points.teacher)
-        first = world.rank * len(points.student)
-        rows = first + torch.arange(len(points.student), device=z_all.device)
+    def prepare(self, x: Tensor) -> Surroundings:
+        world, rows = self.world, self.world.own_rows(x)
+        x_all = world.gather_rows(x)
         if self.config.manifold.scope == "rank":
-            own = neighbourhoods(points.teacher, points.teacher, rows - first, self.config.manifold)
+            own = neighbourhoods(x, x, rows - rows[0], self.config.manifold)
         else:
-            own, first = neighbourhoods(points.teacher, x_all, rows, self.config.manifold), 0
-        basis_all = world.gather_rows(own.basis)
+            own = neighbourhoods(x, x_all, rows, self.config.manifold)
+        return Surroundings(x_all, own, world.gather_rows(own.basis))
 
-        point, targets = self._point_share(points, own, first, z_all, x_all, basis_all, rows)
+    def forward(self, points: Points) -> Loss:
+        weights, z_all = self.config.loss, self.world.gather_rows(points.student)
+        around = points.prepared or self.prepare(points.teacher)
+        point, targets = self._point_share(points, around, z_all)
         terms, share = {"point": point.detach()}, weights.point * point
         if self.proxies is not None:
-            proxy, neighbourhood = self._proxy_shares(self.proxies, z_all, x_all, basis_all, targets.delta)
+            proxy, neighbourhood = self._proxy_shares(self.proxies, z_all, around, targets.delta)
             share = share + weights.proxy * proxy + weights.neighbourhood * neighbourhood
             terms |= {"proxy": proxy.detach(), "neighbourhood": neighbourhood.detach()}
-        size = own.members.sum(dim=1).to(z_all.dtype).mean()
+        size = around.own.members.sum(dim=1).to(z_all.dtype).mean()
         return Loss(share, terms, {"neighbourhood_size": size}, targets)
 
-    def _point_share(
-        self, points: Points, own: Neighbourhoods, first: int, z_all: Tensor, x_all: Tensor, basis_all: Tensor,
-        rows: Tensor,
-    ) -> tuple[Tensor, Targets]:  # fmt: skip
+    def _point_share(self, points: Points, around: Surroundings, z_all: Tensor) -> tuple[Tensor, Targets]:
         """Mean of equation 6. In scope `rank` the columns are the rank's own and the mean is over W batches."""
         config, alone, members = self.config.manifold, self.config.manifold.scope == "rank", None
+        x_all, own, basis_all = around
+        rows = self.world.own_rows(points.student)
+        first = self.world.rank * len(rows) if alone else 0
         if config.similarity == "binary":
             members = member_ids(own) if alone else self.world.gather_rows(member_ids(own))
         if alone:
-            z_all, x_all, basis_all, rows = points.student, points.teacher, own.basis, rows - rows[0]
+            z_all, x_all, basis_all, rows = points.student, points.teacher, own.basis, rows - first
         s = similarity(x_all, basis_all, members, rows, config)
         if config.same_image:
             image = torch.arange(len(x_all), device=x_all.device) // points.views
@@ -93,7 +109,7 @@ class PiecewiseLinearManifold(Method):
         return delta * far / unlike.clamp_min(torch.finfo(s.dtype).tiny)
 
     def _proxy_shares(
-        self, proxies: Proxies, z_all: Tensor, x_all: Tensor, basis_all: Tensor, delta: Tensor
+        self, proxies: Proxies, z_all: Tensor, around: Surroundings, delta: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Means of equations 7 and 8 over all points and the rank's own proxies.
 
@@ -104,8 +120,8 @@ class PiecewiseLinearManifold(Method):
         def sums(raw_rho: Tensor, raw_psi: Tensor, z_all: Tensor) -> tuple[Tensor, Tensor]:
             rho, psi = proxies.constrained(raw_rho, raw_psi)
             with torch.set_grad_enabled(self.config.proxies.similarity_gradient):
-                s = similarity_to_proxies(x_all, basis_all, rho, psi, self.config.manifold)
-            return proxy_loss(z_all, rho, s, delta=delta), neighbourhood_loss(basis_all, psi, s)
+                s = similarity_to_proxies(around.x_all, around.basis_all, rho, psi, self.config.manifold)
+            return proxy_loss(z_all, rho, s, delta=delta), neighbourhood_loss(around.basis_all, psi, s)
 
         proxy, neighbourhood = z_all.new_zeros(()), z_all.new_zeros(())
         for raw_rho, raw_psi in proxies.pieces(max(1, PAIRS // len(z_all))):

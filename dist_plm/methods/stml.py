@@ -23,7 +23,7 @@ class SelfTaughtMetricLearning(Method):
     def forward(self, points: Points) -> Loss:
         assert points.student_wide is not None and points.teacher_wide is not None and points.ids is not None
         world, delta = self.world, self.config.stml.delta
-        rows = world.rank * len(points.student) + torch.arange(len(points.student), device=points.student.device)
+        rows = world.own_rows(points.student)
         similarity = contextualised_similarity(
             world.gather_rows(points.teacher_wide),
             world.gather_rows(points.ids),

@@ -121,6 +121,10 @@ class World:
         with part("gather"), self.waiting(f"all-gather of {tuple(rows.shape)}"):
             return _GatherRows.apply(rows, self.size)
 
+    def own_rows(self, rows: Tensor) -> Tensor:
+        """Where `gather_rows` puts the rows [b, ...] of this rank: int64 [b]."""
+        return self.rank * len(rows) + torch.arange(len(rows), device=rows.device)
+
     def exchange_rows(self, rows: Tensor) -> Tensor:
         """[W b, ...] with b rows for each rank -> [W b, ...], the b rows of each rank for this one, in their order."""
         if self.size == 1:

@@ -23,7 +23,10 @@ class Strategy(ABC):
         student: The network, which may be embedded with outside of training only as `whole` returns it.
         overflow: Whether the last backward left the range of fp16 (scalar bool, the same on all ranks): the step must
             be left out.
+        overlaps: Whether `embed_constant` may run on another stream than `embed`, at the same time.
     """
+
+    overlaps = True
 
     def __init__(self, student: nn.Module, updates: Updates, world: World, *, precision: str) -> None:
         self.student, self.updates, self.world = student, updates, world

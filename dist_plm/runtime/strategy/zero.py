@@ -34,6 +34,8 @@ class Zero(Strategy):
         micro_batches: Pieces in which a rank embeds its share; from stage 2 on each is reduced.
     """
 
+    overlaps = False  # DeepSpeed gathers weights on one stream of its own, in the order in which modules run
+
     def __init__(
         self, student: nn.Module, teacher: nn.Module, updates: Updates, world: World, zero: ZeroConfig,
         *, precision: str, micro_batches: int,
