@@ -85,7 +85,7 @@ def count(world: World) -> tuple[Counter[str], Counter[str]]:
     watch(collectives, "_all_gather", "all-gather of z, x and bases", 0)
     watch(collectives, "_reduce_scatter", "reduce-scatter of dL/dz", 1)
     watch(dist, "all_reduce", "agreement on the step", 0)
-    learner.strategy.replica.register_comm_hook(None, hook)  # type: ignore[operator]
+    learner.strategy.ddp.register_comm_hook(None, hook)  # type: ignore[operator]
     own = CONFIG.batch.images * CONFIG.views.count // world.size
     views = torch.randint(0, 256, (own, 3, 16, 16), dtype=torch.uint8)
     learner.step(Batch(0, torch.arange(own // CONFIG.views.count), views), 0, 10)

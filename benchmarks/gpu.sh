@@ -52,6 +52,7 @@ for precision in fp32 bf16; do
   table=(python -m dist_plm.bench "${sizes[@]}" --shards "$shards" --train.precision "$precision")
   step "bench_$precision.txt" "${table[@]}" --out "$out/bench_$precision.json"
 done
+step bench_compiled.txt "${table[@]}" --runtime.compile true --only P1,P2 --out "$out/bench_compiled.json"
 if [ "$gpus" -gt 1 ]; then
   step bench_ranks.txt torchrun --standalone --nproc_per_node "$gpus" -m dist_plm.bench "${sizes[@]}" --out "$out/bench_ranks.json"
 fi

@@ -6,6 +6,7 @@
 2. Collectives of a world of one on NCCL (gloo on the CPU), with the gradient of the gather.
 3. FAISS and torch searching in one process, in turns: the same neighbours, and milliseconds of both.
 4. JPEGs decoded by nvJPEG in batches, beside one thread of the loader's decoder.
+5. Steps with the momentum encoder and the neighbourhoods on a second stream: the losses of steps in turn, and seconds.
 """
 
 import argparse
@@ -24,11 +25,15 @@ from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.io import decode_jpeg
 
+from dist_plm.config import BatchConfig, Config, ModelConfig
 from dist_plm.data.decode import decode
+from dist_plm.data.loader import Batch
 from dist_plm.index.flat import nearest
+from dist_plm.learner import Learner, phases
 from dist_plm.manifold import selection
+from dist_plm.runtime.beside import Beside
 from dist_plm.runtime.parts import Stopwatch
-from dist_plm.runtime.world import _GatherRows
+from dist_plm.runtime.world import World, _GatherRows
 
 REPEATS = 20
 
@@ -48,6 +53,7 @@ def main() -> int:
         partial(collectives, device),
         partial(searches, options.rows, options.queries, device),
         partial(decoding, device),
+        partial(second_stream, device),
     ]
     failed = 0
     for check in checks:
@@ -154,6 +160,24 @@ def decoding(device: torch.device) -> tuple[bool, str]:
     rate = 1e3 * len(files) / milliseconds(lambda: decode_jpeg(held, device=device), device)
     off = [np.abs(a.permute(1, 2, 0).cpu().numpy().astype(int) - b).mean() for a, b in zip(found, exact, strict=True)]
     return max(off) < 3, f"{told}, nvJPEG in batches of 64 {rate:,.0f}; off by {max(off):.2f} of 255 levels"
+
+
+def second_stream(device: torch.device) -> tuple[bool, str]:
+    """Eight steps on 100 random images x 2 views, each with an update of both networks, as they are and in turn."""
+    on_gpu = device.type == "cuda"
+    model = ModelConfig(backbone="bvlc_googlenet" if on_gpu else "small")
+    config, size = Config(model=model, batch=BatchConfig(groups=10, group_size=10)), 227 if on_gpu else 16
+    views = torch.randint(0, 256, (200, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    batch, losses, times = Batch(0, torch.arange(100), views.to(device)), [], []
+    for beside in (Beside(device), Beside(torch.device("cpu"))):
+        learner = Learner(config, World(device=device), phases(config)[0])
+        learner.beside = beside
+        losses.append([float(learner.step(batch, step, 8).loss.share.detach()) for step in range(8)])
+        times.append(milliseconds(lambda learner=learner: learner.step(batch, 0, 8), device))
+    # Convolutions of a GPU add up in an order of their own: two runs alike differ by 1e-6 or so.
+    alike = bool(np.allclose(*losses, rtol=1e-4))
+    told = f"{times[0]:.1f} ms a step, in turn {times[1]:.1f} ms; losses alike: {alike}"
+    return alike, f"second stream: {told}" + ("" if on_gpu else " (the CPU has none: both are in turn)")
 
 
 if __name__ == "__main__":

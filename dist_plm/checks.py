@@ -166,6 +166,8 @@ def _check_strategy(config: Config, world_size: int) -> None:
             f"runtime.strategy deepspeed trains in fp32 or bf16, not in {config.train.precision}: set "
             "--train.precision bf16, or --runtime.strategy ddp"
         )
+    if config.runtime.compile:
+        _check_compile(config)
     if config.runtime.strategy != "reproducible":
         return
     lanes, groups = config.runtime.lanes, config.batch.groups
@@ -190,6 +192,17 @@ def _check_strategy(config: Config, world_size: int) -> None:
             f"runtime.strategy reproducible can't be had with model.batch_norm {config.model.batch_norm} and "
             f"train.precision {config.train.precision}: it needs batch_norm frozen, and fp32, bf16 or fp64"
         )
+
+
+def _check_compile(config: Config) -> None:
+    if config.runtime.strategy != "ddp":
+        raise UserError(
+            f"runtime.compile is for runtime.strategy ddp, not for {config.runtime.strategy}: leave it out, or set "
+            "--runtime.strategy ddp"
+        )
+    from dist_plm.runtime.compiled import check_compiler
+
+    check_compiler()
 
 
 def _check_data(config: Config, world_size: int) -> None:

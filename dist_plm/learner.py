@@ -18,6 +18,7 @@ from dist_plm.methods import Loss, Points, build_method
 from dist_plm.model import Encoder, Teacher
 from dist_plm.runtime.beside import Beside
 from dist_plm.runtime.checkpoint import Sharded, State
+from dist_plm.runtime.compiled import compiled
 from dist_plm.runtime.optimiser import build_updates, forget, learning_rate, state_by_name
 from dist_plm.runtime.parts import part
 from dist_plm.runtime.strategy import build_strategy, method_dtype
@@ -98,6 +99,7 @@ class Learner:
         config = self.config
         self.phase, self.student = phase, student
         self.teacher = Teacher(student, config.model.momentum)
+        self._constant = compiled(self.teacher) if config.runtime.compile else self.teacher
         method = build_method(phase.method, config, self.world, self.classes)
         self.method = method.to(self.world.device, self.method_dtype)
         updates = build_updates(
@@ -148,7 +150,7 @@ class Learner:
     def _look(self, views: Tensor) -> tuple[Tensor, Any]:
         """f_phi of the views [b, D + wide_dim], and what the method makes of it while the student is embedding."""
         with part("teacher"):
-            x = self.strategy.embed_constant(self.teacher, views)
+            x = self.strategy.embed_constant(self._constant, views)
         with part("losses"):
             return x, self.method.prepare(self._usable(x)[:, : self.config.model.dim])
 

@@ -99,6 +99,7 @@ def _detected(config: Config, world: "World") -> str:
         f"{torch.get_num_threads()} compute thread(s) each\n"
         f"batch: {batch_arithmetic(config, world.size)}\n"
         f"nearest neighbours: {describe(config.index.backend, world.device)}{index}"
+        + ("\nkernels: compiled at the first step, which takes minutes" if config.runtime.compile else "")
     )
 
 

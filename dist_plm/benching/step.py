@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dist_plm.benching.ratios import Ratio, in_turns
@@ -13,6 +14,7 @@ from dist_plm.config import Config
 from dist_plm.data.loader import Batch
 from dist_plm.learner import Learner
 from dist_plm.model import Encoder, Teacher
+from dist_plm.runtime.compiled import compiled
 from dist_plm.runtime.optimiser import build_updates
 from dist_plm.runtime.parts import Stopwatch, watch
 from dist_plm.runtime.world import World
@@ -50,11 +52,13 @@ def plain_step(setting: Setting, batch: Batch) -> Callable[[], None]:
     config, world = setting.config, setting.world
     student = Encoder(config.model, seed=config.seed, all_reduce_sum=world.sum).to(world.device)
     student = student.to(memory_format=torch.channels_last)
-    teacher = Teacher(student, config.model.momentum)
+    teacher: nn.Module = Teacher(student, config.model.momentum)
     backbone, head = student.backbone.parameters(), student.head_parameters()
     updates = build_updates(backbone, head, [], config.optimiser, own_lr_scale=1.0)
     updates.set_learning_rate(RATE)
-    replica = DistributedDataParallel(student, gradient_as_bucket_view=True) if world.size > 1 else student
+    replica: nn.Module = DistributedDataParallel(student, gradient_as_bucket_view=True) if world.size > 1 else student
+    if config.runtime.compile:
+        replica, teacher = compiled(replica), compiled(teacher)
     autocast = setting.learner().strategy.autocast  # precision as configured
 
     def step() -> None:

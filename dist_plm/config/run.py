@@ -89,6 +89,8 @@ class RuntimeConfig:
             `deepspeed` needs less memory. A run may go on under another one.
         lanes: Pieces into which `reproducible` cuts the global batch.
         zero: Of strategy `deepspeed`.
+        compile: Make fused kernels of the networks for the steps (torch.compile, strategy `ddp`); the first step takes
+            minutes.
         threads: Compute threads of a rank; 0 shares the cores that ranks have in common (`reproducible`: 1, since
             a kernel on two threads adds up in another order).
         timeout_seconds: Bound of every wait for another rank.
@@ -99,6 +101,7 @@ class RuntimeConfig:
     strategy: Literal["ddp", "reproducible", "deepspeed"] = "ddp"
     lanes: int = 4
     zero: ZeroConfig = field(default_factory=ZeroConfig)
+    compile: bool = False
     threads: int = 0
     timeout_seconds: float = 600.0
     signals: list[Literal["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"]] = field(

@@ -1,5 +1,7 @@
 """Half precision of the encoders against float32: gradients, what the method sees, overflow, and a compiled student."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -31,13 +33,12 @@ def config(precision: str) -> Config:
     )
 
 
-def gradients(precision: str, micro_batches: int = 1, compiled: bool = False) -> Tensor:
+def gradients(precision: str, micro_batches: int = 1, compile: bool = False) -> Tensor:
     """All gradients of the student in one row, for a given dL/dz (a loss would add what it makes of rounded z)."""
     student = Encoder(MODEL, seed=1)
-    if compiled:
-        student.compile(backend="aot_eager")
     updates = Updates(torch.optim.SGD(student.parameters(), fused=True))
-    strategy = DataParallel(student, updates, World(), precision=precision, micro_batches=micro_batches)
+    settings = {"precision": precision, "micro_batches": micro_batches, "compile": compile}
+    strategy = DataParallel(student, updates, World(), **settings)
     embedded = strategy.embed(VIEWS)
     assert embedded.dtype == torch.float32
     strategy.backward(VIEWS, embedded, torch.randn(12, 8, generator=torch.Generator().manual_seed(2)) / 1e7)
@@ -59,10 +60,11 @@ def test_fp16_would_lose_small_gradients_without_the_scale(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_compiled_student_takes_the_same_step(precision: str) -> None:
+def test_a_compiled_student_takes_the_same_step(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dist_plm.runtime.strategy.data_parallel.compiled", partial(torch.compile, backend="aot_eager"))
     truth = gradients(precision)
     for micro_batches in (1, 3):
-        found = gradients(precision, micro_batches, compiled=True)
+        found = gradients(precision, micro_batches, compile=True)
         assert (found - truth).norm() <= (1e-5 if precision == "fp32" else 0.2) * truth.norm()
 
 

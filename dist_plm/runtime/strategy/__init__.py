@@ -23,7 +23,8 @@ def build_strategy(config: Config, student: nn.Module, teacher: nn.Module, updat
     if config.runtime.strategy == "reproducible":
         piece = config.batch.images * config.views.count // config.runtime.lanes
         return Reproducible(student, updates, world, precision=precision, piece=piece)
-    return DataParallel(student, updates, world, precision=precision, micro_batches=micro_batches)
+    compile = config.runtime.compile
+    return DataParallel(student, updates, world, precision=precision, micro_batches=micro_batches, compile=compile)
 
 
 def method_dtype(config: Config) -> torch.dtype:

@@ -1,13 +1,13 @@
 """Every rank holds the whole student and averages its gradients with the others': DistributedDataParallel."""
 
 import inspect
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dist_plm.runtime.compiled import compiled
 from dist_plm.runtime.loss_scale import LossScale
 from dist_plm.runtime.optimiser import Updates
 from dist_plm.runtime.strategy.pieces import Pieces
@@ -26,28 +26,34 @@ class DataParallel(Replicated):
 
     Args:
         micro_batches: Pieces in which a rank embeds its share; see `Pieces`.
+        compile: Embed by compiled kernels.
 
     Attributes:
+        ddp: What averages; None on one rank.
         loss_scale: In fp16 only; the step after an overflow is scaled less.
     """
 
     def __init__(
-        self, student: nn.Module, updates: Updates, world: World, *, precision: str, micro_batches: int
-    ) -> None:
+        self, student: nn.Module, updates: Updates, world: World, *,
+        precision: str, micro_batches: int, compile: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__(student, updates, world, precision=precision)
         self._pieces = Pieces(micro_batches, world.device)
         self.loss_scale = LossScale(world.device) if precision == "fp16" else None
         ids = [world.device.index] if world.device.type == "cuda" else None
-        self.replica: nn.Module = student
+        self.ddp: DistributedDataParallel | None = None
         if world.size > 1:
             # Buffers are alike on all ranks already: frozen or synchronised batch norm (per_rank: rank 0's are saved).
-            self.replica = DistributedDataParallel(
-                student, device_ids=ids, gradient_as_bucket_view=True, **_KEEP_BUFFERS
-            )
+            self.ddp = DistributedDataParallel(student, device_ids=ids, gradient_as_bucket_view=True, **_KEEP_BUFFERS)
+        self._alone = compiled(student) if compile else student
+        self._replica: nn.Module = self._alone
+        if self.ddp:
+            # Around DDP, and not within, the backward is cut where its buckets end: gradients travel while it runs.
+            self._replica = compiled(self.ddp) if compile else self.ddp
 
     def embed(self, views: Tensor) -> Tensor:
         with self.autocast():
-            return self.replica(views) if self._pieces.count == 1 else self._pieces.embed(self.student, views)
+            return self._replica(views) if self._pieces.count == 1 else self._pieces.embed(self._alone, views)
 
     def backward(self, views: Tensor, z: Tensor, gradient: Tensor) -> None:
         """As the seam says.
@@ -62,13 +68,12 @@ class DataParallel(Replicated):
         else:
             for piece, piece_gradient, last in self._pieces.again(views, gradient):
                 with self._synchronised(last), self.autocast():
-                    self.replica(piece).backward(piece_gradient)
+                    self._replica(piece).backward(piece_gradient)
         if self.loss_scale:
             self.overflow = self.loss_scale.unscale(self.student)
 
-    def _synchronised(self, last: bool) -> "nullcontext[None] | torch.autograd.grad_mode.no_grad":
-        ddp = isinstance(self.replica, DistributedDataParallel)
-        return nullcontext() if last or not ddp else self.replica.no_sync()  # type: ignore[operator]
+    def _synchronised(self, last: bool) -> AbstractContextManager[None]:
+        return nullcontext() if last or not self.ddp else self.ddp.no_sync()
 
     def state(self) -> dict[str, Tensor]:
         return self.loss_scale.state() if self.loss_scale else {}

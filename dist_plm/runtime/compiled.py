@@ -1,0 +1,31 @@
+"""Networks of a training step as fused kernels, by torch.compile."""
+
+import os
+import shutil
+import sys
+
+import torch
+from torch import nn
+
+from dist_plm.errors import UserError
+
+
+def compiled(network: nn.Module) -> nn.Module:
+    """The same parameters behind kernels that are made at the first call, which takes minutes, and kept on disk.
+
+    A resumed run must compute what the unbroken one does, so kernels depend on nothing but the network and the shape of
+    its input: each shape has its own (the default makes the second shape's kernels general, and so dependent on which
+    came first), and none is chosen by a stopwatch. It is for the forwards of a training step, whose shape never
+    changes; a sweep ends with a smaller batch.
+    """
+    return torch.compile(network, dynamic=False, options={"deterministic": True})  # type: ignore[return-value]
+
+
+def check_compiler() -> None:
+    """Raise UserError where there is nothing to make kernels with."""
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if not shutil.which(compiler):
+        raise UserError(
+            f"runtime.compile needs a C++ compiler, and {compiler!r} is not on the PATH: install one, or name it by "
+            "CXX, or leave runtime.compile out"
+        )
