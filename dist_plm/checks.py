@@ -35,6 +35,7 @@ def _check_values(config: Config) -> None:
         "batch.refresh_epochs": config.batch.refresh_epochs,
         "batch.micro_batches": config.batch.micro_batches,
         "manifold.dim": config.manifold.dim,
+        "manifold.k": config.manifold.k,
         "loss.delta": config.loss.delta,
         "optimiser.lr": config.optimiser.lr,
         "train.epochs": config.train.epochs,
@@ -199,6 +200,11 @@ def _check_compile(config: Config) -> None:
         raise UserError(
             f"runtime.compile is for runtime.strategy ddp, not for {config.runtime.strategy}: leave it out, or set "
             "--runtime.strategy ddp"
+        )
+    if config.model.batch_norm == "synchronised":
+        raise UserError(
+            "runtime.compile would hide the waits of model.batch_norm synchronised for other ranks: leave it out, or "
+            "set --model.batch_norm frozen"
         )
     from dist_plm.runtime.compiled import check_compiler
 

@@ -99,7 +99,7 @@ class Learner:
         config = self.config
         self.phase, self.student = phase, student
         self.teacher = Teacher(student, config.model.momentum)
-        self._constant = compiled(self.teacher) if config.runtime.compile else self.teacher
+        self._teacher_forward = compiled(self.teacher) if config.runtime.compile else self.teacher
         method = build_method(phase.method, config, self.world, self.classes)
         self.method = method.to(self.world.device, self.method_dtype)
         updates = build_updates(
@@ -120,10 +120,11 @@ class Learner:
         self.strategy.updates.set_learning_rate(self.rate, epoch)
         self.student.train()
 
-        with self.beside.work():
-            x, prepared = self._look(views) if self.method.reads_teacher else (None, None)
+        self.beside.follow()
         with part("student"):
             embedded = self.strategy.embed(views)
+        with self.beside.work():
+            x, prepared = self._look(views) if self.method.reads_teacher else (None, None)
         self.beside.join()
         x = embedded if x is None else x
         sound = embedded.detach().isfinite().all() & x.isfinite().all()
@@ -145,12 +146,13 @@ class Learner:
             self.strategy.step(torch.maximum(void, self.strategy.overflow.to(void)))
         with part("ema"):
             self.teacher.update(self.student, self.strategy.local)
+        self.beside.follow()  # an allocator short of memory may unmap x as soon as the second stream is done
         return Report(loss, z.detach()[:, : self.config.model.dim])
 
     def _look(self, views: Tensor) -> tuple[Tensor, Any]:
         """f_phi of the views [b, D + wide_dim], and what the method makes of it while the student is embedding."""
         with part("teacher"):
-            x = self.strategy.embed_constant(self._constant, views)
+            x = self.strategy.embed_constant(self._teacher_forward, views)
         with part("losses"):
             return x, self.method.prepare(self._usable(x)[:, : self.config.model.dim])
 

@@ -14,6 +14,7 @@ from dist_plm.config import Config
 from dist_plm.data.loader import Batch
 from dist_plm.learner import Learner
 from dist_plm.model import Encoder, Teacher
+from dist_plm.runtime.beside import Beside
 from dist_plm.runtime.compiled import compiled
 from dist_plm.runtime.optimiser import build_updates
 from dist_plm.runtime.parts import Stopwatch, watch
@@ -60,12 +61,16 @@ def plain_step(setting: Setting, batch: Batch) -> Callable[[], None]:
     if config.runtime.compile:
         replica, teacher = compiled(replica), compiled(teacher)
     autocast = setting.learner().strategy.autocast  # precision as configured
+    beside = Beside(world.device)
 
     def step() -> None:
         student.train()
+        beside.follow()
         with autocast():
             z = replica(batch.views)
+        with beside.work(), autocast():
             teacher(batch.views)
+        beside.join()
         z.mean().backward()
         updates.network.step()
         updates.network.zero_grad()

@@ -82,7 +82,7 @@ class WarmUpConfig:
     Args:
         epochs: Length of the phase; 0 leaves it out.
         lr: Learning rate of the phase.
-        temperature: Of the softmax over the batch.
+        temperature: Of the softmax over the batch, also of the methods `instance` and `neighbour_contrast`.
     """
 
     epochs: int = 0

@@ -68,7 +68,7 @@ class PiecewiseLinearManifold(Method):
 
     def forward(self, points: Points) -> Loss:
         weights, z_all = self.config.loss, self.world.gather_rows(points.student)
-        around = points.prepared or self.prepare(points.teacher)
+        around = self.prepare(points.teacher) if points.prepared is None else points.prepared
         point, targets = self._point_share(points, around, z_all)
         terms, share = {"point": point.detach()}, weights.point * point
         if self.proxies is not None:

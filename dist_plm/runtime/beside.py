@@ -7,15 +7,21 @@ import torch
 
 
 class Beside:
-    """`with beside.work(): ...` queues on a second stream; `join` before its results are used. On a CPU: in turn.
+    """`follow()`, queue something, `with work(): ...`, `join()`: the block runs beside what was queued since `follow`.
 
-    No tensor needs `record_stream`. The memory of what the second stream made and the main one used is taken again by
-    work of the second stream alone, which starts after all that the main one had queued when the block was entered.
-    What the main stream made and the second used is freed after `join`.
+    On a CPU all is in turn. No tensor needs `record_stream`: the memory of what the second stream made and the main one
+    used is taken again by work of the second stream alone, which starts after all that the main one had queued at
+    `follow`; so nothing that was made beside may be freed between `follow` and the end of the block. What the main
+    stream made and the block used is to be freed after `join`.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def follow(self) -> None:
+        """Let what is queued beside from now on start after all that the main stream has queued so far."""
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
 
     @contextmanager
     def work(self) -> Iterator[None]:
@@ -23,7 +29,6 @@ class Beside:
         if self._stream is None:
             yield
             return
-        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
         with torch.cuda.stream(self._stream):
             yield
 

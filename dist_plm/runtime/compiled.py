@@ -1,5 +1,6 @@
 """Networks of a training step as fused kernels, by torch.compile."""
 
+import inspect
 import os
 import shutil
 import sys
@@ -15,14 +16,19 @@ def compiled(network: nn.Module) -> nn.Module:
 
     A resumed run must compute what the unbroken one does, so kernels depend on nothing but the network and the shape of
     its input: each shape has its own (the default makes the second shape's kernels general, and so dependent on which
-    came first), and none is chosen by a stopwatch. It is for the forwards of a training step, whose shape never
-    changes; a sweep ends with a smaller batch.
+    came first), each call of this function its own again, no order of summation is chosen by a stopwatch, and too many
+    shapes are an error instead of a silent return to other kernels. It is for the forwards of a training step, whose
+    shape never changes; a sweep ends with a smaller batch.
     """
-    return torch.compile(network, dynamic=False, options={"deterministic": True})  # type: ignore[return-value]
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    options = {"dynamic": False, "isolate_recompiles": True, "options": {"deterministic": True}}
+    return torch.compile(network, **options)  # type: ignore[call-overload]
 
 
 def check_compiler() -> None:
     """Raise UserError where there is nothing to make kernels with."""
+    if "isolate_recompiles" not in inspect.signature(torch.compile).parameters:
+        raise UserError(f"runtime.compile needs torch 2.14, this is {torch.__version__}: leave it out, or install that")
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if not shutil.which(compiler):
         raise UserError(

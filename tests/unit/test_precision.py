@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -61,11 +62,13 @@ def test_fp16_would_lose_small_gradients_without_the_scale(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_compiled_student_takes_the_same_step(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dist_plm.runtime.strategy.data_parallel.compiled", partial(torch.compile, backend="aot_eager"))
+    graphs = CompileCounterWithBackend("aot_eager")
+    monkeypatch.setattr("dist_plm.runtime.strategy.data_parallel.compiled", partial(torch.compile, backend=graphs))
     truth = gradients(precision)
     for micro_batches in (1, 3):
         found = gradients(precision, micro_batches, compile=True)
         assert (found - truth).norm() <= (1e-5 if precision == "fp32" else 0.2) * truth.norm()
+        assert graphs.frame_count, "nothing was compiled"
 
 
 class Formats(TorchDispatchMode):
