@@ -16,7 +16,7 @@ test: $(VENV)/dev
 	$(BIN)/mypy
 	@# The tests of Slurm wait for its timers (2 min of CPU in 8), so they run beside the others.
 	$(BIN)/pytest tests/slurm & slurm=$$!; \
-	$(BIN)/pytest -n 3 --dist loadfile --ignore tests/slurm; others=$$?; \
+	$(BIN)/pytest -n 3 --dist loadfile --durations 15 --ignore tests/slurm; others=$$?; \
 	wait $$slurm && exit $$others
 
 $(VENV)/demo: EXTRAS = report
