@@ -1,16 +1,17 @@
 """W ranks against one process on the concatenated batch: the loss and every gradient, in float64."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, ProxiesConfig
+from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, ProxiesConfig, RuntimeConfig
 from dist_plm.methods import Points, build_method
 from dist_plm.runtime.optimiser import Updates
-from dist_plm.runtime.strategy import DataParallel
+from dist_plm.runtime.strategy import DataParallel, data_parallel
 from dist_plm.runtime.world import World, _GatherRows
 from tests.distributed.ranks import on_ranks
 
@@ -53,7 +54,8 @@ def gradients(world: World, config: Config, method_name: str = "plm", rows: slic
     views, x = views[rows], x[rows]
     method = build_method(method_name, config, world).double()
     updates = Updates(torch.optim.SGD(student.parameters(), fused=True))
-    strategy = DataParallel(student, updates, world, precision="fp64", micro_batches=config.batch.micro_batches)
+    settings = {"micro_batches": config.batch.micro_batches, "compile": config.runtime.compile}
+    strategy = DataParallel(student, updates, world, precision="fp64", **settings)
     embedded = strategy.embed(views)
     z = embedded.detach().requires_grad_()
     loss = method(Points(z, x, VIEWS))
@@ -107,6 +109,20 @@ def test_rank_scope_is_the_mean_of_single_processes(size: int, tmp_path: Path) -
         single = [gradients(World(), case, method, slice(r * own, (r + 1) * own)) for r in range(size)]
         mean = {name: torch.stack([each[name] for each in single]).mean(dim=0) for name in single[0]}
         assert error(together([rank[number] for rank in ranks]), mean) <= 1e-12, case.proxies.count
+
+
+def compiled_gradients(world: World, cases: list[tuple[Config, str]]) -> list[Gradients]:
+    # Traced and cut at DDP's buckets as for inductor, whose kernels would take a minute.
+    data_parallel.compiled = partial(torch.compile, backend="aot_eager")
+    return all_gradients(world, cases)
+
+
+def test_compiled_ranks_equal_one_process(tmp_path: Path) -> None:
+    compile = RuntimeConfig(compile=True)
+    cases = [(replace(config(7, micro_batches=pieces), runtime=compile), "plm") for pieces in (1, 3)]
+    alone = gradients(World(), config(7))
+    for pieces in zip(*on_ranks(2, tmp_path, compiled_gradients, cases), strict=True):
+        assert error(together(list(pieces)), alone) <= 1e-12
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 5])

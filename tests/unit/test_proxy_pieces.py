@@ -29,8 +29,7 @@ def setting(count: int, similarity_gradient: bool = False):
 
 def terms(method: nn.Module, x: Tensor, z: Tensor) -> list[Tensor]:
     """Means of equations 7 and 8 and the gradients of their weighted sum."""
-    basis = neighbourhoods(x, x, torch.arange(POINTS), method.config.manifold).basis
-    first, second = method._proxy_shares(method.proxies, z, x, basis, z.new_tensor(2.0))
+    first, second = method._proxy_shares(method.proxies, z, method.prepare(x), z.new_tensor(2.0))
     return [first, second, *torch.autograd.grad(first + 3 * second, [z, *method.parameters()])]
 
 
