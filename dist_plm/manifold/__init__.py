@@ -7,7 +7,7 @@ neighbourhood, P proxies, k neighbours. x is an embedding by the momentum encode
 from dist_plm.manifold.basis import orthonormal
 from dist_plm.manifold.collapse import effective_rank, mean_pair_distance
 from dist_plm.manifold.losses import neighbourhood_loss, point_loss, proxy_loss
-from dist_plm.manifold.neighbourhoods import Neighbourhoods, linear_neighbourhoods, nearest
+from dist_plm.manifold.neighbourhoods import Neighbourhoods, linear_neighbourhoods, nearest_candidates
 from dist_plm.manifold.similarity import point_similarity, proxy_similarity
 
 __all__ = [
@@ -15,7 +15,7 @@ __all__ = [
     "effective_rank",
     "linear_neighbourhoods",
     "mean_pair_distance",
-    "nearest",
+    "nearest_candidates",
     "neighbourhood_loss",
     "orthonormal",
     "point_loss",

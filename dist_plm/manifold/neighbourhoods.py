@@ -60,7 +60,7 @@ def linear_neighbourhoods(
         rows = torch.arange(points.shape[0], device=points.device)
     candidates = points if candidates is None else candidates
     _check(points, candidates, rows, k, dim, threshold, centre, criterion)
-    indices = nearest(points, candidates, k, rows)
+    indices = nearest_candidates(points, candidates, k, rows)
     x = torch.cat([points[:, None], candidates[indices[:, 1:]]], dim=1)
     v = x if centre == "origin" else x - points[:, None]
     gram = v @ v.mT
@@ -72,7 +72,7 @@ def linear_neighbourhoods(
 
 @torch.no_grad()
 @full_precision
-def nearest(points: Tensor, candidates: Tensor, k: int, rows: Tensor | None) -> Tensor:
+def nearest_candidates(points: Tensor, candidates: Tensor, k: int, rows: Tensor | None) -> Tensor:
     """The row of each point [B, D] in candidates [G, D], then its k nearest others by (distance, row) -> [B, k + 1].
 
     The row is -1 for a point that is none of them; without `rows` it is the first candidate equal to the point.

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dist_plm.manifold import nearest
+from dist_plm.manifold import nearest_candidates
 from dist_plm.methods.base import Loss, Method, Points
 from dist_plm.methods.instance import contrast
 
@@ -17,7 +17,8 @@ class NeighbourContrast(Method):
 
     def prepare(self, x: Tensor) -> Tensor:
         """The k nearest points of each, as rows of the global batch [b, k]."""
-        return nearest(x, self.world.gather_rows(x), self.config.manifold.k, self.world.own_rows(x))[:, 1:]
+        k, rows = self.config.manifold.k, self.world.own_rows(x)
+        return nearest_candidates(x, self.world.gather_rows(x), k, rows)[:, 1:]
 
     def forward(self, points: Points) -> Loss:
         """The softmax runs over local rows x gathered columns; a row's terms live on one rank, so shares add up."""

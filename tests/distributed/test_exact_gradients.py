@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, ProxiesConfig, RuntimeConfig
 from dist_plm.methods import Points, build_method
@@ -113,8 +114,11 @@ def test_rank_scope_is_the_mean_of_single_processes(size: int, tmp_path: Path) -
 
 def compiled_gradients(world: World, cases: list[tuple[Config, str]]) -> list[Gradients]:
     # Traced and cut at DDP's buckets as for inductor, whose kernels would take a minute.
-    data_parallel.compiled = partial(torch.compile, backend="aot_eager")
-    return all_gradients(world, cases)
+    graphs = CompileCounterWithBackend("aot_eager")
+    data_parallel.compiled = partial(torch.compile, backend=graphs)
+    found = all_gradients(world, cases)
+    assert graphs.frame_count, "nothing was compiled"
+    return found
 
 
 def test_compiled_ranks_equal_one_process(tmp_path: Path) -> None:
