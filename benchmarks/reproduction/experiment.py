@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.reproduction.cut import above
+from benchmarks.reproduction.cut import above, insert_batch_norm
 from benchmarks.reproduction.features import Features
 from dist_plm.config import Config
 from dist_plm.data.loader import Batch
@@ -20,6 +20,7 @@ from dist_plm.index import nearest
 from dist_plm.index.rows import HeldRows
 from dist_plm.index.sweep import Embed
 from dist_plm.learner import Learner, phases
+from dist_plm.model.batch_norm import convert_batch_norm
 from dist_plm.runtime.world import World
 
 BLOCK = 500  # images in a forward pass
@@ -36,12 +37,14 @@ class Experiment:
         features: Maps that enter `cut`.
         cut: First trained block.
         evaluate_every: Steps between two evaluations; start and end are always evaluated.
+        with_batch_norm: Whether batch norm is inserted into what is trained; `model.batch_norm` says how it is treated.
     """
 
     config: Config
     features: Features
     cut: str
     evaluate_every: int
+    with_batch_norm: bool = False
     course: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -50,6 +53,9 @@ class Experiment:
         self.learner = Learner(self.config, self.world, phase, classes)
         student = self.learner.student
         student.backbone = above(student.backbone, self.cut)  # type: ignore[arg-type]
+        if self.with_batch_norm:
+            insert_batch_norm(student.backbone, _batches(self.features.train))
+            convert_batch_norm(student.backbone, self.config.model.batch_norm, self.world.sum)
         self.learner.start_heads(lambda pooled: HeldRows(self._through(pooled, self.features.train)))
 
     def run(self) -> list[dict[str, Any]]:
@@ -119,7 +125,7 @@ class Experiment:
         return self._through(self.learner.embed_with(network, wide=wide), maps)
 
     def _through(self, embed: Embed, maps: np.ndarray) -> Tensor:
-        return torch.cat([embed(_maps(maps[first : first + BLOCK])) for first in range(0, len(maps), BLOCK)])
+        return torch.cat([embed(batch) for batch in _batches(maps)])
 
     def _judge(self, step: int, looks: list[dict[str, float]]) -> None:
         entry: dict[str, Any] = {"step": step}
@@ -133,6 +139,10 @@ class Experiment:
         names = {name for look in looks for name in look}
         means = {name: fmean(look[name] for look in looks if name in look) for name in sorted(names)}
         self.course.append(entry | {"statistics": {name: float(f"{value:.4g}") for name, value in means.items()}})
+
+
+def _batches(maps: np.ndarray) -> Iterator[Tensor]:
+    return (_maps(maps[first : first + BLOCK]) for first in range(0, len(maps), BLOCK))
 
 
 def _maps(maps: np.ndarray) -> Tensor:

@@ -1,5 +1,6 @@
 """The bench of the reproduction, end to end on made-up maps: what it trains, records, and does not repeat."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -7,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from benchmarks.reproduction import run, table
-from benchmarks.reproduction.cut import BLOCKS, above, below
+from benchmarks.reproduction.cut import BLOCKS, above, below, insert_batch_norm
 from benchmarks.reproduction.experiment import Experiment
 from benchmarks.reproduction.features import Features
 from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, ProxiesConfig, TrainConfig
 from dist_plm.evaluation import recall_at_k
+from dist_plm.model.batch_norm import convert_batch_norm
 from dist_plm.model.bvlc_googlenet import BvlcGooglenet
 
 CLASSES, EACH, CROPS, CHANNELS = 4, 8, 2, 1024
@@ -115,3 +118,19 @@ def test_below_and_above_are_the_network(cut):
         for name in BLOCKS[: BLOCKS.index(cut)]:
             maps = getattr(network, name)(maps)
         torch.testing.assert_close(above(network, cut)(maps), network(images))
+
+
+def test_inserted_batch_norm_changes_nothing_until_it_learns():
+    torch.manual_seed(0)
+    network = BvlcGooglenet().eval()
+    maps = torch.rand(6, 832, 4, 4)
+    plain = above(network, "inception_5b")(maps)
+    normed = above(network, "inception_5b")
+    insert_batch_norm(normed, [maps[:3], maps[3:]])
+    layers = [layer for layer in normed.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert len(layers) == 6 and all(layer.num_batches_tracked == 2 for layer in layers)
+    torch.testing.assert_close(normed.eval()(maps), plain)
+    frozen = convert_batch_norm(copy.deepcopy(normed), "frozen").train()
+    torch.testing.assert_close(frozen(maps), plain)
+    # As the statistics are those of these maps, normalising by the batch's own changes little.
+    assert 0 < (normed.train()(maps) - plain).abs().mean() < 0.2 * plain.abs().mean()
