@@ -1,9 +1,13 @@
-"""Before an epoch: sweep the images with the momentum encoder, search the seeds' neighbours, and fix the plan."""
+"""Before an epoch: sweep the images with the momentum encoder, search the seeds' neighbours, and fix the plan.
+
+Where nothing asks for the embeddings, there is no sweep.
+"""
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -108,23 +112,26 @@ class Planner:
     def _blocks(self, at: Position, learner: Learner) -> Iterator[np.ndarray]:
         """The plan, int64 [some, groups, group_size] at a time. A collective."""
         batches = learner.method.batches
-        if batches == "random":
-            yield random_plan(len(self.store), self.config.batch, self.config.seed, at.epochs)
-        elif batches == "neighbours":
-            yield from self._around_seeds(at, learner)
-        else:
+        if batches in ("classes", "clusters"):
             if batches == "clusters" and self._refreshing(at):
                 self._cluster(at, learner)
             labels = self._labels(at, learner)
             assert labels is not None
             yield class_plan(labels, self.config.batch, self.config.seed, at.epochs)
-
-    def _around_seeds(self, at: Position, learner: Learner) -> Iterator[np.ndarray]:
-        """Groups of neighbours, from an index that gives its memory back before training goes on."""
-        config, world, embeddings = self.config, self.world, self._embeddings(at, learner)
+            return
+        # Swept at the first call: a group of one image has no neighbours, and not every method begins with the gallery.
+        embeddings = cache(partial(self._embeddings, at, learner))
         if at.epoch == 0:
-            learner.method.begin(lambda: torch.from_numpy(embeddings.whole()).to(world.device, learner.method_dtype))
-        batch, n = config.batch, len(embeddings)
+            device, dtype = self.world.device, learner.method_dtype
+            learner.method.begin(lambda: torch.from_numpy(embeddings().whole()).to(device, dtype))
+        if batches == "random" or self.config.batch.group_size == 1:
+            yield random_plan(len(self.store), self.config.batch, self.config.seed, at.epochs)
+        else:
+            yield from self._around_seeds(at, embeddings())
+
+    def _around_seeds(self, at: Position, embeddings: Embeddings) -> Iterator[np.ndarray]:
+        """Groups of neighbours, from an index that gives its memory back before training goes on."""
+        config, world, batch, n = self.config, self.world, self.config.batch, len(embeddings)
         placement = place_run(config, n, world.size)
         backend, seed = config.index.backend, config.seed
         with GlobalIndex(embeddings, config.index, placement, backend=backend, world=world, seed=seed) as index:

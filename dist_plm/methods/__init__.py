@@ -26,8 +26,10 @@ METHODS: dict[str, type[Method]] = {
 
 
 def is_swept(config: Config) -> bool:
-    """Whether batches rest on embeddings of all images."""
-    return METHODS[config.train.method].batches in ("neighbours", "clusters")
+    """Whether a run embeds all images: to make classes up, to gather neighbours, or to place proxies on them."""
+    batches, placed = METHODS[config.train.method].batches, config.proxies.start == "data"
+    grouped = config.batch.group_size > 1 or (config.train.method == "plm" and placed)
+    return batches == "clusters" or (batches == "neighbours" and grouped)
 
 
 def build_method(name: str, config: Config, world: World, classes: int = 1) -> Method:

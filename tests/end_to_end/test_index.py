@@ -81,3 +81,18 @@ def test_a_refresh_comes_after_a_few_steps(here, tiny, tmp_path):
     plans = [np.load(path) for path in sorted((run / "plans").iterdir())]
     assert [plan.shape for plan in plans] == [(3, 4, 5)] * 4
     assert not np.isin(plans[0][:, :, 0], plans[1][:, :, 0]).any()
+
+
+def test_batches_of_single_images_need_no_sweep(here, tiny, tmp_path):
+    """Nor an index. Proxies that start on the data need one sweep, before the first step."""
+    single = ("--config", tiny, "--batch.groups", 20, "--batch.group_size", 1, "--warm_up.epochs", 0,
+              "--train.epochs", 2, "--train.evaluate_epochs", 2)  # fmt: skip
+    for start, swept in (("normal", []), ("data", [0])):
+        run = tmp_path / start
+        outcome = here(training.main, *single, "--run_dir", run, "--proxies.start", start)
+        assert outcome.status == 0, outcome.err
+        assert [event["step"] for event in events(run, "sweep")] == swept and not events(run, "index")
+        for path in (run / "plans").iterdir():
+            assert sorted(np.load(path).ravel()) == list(range(140)), "every image once an epoch"
+    estimate = here(training.main, *single, "--run_dir", tmp_path / "none", "--plan", COLUMNS="250").out
+    assert "0.0 MB in order (sweep)" in estimate and "a refresh searches" not in estimate
