@@ -15,7 +15,7 @@ from dist_plm.config import Config
 from dist_plm.data.decode import decode
 from dist_plm.data.loader import Loader, to_device
 from dist_plm.data.store import Store
-from dist_plm.data.stream import sweep_shard
+from dist_plm.data.stream import sweep_shards
 from dist_plm.data.views import eval_view, train_view
 from dist_plm.index.sweep import Embed, sweep
 from dist_plm.runtime.progress import Display
@@ -124,9 +124,9 @@ def _sweep(setting: Setting, store: Store, embed: Embed, folder: Path, display: 
 
 def _eval_batches(setting: Setting, store: Store) -> Iterator[torch.Tensor]:
     config = setting.config
-    for number in range(len(store.shards)):
-        yield from sweep_shard(store, number, config=config.views, batch_size=config.evaluation.batch_size,
-                               workers=config.data.workers)  # fmt: skip
+    batches = sweep_shards(store, range(len(store.shards)), config=config.views,
+                           batch_size=config.evaluation.batch_size, workers=config.data.workers)  # fmt: skip
+    return (batch for _, batch in batches)
 
 
 def _decode_views(store: Store, config: Config) -> None:

@@ -2,6 +2,9 @@
 
 import os
 from collections.abc import Callable
+from contextlib import closing
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +13,7 @@ from torch import Tensor
 
 from dist_plm.config import Config
 from dist_plm.data.store import Store
-from dist_plm.data.stream import sweep_shard
+from dist_plm.data.stream import sweep_shards
 from dist_plm.index.embeddings import Embeddings
 from dist_plm.runtime.atomic import replacing
 from dist_plm.runtime.progress import Display
@@ -51,16 +54,13 @@ def sweep(
     shares = balanced([store.shards[number].samples for number in missing], world.size)
     own = [missing[position] for position in shares[world.rank]]
     total = sum(store.shards[number].samples for number in own)
-    with display.phase(title, total, "images") as phase:
-        for number in own:
+    batches = sweep_shards(
+        store, own, config=config.views, batch_size=config.evaluation.batch_size, workers=config.data.workers
+    )
+    with display.phase(title, total, "images") as phase, closing(batches):
+        for number, views in groupby(batches, key=itemgetter(0)):
             rows = []
-            for batch in sweep_shard(
-                store,
-                number,
-                config=config.views,
-                batch_size=config.evaluation.batch_size,
-                workers=config.data.workers,
-            ):
+            for _, batch in views:
                 rows.append(embed(batch.to(world.device, non_blocking=True)).float().cpu().numpy())
                 phase.advance(len(batch), scale=world.size)
                 if world.told:

@@ -13,7 +13,7 @@ from dist_plm.data import decoded
 from dist_plm.data.decoded import DecodedStore, decode_once, estimated_bytes
 from dist_plm.data.loader import Loader
 from dist_plm.data.store import Store
-from dist_plm.data.stream import sweep_shard
+from dist_plm.data.stream import sweep_shards
 from dist_plm.data.views import eval_view
 from dist_plm.errors import UserError
 from dist_plm.runtime.progress import Display
@@ -47,11 +47,9 @@ def test_pixels_are_those_of_the_smaller_image(tiny_split, tmp_path, side):
         for id in (9, 0, 5, 5, 3, 8, 1, 2, 4, 6, 7):
             assert (np.asarray(store.read_image(id)) == oracle(images[id], side)).all()
         assert [store.read(id) for id in range(10)] == images and store.about(4)["split"] == "train"
-        for shard in range(3):
-            first = store.shards[shard].first_id
-            views = np.concatenate([*sweep_shard(store, shard, config=VIEWS, batch_size=2, workers=2)])
-            for row, view in enumerate(views):
-                assert (view == eval_view(Image.fromarray(oracle(images[first + row], side)), config=VIEWS)).all()
+        swept = [batch for _, batch in sweep_shards(store, range(3), config=VIEWS, batch_size=2, workers=2)]
+        for id, view in enumerate(np.concatenate(swept)):
+            assert (view == eval_view(Image.fromarray(oracle(images[id], side)), config=VIEWS)).all()
 
 
 def test_evaluation_views_of_the_same_side_differ_by_a_level_at_most(tiny_split, tmp_path):

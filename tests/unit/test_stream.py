@@ -5,6 +5,7 @@ import json
 import os
 import tarfile
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 
 from dist_plm.config import ViewsConfig
 from dist_plm.data.store import Store
-from dist_plm.data.stream import sweep_shard
+from dist_plm.data.stream import sweep_shards
 from dist_plm.data.views import eval_view
 from dist_plm.errors import UserError
 
@@ -26,6 +27,12 @@ def oracle(path) -> np.ndarray:
     return np.stack([eval_view(Image.open(io.BytesIO(data)).convert("RGB"), config=CONFIG) for data in images])
 
 
+def sweep_shard(store: Store, index: int, *, batch_size: int, workers: int) -> list[torch.Tensor]:
+    swept = list(sweep_shards(store, [index], config=CONFIG, batch_size=batch_size, workers=workers))
+    assert {shard for shard, _ in swept} == {index}
+    return [batch for _, batch in swept]
+
+
 def sweeping() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("sweep")]
 
@@ -35,7 +42,7 @@ def test_batches_hold_the_shard_in_order_and_no_more(tiny_split, tmp_path, batch
     tiny_split([9, 12, 1])
     with Store(tmp_path, "train") as store:
         for index, shard in enumerate(store.shards):
-            batches = list(sweep_shard(store, index, config=CONFIG, batch_size=batch_size, workers=workers))
+            batches = sweep_shard(store, index, batch_size=batch_size, workers=workers)
             expected = oracle(shard.path)
             assert (torch.cat(batches).numpy() == expected).all()
             full, rest = divmod(shard.samples, batch_size)
@@ -44,12 +51,35 @@ def test_batches_hold_the_shard_in_order_and_no_more(tiny_split, tmp_path, batch
     assert not sweeping()
 
 
+@pytest.mark.parametrize("batch_size", [2, 5, 100])
+def test_shards_in_a_row_have_the_batches_of_each_alone(tiny_split, tmp_path, batch_size):
+    tiny_split([9, 1, 12, 3])
+    order = [2, 0, 1, 3]
+    with Store(tmp_path, "train") as store:
+        row = list(sweep_shards(store, order, config=CONFIG, batch_size=batch_size, workers=2))
+        alone = [(i, batch) for i in order for batch in sweep_shard(store, i, batch_size=batch_size, workers=2)]
+    assert [shard for shard, _ in row] == [shard for shard, _ in alone]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(row, alone, strict=True))
+
+
+def test_the_next_shard_is_decoded_while_one_is_worked_on(tiny_split, tmp_path):
+    tiny_split([3, 3, 3])
+    with Store(tmp_path, "train") as store:
+        decoded, decode = [], store.decoded
+        store.decoded = lambda item: decoded.append(item) or decode(item)
+        sweep = sweep_shards(store, range(3), config=CONFIG, batch_size=4, workers=1)
+        next(sweep)
+        deadline = time.monotonic() + 30
+        while len(decoded) < 8 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(decoded) == 8, "two batches' worth, those of the first shard among them"
+        sweep.close()
+
+
 def test_sweep_and_random_reads_agree(tiny_split, tmp_path):
     tiny_split([5, 6])
     with Store(tmp_path, "train") as store:
-        swept = torch.cat(
-            [batch for index in range(2) for batch in sweep_shard(store, index, config=CONFIG, batch_size=4, workers=2)]
-        )
+        swept = torch.cat([batch for _, batch in sweep_shards(store, [0, 1], config=CONFIG, batch_size=4, workers=2)])
         for id in range(11):
             assert (swept[id].numpy() == eval_view(store.read_image(id), config=CONFIG)).all()
 
@@ -65,7 +95,7 @@ def test_the_environment_of_a_rank_does_not_split_rewrite_or_cache(tiny_split, t
     }.items():
         monkeypatch.setenv(name, value)
     with Store(tmp_path, "train") as store:
-        assert sum(len(batch) for batch in sweep_shard(store, 0, config=CONFIG, batch_size=4, workers=1)) == 6
+        assert sum(len(batch) for batch in sweep_shard(store, 0, batch_size=4, workers=1)) == 6
     assert not os.listdir(tmp_path / "cache")
 
 
@@ -78,7 +108,7 @@ def test_a_folder_named_like_a_command_is_a_folder(tiny_split, tmp_path, monkeyp
             path.rename(folder / path.name)
     monkeypatch.chdir(tmp_path)
     with Store(folder.name, "train") as store:
-        assert sum(len(batch) for batch in sweep_shard(store, 0, config=CONFIG, batch_size=4, workers=1)) == 3
+        assert sum(len(batch) for batch in sweep_shard(store, 0, batch_size=4, workers=1)) == 3
     assert not (tmp_path / "owned").exists()
 
 
@@ -95,7 +125,7 @@ def test_another_number_of_samples_than_the_manifest_names_the_shard(tiny_split,
         Store(tmp_path, "train") as store,
         pytest.raises(UserError, match=f"train-000000.tar holds 4 samples, the manifest says {claimed}"),
     ):
-        list(sweep_shard(store, 0, config=CONFIG, batch_size=2, workers=1))
+        sweep_shard(store, 0, batch_size=2, workers=1)
     assert not sweeping()
 
 
@@ -105,7 +135,7 @@ def test_a_damaged_shard_is_named(tiny_split, tmp_path):
     with Store(tmp_path, "train") as store:
         os.truncate(store.shards[0].path, offset + 10)
         with pytest.raises(UserError, match=r"train-000000.tar is not an intact tar.*shards/verify.py"):
-            list(sweep_shard(store, 0, config=CONFIG, batch_size=2, workers=1))
+            sweep_shard(store, 0, batch_size=2, workers=1)
 
 
 def test_a_sample_that_is_no_image_is_named(tiny_split, tmp_path):
@@ -114,7 +144,7 @@ def test_a_sample_that_is_no_image_is_named(tiny_split, tmp_path):
         Store(tmp_path, "train") as store,
         pytest.raises(UserError, match=r"train-000000.tar: sample '00000002'.*shards/verify.py"),
     ):
-        list(sweep_shard(store, 0, config=CONFIG, batch_size=2, workers=1))
+        sweep_shard(store, 0, batch_size=2, workers=1)
     assert not sweeping()
 
 
@@ -122,7 +152,7 @@ def test_leaving_early_joins_the_threads_and_closes_the_shard(tiny_split, tmp_pa
     tiny_split([30])
     with Store(tmp_path, "train") as store:
         before = len(os.listdir("/proc/self/fd"))
-        sweep = sweep_shard(store, 0, config=CONFIG, batch_size=4, workers=3)
+        sweep = sweep_shards(store, [0], config=CONFIG, batch_size=4, workers=3)
         next(sweep)
         assert sweeping()
         sweep.close()
