@@ -24,6 +24,7 @@ from dist_plm.config import Config, ModelConfig, ProxiesConfig
 from dist_plm.data.loader import Batch
 from dist_plm.learner import Learner, phases
 from dist_plm.runtime import world as collectives
+from dist_plm.runtime.strategy.data_parallel import DataParallel
 from dist_plm.runtime.world import World
 from tests.distributed.ranks import on_ranks
 
@@ -85,7 +86,8 @@ def count(world: World) -> tuple[Counter[str], Counter[str]]:
     watch(collectives, "_all_gather", "all-gather of z, x and bases", 0)
     watch(collectives, "_reduce_scatter", "reduce-scatter of dL/dz", 1)
     watch(dist, "all_reduce", "agreement on the step", 0)
-    learner.strategy.ddp.register_comm_hook(None, hook)  # type: ignore[operator]
+    assert isinstance(learner.strategy, DataParallel) and learner.strategy.ddp
+    learner.strategy.ddp.register_comm_hook(None, hook)
     own = CONFIG.batch.images * CONFIG.views.count // world.size
     views = torch.randint(0, 256, (own, 3, 16, 16), dtype=torch.uint8)
     learner.step(Batch(0, torch.arange(own // CONFIG.views.count), views), 0, 10)

@@ -42,7 +42,7 @@ def main() -> None:
     for _ in range(options.repeats):
         for name, pixels in decoders.items():
             rates[name].append(len(files) / _seconds(files, pixels))
-            seen[name].append(len(files) / _seconds(files, lambda data, pixels=pixels: _views(pixels(data), views)))
+            seen[name].append(len(files) / _seconds(files, _cutting(pixels, views)))
     exact = [np.asarray(decode(data)) for data in files]
     print(f"`python -m benchmarks.decoders {' '.join(sys.argv[1:])}` on {machine()}\n")
     sides = [image.shape for image in exact]
@@ -116,6 +116,10 @@ def _draft(data: bytes, size: int) -> np.ndarray:
     image = Image.open(io.BytesIO(data), formats=["JPEG"])
     image.draft("RGB", (size, size))
     return np.asarray(image.convert("RGB"))
+
+
+def _cutting(pixels: Callable[[bytes], np.ndarray], config: ViewsConfig) -> Callable[[bytes], None]:
+    return lambda data: _views(pixels(data), config)
 
 
 def _views(pixels: np.ndarray, config: ViewsConfig) -> None:

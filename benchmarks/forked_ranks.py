@@ -111,7 +111,7 @@ def _close_sockets() -> None:
 
 def _rank(line: list[str]) -> None:
     # Processes that multiprocessing starts get SIGINT when their parent dies. Those of torchrun do not.
-    torch.multiprocessing._prctl_pr_set_pdeathsig(0)
+    torch.multiprocessing._prctl_pr_set_pdeathsig(0)  # type: ignore[attr-defined]
     _close_sockets()
     sys.argv, launcher = ["train", *line], os.getppid()
     try:

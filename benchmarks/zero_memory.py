@@ -107,7 +107,11 @@ def report(backbone: str, stage: int) -> None:
     kept = [value for state in rule.state.values() for value in state.values()]
     local = list(strategy.local(student).values())
     moved = list(rule.state)
-    numbers = {"held": _bytes(local), "moved": _bytes([*local, *moved]) - _bytes(local), "moments": _bytes(kept)}
+    numbers: dict[str, float] = {
+        "held": _bytes(local),
+        "moved": _bytes([*local, *moved]) - _bytes(local),
+        "moments": _bytes(kept),
+    }
     whole = FLOAT * weights * (1 if stage < 3 else 1 / world.size)
     gradients = FLOAT * weights * (1 if stage < 2 else 1 / world.size)
     numbers |= {

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,7 +106,7 @@ def _pixels(store: Store, ids: np.ndarray, config: Config, crops: int) -> Iterat
         image = store.read_image(id)
         if not crops:
             return [eval_view(image, config=config.views)]
-        draw = {"config": config.views, "seed": config.seed, "epoch": 0, "sample": id}
+        draw: dict[str, Any] = {"config": config.views, "seed": config.seed, "epoch": 0, "sample": id}
         return [train_view(image, **draw, view=view) for view in range(crops)]
 
     with ThreadPoolExecutor(1) as pool:

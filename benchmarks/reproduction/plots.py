@@ -28,7 +28,7 @@ def main() -> None:
     ends(read(options.results), options.stage).save(options.out / "reproduction_ends.png", scale_factor=2)
 
 
-def targets() -> alt.LayerChart:
+def targets() -> alt.LayerChart | alt.FacetChart:
     """Target of equation 6 against the present distance of a pair that lies across both neighbourhoods (p = 0)."""
     d = np.linspace(0, 1.5, 61)
     curves = {
@@ -49,7 +49,7 @@ def targets() -> alt.LayerChart:
     )
 
 
-def ends(records: list[dict[str, Any]], stages: list[str]) -> alt.LayerChart:
+def ends(records: list[dict[str, Any]], stages: list[str]) -> alt.LayerChart | alt.FacetChart:
     """R@1 of student and teacher at the last step, mean and standard deviation over seeds, beside the start."""
     rows = []
     for lines in grouped(records, stages):
@@ -63,7 +63,7 @@ def ends(records: list[dict[str, Any]], stages: list[str]) -> alt.LayerChart:
     base = alt.Chart(alt.Data(values=rows)).encode(y=alt.Y("setting:N", sort=order, title=None))
     scale = alt.Scale(domain=["student", "teacher"], range=[STUDENT, TEACHER])
     colour = alt.Color("of:N", scale=scale, legend=alt.Legend(title="last step (black: start)", orient="top"))
-    x = {"title": "R@1, %", "scale": alt.Scale(zero=False)}
+    x: dict[str, Any] = {"title": "R@1, %", "scale": alt.Scale(zero=False)}
     start = base.mark_tick(color="black", thickness=2, size=16).encode(x=alt.X("start:Q", **x))
     error = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", **x), x2="high:Q", color=colour)
     point = base.mark_point(filled=True, size=60, opacity=1).encode(x=alt.X("mean:Q", **x), color=colour)
