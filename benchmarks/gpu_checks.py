@@ -50,7 +50,7 @@ def main() -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"`python -m benchmarks.gpu_checks {' '.join(sys.argv[1:])}`: {name}, torch {torch.__version__}\n")
-    checks = [
+    checks: list[Callable[[], tuple[bool | None, str]]] = [
         *(partial(kernel, count, device) for count in options.points),
         partial(collectives, device),
         partial(searches, options.rows, options.queries, device),
