@@ -1,7 +1,6 @@
 """Which reads of a plan fall to which node: ranks of a node share a disk and what it holds of remote images."""
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from dist_plm.data.plan import rank_rows
 from dist_plm.data.store import Store
@@ -33,6 +32,8 @@ def near_shards(plan: np.ndarray, store: Store, nodes: int) -> np.ndarray:
     """
     if nodes == 1:
         return plan
+    from scipy.optimize import linear_sum_assignment
+
     steps, groups, _ = plan.shape
     placed, seats = np.empty_like(plan), np.repeat(np.arange(nodes), groups // nodes)
     for step in range(steps):

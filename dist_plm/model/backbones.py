@@ -9,7 +9,6 @@ from dist_plm.errors import UserError
 from dist_plm.model import weights
 from dist_plm.model.bvlc_googlenet import BvlcGooglenet
 from dist_plm.model.small import Small
-from dist_plm.model.torchvision_backbone import FAMILIES, TorchvisionBackbone, supported
 
 OWN: dict[str, type[nn.Module]] = {"bvlc_googlenet": BvlcGooglenet, "small": Small}
 
@@ -20,14 +19,8 @@ def check_model(config: ModelConfig) -> None:
     Raises:
         UserError: An unknown backbone, weights that this backbone does not have, or no such file.
     """
-    names = [*OWN, *supported()]
-    if config.backbone not in names:
-        near = get_close_matches(config.backbone, names, n=3, cutoff=0.5)
-        raise UserError(
-            f"model.backbone: no backbone '{config.backbone}'"
-            + (f"; did you mean {' or '.join(near)}?" if near else ".")
-            + f" There are {', '.join(OWN)} and torchvision's {', '.join(FAMILIES)} (all sizes)"
-        )
+    if config.backbone not in OWN:
+        _check_name(config.backbone)
     if config.weights == "imagenet" and config.backbone == "bvlc_googlenet":
         raise UserError(
             "model.weights: nobody serves bvlc_googlenet's weights for torch, so 'imagenet' cannot fetch them. Convert "
@@ -54,18 +47,40 @@ def build_backbone(config: ModelConfig) -> nn.Module:
         UserError: As check_model; a failed download; a file that fits another network.
     """
     check_model(config)
-    own = config.backbone in OWN
-    backbone = OWN[config.backbone]() if own else TorchvisionBackbone(config.backbone, config.weights == "imagenet")
-    if config.weights in ("", "imagenet"):
-        return backbone
-    path = weights.check_file(config.weights)
-    state = weights.read_file(path)
-    if isinstance(backbone, TorchvisionBackbone):
-        weights.load(backbone.trunk, state, path, unused=backbone.unused)
-    elif isinstance(backbone, BvlcGooglenet):
-        # Caffe parts the names of layers by slashes; "loss" begins the names of its three classifiers.
-        state = {name.replace("/", "."): tensor for name, tensor in state.items()}
-        weights.load(backbone, state, path, unused=("loss",))
-    else:
-        weights.load(backbone, state, path)
+    backbone, trunk, unused = _own(config.backbone) if config.backbone in OWN else _torchvision(config)
+    if config.weights not in ("", "imagenet"):
+        path = weights.check_file(config.weights)
+        # Caffe parts the names of layers by slashes; no other file has them.
+        state = {name.replace("/", "."): tensor for name, tensor in weights.read_file(path).items()}
+        weights.load(trunk, state, path, unused=unused)
     return backbone
+
+
+# Of a backbone: itself, the module that a file of weights is of, and how the names begin that it has no use for.
+Parts = tuple[nn.Module, nn.Module, tuple[str, ...]]
+
+
+def _own(name: str) -> Parts:
+    backbone = OWN[name]()
+    return backbone, backbone, ("loss",) if name == "bvlc_googlenet" else ()  # "loss": its three classifiers
+
+
+def _torchvision(config: ModelConfig) -> Parts:
+    # Here and below, since torchvision takes a second or two to import, which the others need not wait for.
+    from dist_plm.model.torchvision_backbone import TorchvisionBackbone
+
+    backbone = TorchvisionBackbone(config.backbone, config.weights == "imagenet")
+    return backbone, backbone.trunk, backbone.unused
+
+
+def _check_name(name: str) -> None:
+    from dist_plm.model.torchvision_backbone import FAMILIES, supported
+
+    names = [*OWN, *supported()]
+    if name not in names:
+        near = get_close_matches(name, names, n=3, cutoff=0.5)
+        raise UserError(
+            f"model.backbone: no backbone '{name}'"
+            + (f"; did you mean {' or '.join(near)}?" if near else ".")
+            + f" There are {', '.join(OWN)} and torchvision's {', '.join(FAMILIES)} (all sizes)"
+        )
