@@ -1,7 +1,7 @@
 """The gallery: embeddings of all images of a split, swept by all ranks together."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from itertools import groupby
 from operator import itemgetter
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dist_plm.config import Config
@@ -16,7 +17,7 @@ from dist_plm.data.store import Store
 from dist_plm.data.stream import sweep_shards
 from dist_plm.index.embeddings import Embeddings
 from dist_plm.runtime.atomic import replacing
-from dist_plm.runtime.progress import Display
+from dist_plm.runtime.progress import Display, Phase
 from dist_plm.runtime.shares import balanced
 from dist_plm.runtime.world import World
 
@@ -59,17 +60,22 @@ def sweep(
     )
     with display.phase(title, total, "images") as phase, closing(batches):
         for number, views in groupby(batches, key=itemgetter(0)):
-            rows = []
-            for _, batch in views:
-                rows.append(embed(batch.to(world.device, non_blocking=True)).float().cpu().numpy())
-                phase.advance(len(batch), scale=world.size)
-                if world.told:
-                    break
-            if world.told:  # what there is of this shard may not be all
+            embedded = _embedded(embed, (batch for _, batch in views), world, phase)
+            if embedded is None:  # what there is of this shard may not be all
                 break
             with replacing(files[number]) as file:
-                np.save(
-                    file, np.concatenate(rows).astype(np.float16 if precision == "fp16" else np.float32, copy=False)
-                )
+                np.save(file, embedded.numpy().astype(np.float16 if precision == "fp16" else np.float32, copy=False))
     world.leave_if_told()  # ranks with fewer shards wait here for the others
     return Embeddings(files)
+
+
+def _embedded(embed: Embed, batches: Iterable[Tensor], world: World, phase: Phase) -> Tensor | None:
+    """The embeddings of a shard, float32 [n, D] on the CPU; None where a rank was told to leave."""
+    rows = []
+    for batch in batches:
+        rows.append(embed(batch.to(world.device, non_blocking=True)))
+        phase.advance(len(batch), scale=world.size)
+        if world.told:
+            return None
+    # The only wait for the device: while it embeds a batch the next one is gathered and queued.
+    return torch.cat(rows).float().cpu()
