@@ -52,7 +52,7 @@ def main() -> None:
         f"the same, encoded at {options.quality}": lambda image: _encoded(_cut(image), options.quality),
     }
     with Store(options.shards, "test") as store, torch.inference_mode():
-        labels = torch.as_tensor(store.labels)
+        labels = torch.from_numpy(store.labels.astype(np.int64))
         for resize, size in VIEWS:
             for name, change in changes.items():
                 config = ViewsConfig(size=size, resize=resize)
