@@ -27,7 +27,7 @@ from dist_plm.model import build_backbone
 
 KS = (1, 2, 4, 8)
 BATCH = 32
-VIEWS = ((256, 224), (256, 160), (160, 160))  # shorter side, centre crop
+VIEWS = ((256, 224), (160, 160))  # shorter side, centre crop
 OFFSET = 3  # pixels
 Change = Callable[[Image.Image], Image.Image]
 
