@@ -164,7 +164,7 @@ def decoding(device: torch.device) -> tuple[bool | None, str]:
     found = decode_jpeg(held, device=device)
     rate = 1e3 * len(files) / milliseconds(lambda: decode_jpeg(held, device=device), device)
     off = [np.abs(a.permute(1, 2, 0).cpu().numpy().astype(int) - b).mean() for a, b in zip(found, exact, strict=True)]
-    return max(off) < 3, f"{told}, nvJPEG in batches of 64 {rate:,.0f}; off by {max(off):.2f} of 255 levels"
+    return bool(max(off) < 3), f"{told}, nvJPEG in batches of 64 {rate:,.0f}; off by {max(off):.2f} of 255 levels"
 
 
 def second_stream(device: torch.device) -> tuple[bool | None, str]:

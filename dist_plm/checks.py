@@ -7,9 +7,9 @@ from dist_plm.data.opening import manifest_of, open_split
 from dist_plm.data.place import is_url
 from dist_plm.data.plan import valid_world_sizes
 from dist_plm.errors import UserError
-from dist_plm.index.placement import place_run
+from dist_plm.index.placement import check_whole, place_run
 from dist_plm.method_checks import check_method
-from dist_plm.methods import is_swept
+from dist_plm.methods import is_searched
 
 
 def check(config: Config, world_size: int) -> None:
@@ -235,5 +235,6 @@ def _check_data(config: Config, world_size: int) -> None:
             f"split {config.data.train_split!r} of {config.data.shards} has {samples} images, fewer than one batch of "
             f"{config.batch.images}: lower batch.groups or batch.group_size"
         )
-    if is_swept(config):
+    if is_searched(config):
         place_run(config, samples, world_size)
+    check_whole(config, samples)

@@ -17,7 +17,7 @@ from dist_plm.data.plan import plan_steps, valid_world_sizes
 from dist_plm.data.remote.spans import BLOCK
 from dist_plm.data.store import Store
 from dist_plm.index.placement import place_run
-from dist_plm.methods import is_swept
+from dist_plm.methods import is_searched, is_swept
 from dist_plm.methods.plm import PAIRS
 from dist_plm.model import Encoder
 from dist_plm.runtime.strategy.memory import FLOAT, network_bytes
@@ -55,7 +55,7 @@ def _rows(config: Config, world_size: int) -> list[tuple[str, str]]:
         ("batch", batch_arithmetic(config, world_size)),
         ("epoch", f"{steps:,} steps; {config.warm_up.epochs} + {config.train.epochs} epochs = {total:,} steps"),
         *read_rows(config, store, swept=is_swept(config)),
-        *(_index(config, world_size, len(store), steps) if is_swept(config) else []),
+        *(_index(config, world_size, len(store), steps) if is_searched(config) else []),
         *((f"memory: {name}", f"{size / 1e6:,.1f} MB a rank") for name, size in memory.items()),
         ("memory: sum", f"{sum(memory.values()) / 1e6:,.1f} MB a rank, activations of the backbone not counted"),
         *((f"network under {name}", f"{size / 1e6:,.1f} MB a rank") for name, size in networks.items()),
@@ -66,7 +66,7 @@ def read_rows(config: Config, store: Store, *, swept: bool) -> list[tuple[str, s
     """Lines of `--plan`: bytes of an epoch, and requests and cache where the shards are at a URL.
 
     Args:
-        swept: Whether the method's batches rest on a sweep.
+        swept: Whether a refresh embeds all images.
     """
     sizes = np.asarray(store.offsets["size"], dtype=np.int64)
     total, batch = int(sizes.sum()), config.batch
@@ -147,7 +147,7 @@ def _memory(config: Config, world_size: int, *, images: int, classes: int) -> di
         # distance, p, o, s and their gradients: about eight matrices of pairs are alive at once
         "pairs of points": 8 * own_points * points * FLOAT,
         "pairs of points and proxies": live(points * proxies) * FLOAT,
-        "index": place_run(config, images, world_size).bytes if is_swept(config) else 0,
+        "index": place_run(config, images, world_size).bytes if is_searched(config) else 0,
         "views decoded ahead": (config.data.prefetch + 1) * own_points * 3 * config.views.size**2,
     }
 

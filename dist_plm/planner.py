@@ -107,7 +107,9 @@ class Planner:
         blocks = self._blocks(at, learner)
         if not self.world.is_first:
             deque(blocks, maxlen=0)  # the search takes all ranks
-        return self._shared(lambda: save_blocks(path, shape, blocks))
+        sha256 = self._shared(lambda: save_blocks(path, shape, blocks))
+        self.directory.keep_sweep(at.sweep, self.world)
+        return sha256
 
     def _blocks(self, at: Position, learner: Learner) -> Iterator[np.ndarray]:
         """The plan, int64 [some, groups, group_size] at a time. A collective."""
@@ -170,7 +172,7 @@ class Planner:
     def _refreshing(self, at: Position) -> bool:
         return at.epoch % self.config.batch.refresh_epochs == 0
 
-    def _is_swept(self, at: Position) -> bool:
+    def _is_kept(self, at: Position) -> bool:
         """Whether the last refresh's embeddings are still there; a run that fell back behind a later one lost them."""
         folder = self.directory.sweep(at.sweep) / self.store.split
         swept = bool(self._shared(lambda: at.sweep if folder.is_dir() else ""))
@@ -186,7 +188,7 @@ class Planner:
         # STML finds neighbours by the wide head; a sweep by the other one, of the same weights, must not pass for it.
         wide = bool(self.config.model.wide_dim)
         teacher = learner.strategy.whole(learner.teacher)
-        if self._refreshing(at) or not self._is_swept(at):
+        if self._refreshing(at) or not self._is_kept(at):
             at.sweep = digest(teacher) + "_wide" * wide + "_fp16" * (self.config.index.precision == "fp16")
         embeddings = sweep(
             learner.embed_with(teacher, wide=wide),
@@ -198,6 +200,5 @@ class Planner:
             title=f"sweep {self.store.split}",
             precision=self.config.index.precision,
         )
-        self.directory.keep_sweep(at.sweep, self.world)
         self.metrics.write("sweep", step=at.step, epoch=at.epochs, seconds=time.monotonic() - started)
         return embeddings

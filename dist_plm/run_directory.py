@@ -111,7 +111,7 @@ class RunDirectory:
 
     def keep_sweep(self, weights: str, world: World) -> None:
         """Drop the sweeps of all other networks. A collective."""
-        world.barrier("the end of a sweep")
+        world.barrier("the end of a plan")
         if world.is_first:
             for folder in self.sweeps.iterdir():
                 if folder.name != weights:

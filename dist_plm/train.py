@@ -83,14 +83,14 @@ def _detected(config: Config, world: "World") -> str:
     from dist_plm.estimate import batch_arithmetic
     from dist_plm.index.flat import describe
     from dist_plm.index.placement import place_run
-    from dist_plm.methods import is_swept
+    from dist_plm.methods import is_searched
 
     if world.device.type == "cuda":
         device = f"{torch.cuda.get_device_name(world.device)} with NCCL"
     else:
         device = f"CPU with gloo ({'as configured' if config.runtime.device == 'cpu' else 'no GPU found'})"
     index = ""
-    if is_swept(config):
+    if is_searched(config):
         count = manifest_of(config.data).splits[config.data.train_split].samples
         placement = place_run(config, count, world.size)
         index = f"; {placement.describe(config.index, count, config.model.wide_dim or config.model.dim)}"

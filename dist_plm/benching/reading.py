@@ -124,9 +124,9 @@ def _sweep(setting: Setting, store: Store, embed: Embed, folder: Path, display: 
 
 def _eval_batches(setting: Setting, store: Store) -> Iterator[torch.Tensor]:
     config = setting.config
-    batches = sweep_shards(store, range(len(store.shards)), config=config.views,
-                           batch_size=config.evaluation.batch_size, workers=config.data.workers)  # fmt: skip
-    return (batch for _, batch in batches)
+    shards = sweep_shards(store, range(len(store.shards)), config=config.views,
+                          batch_size=config.evaluation.batch_size, workers=config.data.workers)  # fmt: skip
+    return (batch for _, batches in shards for batch in batches)
 
 
 def _decode_views(store: Store, config: Config) -> None:

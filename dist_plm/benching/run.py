@@ -15,6 +15,7 @@ from dist_plm.benching.setting import Setting, silent
 from dist_plm.config import CheckpointConfig, Config, WarmUpConfig
 from dist_plm.data.plan import plan_steps
 from dist_plm.data.store import Store
+from dist_plm.methods import is_swept
 from dist_plm.runtime.parts import Stopwatch, watch
 from dist_plm.runtime.preemption import Preempted, Preemption
 from dist_plm.runtime.saver import Saver
@@ -59,9 +60,8 @@ def refreshing(setting: Setting) -> list[Ratio]:
     trainer.run()
     sweeps, wholes = zip(*trainer.epochs[1:], strict=True)
     steps = plan_steps(len(trainer.store), config.batch)
-    note = (
-        f"{len(trainer.store)} images, {steps} steps an epoch; refreshed every {config.batch.refresh_epochs} epoch(s)"
-    )
+    refresh = f"a refresh every {config.batch.refresh_epochs} epoch(s)" if is_swept(config) else "no refresh"
+    note = f"{len(trainer.store)} images, {steps} steps an epoch; {refresh}"
     return [Ratio("P7", sweeps, wholes, note)]
 
 

@@ -4,9 +4,11 @@ A batch never crosses a shard and depends on nothing but the shard, so an embedd
 """
 
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import closing
+from queue import SimpleQueue
+from threading import Event, Semaphore
 from typing import Any
 
 import numpy as np
@@ -17,14 +19,16 @@ from dist_plm.data.store import ADVICE, Store
 from dist_plm.data.views import eval_view
 from dist_plm.errors import UserError
 
+View = Future[np.ndarray]
+
 
 def sweep_shards(
-    store: Store, shards: Iterable[int], *, config: ViewsConfig, batch_size: int, workers: int
-) -> Generator[tuple[int, torch.Tensor], None, None]:
+    store: Store, shards: Sequence[int], *, config: ViewsConfig, batch_size: int, workers: int
+) -> Generator[tuple[int, Iterator[torch.Tensor]], None, None]:
     """Evaluation views of the samples of some shards, in order.
 
-    While the caller works on one batch, `workers` threads decode the next, be they of another shard; no more views than
-    two batches hold are ever in memory.
+    While the caller works on one batch, one thread reads on and `workers` threads decode, be it in another shard; no
+    more views than two batches hold are ever in memory.
 
     Args:
         store: The split.
@@ -34,43 +38,77 @@ def sweep_shards(
         workers: Decoding threads.
 
     Yields:
-        Position of the shard, and views of it, uint8 [b, 3, size, size].
+        Position of the shard, and its batches uint8 [b, 3, size, size]; those not taken before the next shard are lost.
 
     Raises:
-        UserError: If a shard is damaged, a sample is no image, or the number of samples is not the manifest's. The last
-            shows only at the end, so keep nothing of a shard before another has begun, or the sweep has ended.
+        UserError: From the batches, where the shard is damaged, a sample is no image, or the number of samples is not
+            the manifest's. The last shows only at the end, so keep nothing of a shard whose batches have not ended.
     """
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="sweep")
-    pending: deque[tuple[int, Future[np.ndarray]]] = deque()
-    samples = _samples(store, shards)
+    reading = _Reading(store, shards, config, workers, views=2 * batch_size)
     try:
-        for shard, name, item in samples:
-            pending.append((shard, pool.submit(_view, store, shard, name, item, config)))
-            if len(pending) == 2 * batch_size:
-                yield _batch(pending, batch_size)
-        while pending:
-            yield _batch(pending, batch_size)
+        for shard in shards:
+            batches = reading.batches(batch_size)
+            yield shard, batches
+            deque(batches, maxlen=0)
     finally:
-        pool.shutdown(cancel_futures=True)
-        samples.close()
+        reading.close()
 
 
-def _samples(store: Store, shards: Iterable[int]) -> Generator[tuple[int, str, Any], None, None]:
-    for shard in shards:
-        with closing(store.in_order(shard)) as samples:
-            for name, item in samples:
-                yield shard, name, item
+class _Reading:
+    """Views under way, in order, read and decoded by threads of its own; no more than `views` are held at once."""
 
+    def __init__(self, store: Store, shards: Sequence[int], config: ViewsConfig, workers: int, *, views: int) -> None:
+        self._store, self._config = store, config
+        # A shard ends with None. An error comes behind all that was read before it.
+        self._found: SimpleQueue[View | Exception | None] = SimpleQueue()
+        self._free, self._closed = Semaphore(views), Event()
+        self._pool = ThreadPoolExecutor(workers + 1, thread_name_prefix="sweep")
+        self._pool.submit(self._read, shards)
 
-def _batch(pending: deque[tuple[int, Future[np.ndarray]]], batch_size: int) -> tuple[int, torch.Tensor]:
-    """The first views that wait, of one shard and no more than `batch_size`."""
-    shard = pending[0][0]
-    views: list[Future[np.ndarray]] = []
-    while pending and pending[0][0] == shard and len(views) < batch_size:
-        views.append(pending.popleft()[1])
-    # One wake-up a batch: waiting for each view in turn takes the GIL from the workers once an image.
-    wait(views, return_when=FIRST_EXCEPTION)
-    return shard, torch.from_numpy(np.stack([view.result() for view in views]))
+    def batches(self, size: int) -> Iterator[torch.Tensor]:
+        """The batches of the next shard. An error ends the reading of all."""
+        views: list[View] = []
+        try:
+            while (found := self._found.get()) is not None:
+                if isinstance(found, Exception):
+                    raise found
+                views.append(found)
+                if len(views) == size:
+                    yield self._joined(views)
+            if views:
+                yield self._joined(views)
+        except Exception:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Join the threads, and close what they read."""
+        self._closed.set()
+        self._free.release()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _read(self, shards: Sequence[int]) -> None:
+        try:
+            for shard in shards:
+                with closing(self._store.in_order(shard)) as samples:
+                    for name, item in samples:
+                        self._free.acquire()
+                        if self._closed.is_set():
+                            return
+                        view = self._pool.submit(_view, self._store, shard, name, item, self._config)
+                        self._found.put(view)
+                self._found.put(None)
+        except Exception as error:
+            self._found.put(error)
+
+    def _joined(self, views: list[View]) -> torch.Tensor:
+        """A batch of the views; their list is empty afterwards."""
+        # One wake-up a batch: waiting for each view in turn takes the GIL from the workers once an image.
+        wait(views, return_when=FIRST_EXCEPTION)
+        batch = torch.from_numpy(np.stack([view.result() for view in views]))
+        self._free.release(len(views))
+        views.clear()
+        return batch
 
 
 def _view(store: Store, shard_index: int, name: str, item: Any, config: ViewsConfig) -> np.ndarray:

@@ -56,16 +56,17 @@ def place(config: IndexConfig, count: int, dim: int, world_size: int) -> Placeme
 
 
 def place_run(config: Config, count: int, world_size: int) -> Placement:
-    """Placement of the index of a run over `count` training images, of which a sweep embeds all.
+    """Placement of the index of a run over `count` training images. Raises UserError as `place`."""
+    return place(config.index, count, config.model.wide_dim or config.model.dim, world_size)
 
-    Raises:
-        UserError: as `place`; or the method needs all embeddings at once and they exceed the budget.
-    """
-    index, dim = config.index, config.model.wide_dim or config.model.dim
-    placement, whole = place(index, count, dim, world_size), 4 * count * dim / GB
+
+def check_whole(config: Config, count: int) -> None:
+    """Raise UserError where a run reads the embeddings of all `count` images at once, and they exceed the budget."""
+    index, whole = config.index, 4 * count * (config.model.wide_dim or config.model.dim) / GB
+    placed = config.train.method == "plm" and config.proxies.count and config.proxies.start == "data"
     at_once = [
         ("train.method", config.train.method, config.train.method == "pseudo_labels"),
-        ("proxies.start", config.proxies.start, config.train.method == "plm" and config.proxies.start == "data"),
+        ("proxies.start", config.proxies.start, placed),
     ]
     for key, value, asks in at_once:
         if asks and whole > index.memory_gb:
@@ -73,7 +74,6 @@ def place_run(config: Config, count: int, world_size: int) -> Placement:
                 f"{key} {value} reads all {count:,} embeddings at once, {whole:,.3f} GB, index.memory_gb is "
                 f"{index.memory_gb:g}: raise it, or set another --{key}"
             )
-    return placement
 
 
 def own_slice(count: int, rank: int, world_size: int) -> range:

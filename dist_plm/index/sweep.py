@@ -3,8 +3,6 @@
 import os
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -55,12 +53,12 @@ def sweep(
     shares = balanced([store.shards[number].samples for number in missing], world.size)
     own = [missing[position] for position in shares[world.rank]]
     total = sum(store.shards[number].samples for number in own)
-    batches = sweep_shards(
+    shards = sweep_shards(
         store, own, config=config.views, batch_size=config.evaluation.batch_size, workers=config.data.workers
     )
-    with display.phase(title, total, "images") as phase, closing(batches):
-        for number, views in groupby(batches, key=itemgetter(0)):
-            embedded = _embedded(embed, (batch for _, batch in views), world, phase)
+    with display.phase(title, total, "images") as phase, closing(shards):
+        for number, batches in shards:
+            embedded = _embedded(embed, batches, world, phase)
             if embedded is None:  # what there is of this shard may not be all
                 break
             with replacing(files[number]) as file:
@@ -77,5 +75,5 @@ def _embedded(embed: Embed, batches: Iterable[Tensor], world: World, phase: Phas
         phase.advance(len(batch), scale=world.size)
         if world.told:
             return None
-    # The only wait for the device: while it embeds a batch the next one is gathered and queued.
+    # Not batch by batch, which would wait for the device each time instead of gathering the next batch meanwhile.
     return torch.cat(rows).float().cpu()

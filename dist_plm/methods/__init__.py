@@ -12,7 +12,7 @@ from dist_plm.methods.stml import SelfTaughtMetricLearning
 from dist_plm.runtime.world import World
 
 __all__ = ["METHODS", "InstanceDiscrimination", "Loss", "Method", "PiecewiseLinearManifold", "Points", "build_method",
-           "is_swept"]  # fmt: skip
+           "is_searched", "is_swept"]  # fmt: skip
 
 METHODS: dict[str, type[Method]] = {
     "plm": PiecewiseLinearManifold,
@@ -25,11 +25,14 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
+def is_searched(config: Config) -> bool:
+    """Whether batches hold the nearest images of their seeds, so that a refresh makes an index and searches it."""
+    return METHODS[config.train.method].batches == "neighbours" and config.batch.group_size > 1
+
+
 def is_swept(config: Config) -> bool:
-    """Whether a run embeds all images: to make classes up, to gather neighbours, or to place proxies on them."""
-    batches, placed = METHODS[config.train.method].batches, config.proxies.start == "data"
-    grouped = config.batch.group_size > 1 or (config.train.method == "plm" and placed)
-    return batches == "clusters" or (batches == "neighbours" and grouped)
+    """Whether a refresh embeds all images, for an index or to make classes up."""
+    return METHODS[config.train.method].batches == "clusters" or is_searched(config)
 
 
 def build_method(name: str, config: Config, world: World, classes: int = 1) -> Method:

@@ -47,7 +47,8 @@ def test_pixels_are_those_of_the_smaller_image(tiny_split, tmp_path, side):
         for id in (9, 0, 5, 5, 3, 8, 1, 2, 4, 6, 7):
             assert (np.asarray(store.read_image(id)) == oracle(images[id], side)).all()
         assert [store.read(id) for id in range(10)] == images and store.about(4)["split"] == "train"
-        swept = [batch for _, batch in sweep_shards(store, range(3), config=VIEWS, batch_size=2, workers=2)]
+        shards = sweep_shards(store, range(3), config=VIEWS, batch_size=2, workers=2)
+        swept = [batch for _, batches in shards for batch in batches]
         for id, view in enumerate(np.concatenate(swept)):
             assert (view == eval_view(Image.fromarray(oracle(images[id], side)), config=VIEWS)).all()
 

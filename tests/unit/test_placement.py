@@ -8,7 +8,7 @@ from dist_plm.config.index import IndexConfig
 from dist_plm.errors import UserError
 from dist_plm.index import embeddings as module
 from dist_plm.index.embeddings import Embeddings
-from dist_plm.index.placement import own_slice, place, place_run
+from dist_plm.index.placement import check_whole, own_slice, place, place_run
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
@@ -71,6 +71,9 @@ def test_what_needs_all_embeddings_at_once_needs_room_for_them():
     with pytest.raises(UserError, match="it, start more ranks"):
         place_run(config, 10**5, 1)
     assert place_run(config, 10**5, 4).sharded
+    check_whole(config, 10**5)
     config.proxies.start = "data"
     with pytest.raises(UserError, match=r"proxies.start data reads all 100,000 embeddings at once, 0\.051 GB"):
-        place_run(config, 10**5, 4)
+        check_whole(config, 10**5)
+    config.proxies.count = 0
+    check_whole(config, 10**5)

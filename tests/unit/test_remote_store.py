@@ -48,9 +48,11 @@ def test_reads_sweeps_and_descriptions_are_the_local_ones(built, data):
         assert store.fetch([7, 3, 59, 3, 8]) == [local.read(id) for id in (7, 3, 59, 3, 8)]
         assert store.about(11) == local.about(11)
         here, there = (
-            list(sweep_shards(each, [0, 1], config=VIEWS, batch_size=7, workers=2)) for each in (local, store)
+            [list(batches) for _, batches in sweep_shards(each, [0, 1], config=VIEWS, batch_size=7, workers=2)]
+            for each in (local, store)
         )
-        assert all(a == b and (x == y).all() for (a, x), (b, y) in zip(here, there, strict=True))
+        for a, b in zip(here, there, strict=True):
+            assert all((x == y).all() for x, y in zip(a, b, strict=True))
 
 
 def test_a_sweep_asks_for_stretches_not_for_images(data):

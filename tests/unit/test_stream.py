@@ -28,9 +28,14 @@ def oracle(path) -> np.ndarray:
 
 
 def sweep_shard(store: Store, index: int, *, batch_size: int, workers: int) -> list[torch.Tensor]:
-    swept = list(sweep_shards(store, [index], config=CONFIG, batch_size=batch_size, workers=workers))
-    assert {shard for shard, _ in swept} == {index}
-    return [batch for _, batch in swept]
+    ((shard, batches),) = sweep(store, [index], batch_size, workers)
+    assert shard == index
+    return batches
+
+
+def sweep(store: Store, shards: list[int], batch_size: int, workers: int = 2) -> list[tuple[int, list[torch.Tensor]]]:
+    swept = sweep_shards(store, shards, config=CONFIG, batch_size=batch_size, workers=workers)
+    return [(shard, list(batches)) for shard, batches in swept]
 
 
 def sweeping() -> list[threading.Thread]:
@@ -56,10 +61,12 @@ def test_shards_in_a_row_have_the_batches_of_each_alone(tiny_split, tmp_path, ba
     tiny_split([9, 1, 12, 3])
     order = [2, 0, 1, 3]
     with Store(tmp_path, "train") as store:
-        row = list(sweep_shards(store, order, config=CONFIG, batch_size=batch_size, workers=2))
-        alone = [(i, batch) for i in order for batch in sweep_shard(store, i, batch_size=batch_size, workers=2)]
-    assert [shard for shard, _ in row] == [shard for shard, _ in alone]
-    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(row, alone, strict=True))
+        row = sweep(store, order, batch_size)
+        assert [shard for shard, _ in row] == order
+        assert [s for s, _ in sweep_shards(store, order, config=CONFIG, batch_size=1, workers=1)] == order, "none taken"
+        for shard, batches in row:
+            alone = sweep_shard(store, shard, batch_size=batch_size, workers=2)
+            assert all(torch.equal(a, b) for a, b in zip(batches, alone, strict=True))
 
 
 def test_the_next_shard_is_decoded_while_one_is_worked_on(tiny_split, tmp_path):
@@ -67,19 +74,19 @@ def test_the_next_shard_is_decoded_while_one_is_worked_on(tiny_split, tmp_path):
     with Store(tmp_path, "train") as store:
         decoded, decode = [], store.decoded
         store.decoded = lambda item: decoded.append(item) or decode(item)
-        sweep = sweep_shards(store, range(3), config=CONFIG, batch_size=4, workers=1)
-        next(sweep)
+        shards = sweep_shards(store, range(3), config=CONFIG, batch_size=4, workers=1)
+        next(next(shards)[1])
         deadline = time.monotonic() + 30
-        while len(decoded) < 8 and time.monotonic() < deadline:
+        while len(decoded) < 9 and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert len(decoded) == 8, "two batches' worth, those of the first shard among them"
-        sweep.close()
+        assert len(decoded) == 9, "a batch of 3 was taken, so that 8 more may wait"
+        shards.close()
 
 
 def test_sweep_and_random_reads_agree(tiny_split, tmp_path):
     tiny_split([5, 6])
     with Store(tmp_path, "train") as store:
-        swept = torch.cat([batch for _, batch in sweep_shards(store, [0, 1], config=CONFIG, batch_size=4, workers=2)])
+        swept = torch.cat([batch for _, batches in sweep(store, [0, 1], 4) for batch in batches])
         for id in range(11):
             assert (swept[id].numpy() == eval_view(store.read_image(id), config=CONFIG)).all()
 
@@ -148,13 +155,27 @@ def test_a_sample_that_is_no_image_is_named(tiny_split, tmp_path):
     assert not sweeping()
 
 
+@pytest.mark.parametrize("batch_size", [2, 64])
+@pytest.mark.parametrize("fault", ["truncated", "no image"])
+def test_what_came_before_a_damaged_shard_is_handed_out(tiny_split, tmp_path, fault, batch_size):
+    tiny_split([3, 4, 5, 2], replace={7: b"no image"} if fault == "no image" else {})
+    whole = []
+    with Store(tmp_path, "train") as store:
+        if fault == "truncated":
+            os.truncate(store.shards[2].path, 700)
+        with pytest.raises(UserError, match=r"train-000002.tar"):
+            for shard, batches in sweep_shards(store, range(4), config=CONFIG, batch_size=batch_size, workers=2):
+                whole.append((shard, sum(len(batch) for batch in batches)))
+    assert whole == [(0, 3), (1, 4)] and not sweeping()
+
+
 def test_leaving_early_joins_the_threads_and_closes_the_shard(tiny_split, tmp_path):
     tiny_split([30])
     with Store(tmp_path, "train") as store:
         before = len(os.listdir("/proc/self/fd"))
-        sweep = sweep_shards(store, [0], config=CONFIG, batch_size=4, workers=3)
-        next(sweep)
+        shards = sweep_shards(store, [0], config=CONFIG, batch_size=4, workers=3)
+        next(next(shards)[1])
         assert sweeping()
-        sweep.close()
+        shards.close()
         assert not sweeping()
         assert len(os.listdir("/proc/self/fd")) == before
