@@ -40,7 +40,7 @@ def main() -> int:
     """Measure, print, write, compare. Status 1 where a ratio got worse."""
     parser = command_line()
     parsed = parser.parse_args()
-    ranks = number("WORLD_SIZE", 1)
+    ranks = number("WORLD_SIZE", 1, least=1)
     config, names = config_of(parser, parsed), _names(parsed.only, ranks)
     out, compare = (Path(each) if each else None for each in (parsed.out, parsed.compare))
     if out and not out.parent.is_dir():

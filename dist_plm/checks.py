@@ -10,11 +10,13 @@ from dist_plm.errors import UserError
 from dist_plm.index.placement import check_whole, place_run
 from dist_plm.method_checks import check_method
 from dist_plm.methods import is_searched
+from dist_plm.value_checks import check_values
 
 
 def check(config: Config, world_size: int) -> None:
     """Raise a UserError that names the keys at fault and what mends them; return in silence otherwise."""
-    _check_values(config)
+    check_values(config)
+    _check_sizes(config)
     _check_batch(config, world_size)
     _check_data(config, world_size)
     from dist_plm.model.backbones import check_model
@@ -23,47 +25,7 @@ def check(config: Config, world_size: int) -> None:
     check_method(config)
 
 
-def _check_values(config: Config) -> None:
-    positive = {
-        "data.workers": config.data.workers,
-        "data.prefetch": config.data.prefetch,
-        "views.size": config.views.size,
-        "views.count": config.views.count,
-        "model.dim": config.model.dim,
-        "batch.groups": config.batch.groups,
-        "batch.group_size": config.batch.group_size,
-        "batch.refresh_epochs": config.batch.refresh_epochs,
-        "batch.micro_batches": config.batch.micro_batches,
-        "manifold.dim": config.manifold.dim,
-        "manifold.k": config.manifold.k,
-        "loss.delta": config.loss.delta,
-        "optimiser.lr": config.optimiser.lr,
-        "train.epochs": config.train.epochs,
-        "train.evaluate_epochs": config.train.evaluate_epochs,
-        "train.log_steps": config.train.log_steps,
-        "evaluation.batch_size": config.evaluation.batch_size,
-        "checkpoint.every_steps": config.checkpoint.every_steps,
-        "checkpoint.keep": config.checkpoint.keep,
-        "runtime.timeout_seconds": config.runtime.timeout_seconds,
-        "data.cache_gb": config.data.cache_gb,
-        "data.retry_seconds": config.data.retry_seconds,
-        "index.nprobe": config.index.nprobe,
-        "index.nprobe_max": config.index.nprobe_max,
-        "index.recall_sample": config.index.recall_sample,
-        "index.memory_gb": config.index.memory_gb,
-    }
-    for key, value in positive.items():
-        if value <= 0:
-            raise UserError(f"{key} is {value}: it must be greater than 0")
-    shares = {
-        "model.momentum": config.model.momentum,
-        "manifold.threshold": config.manifold.threshold,
-        "views.flip": config.views.flip,
-        "index.recall_floor": config.index.recall_floor,
-    }
-    for key, value in shares.items():
-        if not 0 <= value <= 1:
-            raise UserError(f"{key} is {value}: it must lie in [0, 1]")
+def _check_sizes(config: Config) -> None:
     low, high = config.views.scale
     if not 0 < low <= high <= 1:
         raise UserError(f"views.scale is [{low}, {high}]: it must be 0 < smallest <= largest <= 1")
@@ -90,19 +52,6 @@ def _check_values(config: Config) -> None:
             f"data.decoded_side {config.data.decoded_side} is smaller than views.resize {config.views.resize}, "
             "to which the sweep would enlarge it again: raise it, or set it to 0"
         )
-    counts = {
-        "seed": config.seed,
-        "data.decoded_side": config.data.decoded_side,
-        "proxies.count": config.proxies.count,
-        "batch.epoch_steps": config.batch.epoch_steps,
-        "warm_up.epochs": config.warm_up.epochs,
-        "train.max_steps": config.train.max_steps,
-        "runtime.threads": config.runtime.threads,
-        "optimiser.clip_norm": config.optimiser.clip_norm,
-    }
-    for key, count in counts.items():
-        if count < 0:
-            raise UserError(f"{key} is {count}: it can't be negative")
     if config.train.wandb and not find_spec("wandb"):
         raise UserError(
             f"train.wandb is {config.train.wandb!r}, but wandb is not installed: pip install 'dist_plm[wandb]', "
@@ -229,6 +178,8 @@ def _check_data(config: Config, world_size: int) -> None:
             )
         if split:
             open_split(config.data, split).close()
+    if not config.data.train_split:
+        raise UserError(f"data.train_split is empty: name one of {config.data.shards}, {', '.join(manifest.splits)}")
     samples = manifest.splits[config.data.train_split].samples
     if samples < config.batch.images:
         raise UserError(

@@ -35,6 +35,8 @@ class ConfigParser(OneLineParser, ArgumentParser):
         """As jsonargparse's, which says what is wrong but not in which file."""
         self._file = f"{cfg_path}: "
         try:
+            if key := _repeated_key(Path(str(cfg_path))):
+                self.error(f"{key} stands there twice, and the last would hold alone: join them")
             parsed = super().parse_path(cfg_path, *arguments, **options)
         except UnicodeDecodeError as error:
             self.error(f"no text in UTF-8 ({error.reason} at byte {error.start})")
@@ -43,6 +45,27 @@ class ConfigParser(OneLineParser, ArgumentParser):
 
     def error(self, message: str, *details: object) -> NoReturn:
         super().error(f"{self._file}{message}", *details)
+
+
+def _repeated_key(path: Path) -> str:
+    """The first key of a YAML file that stands twice in its section; empty where there is none."""
+
+    def repeated(node: yaml.Node | None, prefix: str) -> str:
+        seen = set()
+        # Sections lie in sections no deeper, and an alias may make a node its own child.
+        for key, value in node.value if isinstance(node, yaml.MappingNode) and prefix.count(".") < 3 else []:
+            name = f"{prefix}{key.value}"
+            if name in seen:
+                return name
+            seen.add(name)
+            if found := repeated(value, f"{name}."):
+                return found
+        return ""
+
+    try:
+        return repeated(yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader), "")
+    except (OSError, yaml.YAMLError):
+        return ""  # said by whoever reads it
 
 
 def config_parser(command: str, description: str) -> ConfigParser:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ def main() -> int:
     try:
         trained = locate(options.checkpoint, world)
         config = _config(trained, options)
-        with tempfile.TemporaryDirectory(prefix="sweep_", dir=options.checkpoint) as folder:
+        with _scratch(options.checkpoint, world) as folder:
             results = _evaluate(trained, config, Path(world.from_first(lambda: folder)), world)
             world.barrier("the end of the evaluation")
     finally:
@@ -37,9 +38,29 @@ def main() -> int:
     if world.is_first:
         text = "".join(json.dumps(result) + "\n" for result in results)
         print(text, end="")
-        with replacing(options.checkpoint / "evaluation.jsonl") as file:
-            file.write(text.encode())
+        _keep(options.checkpoint / "evaluation.jsonl", text)
     return 0
+
+
+def _scratch(path: Path, world: "World") -> "tempfile.TemporaryDirectory[str]":
+    """A folder beside the network, where all nodes see it; elsewhere if that can't be written: somebody else's run."""
+    try:
+        return tempfile.TemporaryDirectory(prefix="sweep_", dir=path)
+    except OSError as error:
+        if world.size > world.node_size:
+            raise UserError(
+                f"{path} can't be written ({error.strerror}), and ranks on several nodes have no other folder that "
+                "they share: start those of one node, or copy it"
+            ) from error
+        return tempfile.TemporaryDirectory(prefix="sweep_")
+
+
+def _keep(path: Path, text: str) -> None:
+    try:
+        with replacing(path) as file:
+            file.write(text.encode())
+    except OSError as error:
+        print(f"warning: {path} can't be written ({error.strerror}): the lines above are all there is", file=sys.stderr)
 
 
 def _parse() -> argparse.Namespace:
@@ -85,7 +106,8 @@ def _evaluate(
             result = evaluate(embedder.embed, folder / name, config=config, world=world, display=display)
             if result is None:
                 raise UserError(
-                    f"split {config.data.test_split!r} of {config.data.shards} has no labels to evaluate by"
+                    f"split {config.data.test_split!r} of {config.data.shards} has no labels to evaluate by, or no "
+                    "class with an image to find: name another with --split"
                 )
             at = {"step": embedder.source["step"], "epoch": embedder.source["epochs"]}
             results.append({"event": "eval", **at, "model": name, **result})

@@ -37,7 +37,7 @@ class Judge:
             folder, started = self.directory.sweep(weights), time.monotonic()
             result = evaluate(embed, folder, config=self.config, world=self.world, display=self.display)
             if result is None:
-                self.display.say("no test split with labels: nothing to evaluate")
+                self.display.say("no test split with two images of a class: nothing to evaluate")
                 return None
             seconds = time.monotonic() - started
             self.metrics.write("eval", step=at.step, epoch=at.epochs, model=name, when=when, **result, seconds=seconds)

@@ -65,9 +65,19 @@ class RunDirectory:
             self._lock = Lock(self.path, world)
 
     def create(self, world: World) -> None:
-        """Make the folder, lock it, and write config.yaml; what hinders the first rank stops all. A collective."""
+        """Make the folder, lock it, and write config.yaml; what hinders the first rank stops all. A collective.
+
+        Raises:
+            UserError: it can't be written, or another run began in it since this one found it new.
+        """
         self._together(world, self._make_folders)
-        self._lock = self._lock or Lock(self.path, world)
+        if not self._lock:
+            self._lock = Lock(self.path, world)
+            if world.from_first((self.path / "config.yaml").exists):
+                raise UserError(
+                    f"run_dir {self.path}: another run began in it while this one was starting. Start again to go on "
+                    "with that one, or choose another with --run_dir"
+                )
         self._together(world, self._write_config)
 
     def _together(self, world: World, act: Callable[[], None]) -> None:

@@ -35,7 +35,7 @@ def main() -> int:
 
     from dist_plm.checks import check
 
-    world_size = number("WORLD_SIZE", 1)
+    world_size = number("WORLD_SIZE", 1, least=1)
     check(config, world_size)
     if parsed.plan:
         from dist_plm.estimate import estimate

@@ -95,7 +95,7 @@ class Trainer:
 
     @property
     def _stopped(self) -> bool:
-        last = self.at.phase + 1 == len(self.phases) and self.at.epoch == self.phase.epochs
+        last = self.at.phase + 1 == len(self.phases) and self.at.epoch >= self.phase.epochs
         return last or 0 < self.config.train.max_steps <= self.at.step
 
     def _open(self) -> None:

@@ -23,7 +23,8 @@ from dist_plm.runtime.world import World
 
 @part("evaluation")
 def evaluate(embed: Embed, folder: Path, *, config: Config, world: World, display: Display) -> dict[str, Any] | None:
-    """Recall@K, MAP@R and NMI of `embed` on the test split; None without a labelled test split. A collective.
+    """Recall@K, MAP@R and NMI of `embed` on the test split; None where its labels give no query a positive. A
+    collective.
 
     Args:
         embed: uint8 views [b, 3, s, s] -> embeddings [b, D].
@@ -36,7 +37,8 @@ def evaluate(embed: Embed, folder: Path, *, config: Config, world: World, displa
         return None
     vectors = _embed(embed, queries, folder, config, world, display)
     gallery, gallery_vectors = queries, vectors
-    if config.data.gallery_split:
+    apart = config.data.gallery_split not in ("", config.data.test_split)  # else a query must not find itself
+    if apart:
         gallery = open_split(config.data, config.data.gallery_split)
         gallery_vectors = _embed(embed, gallery, folder, config, world, display)
     own = np.array_split(np.arange(len(queries)), world.size)[world.rank]
@@ -44,12 +46,24 @@ def evaluate(embed: Embed, folder: Path, *, config: Config, world: World, displa
         torch.from_numpy(vectors[own]).to(world.device),
         torch.from_numpy(queries.labels[own].astype(np.int64)).to(world.device),
         torch.from_numpy(gallery_vectors).to(world.device),
-        torch.from_numpy(gallery.labels.astype(np.int64)).to(world.device),
+        torch.from_numpy(labels_as(queries, gallery)).to(world.device),
         config.evaluation.ks,
-        own_rows=None if config.data.gallery_split else torch.from_numpy(own).to(world.device),
+        own_rows=None if apart else torch.from_numpy(own).to(world.device),
     )
     total = reduce(add, world.gather_objects(counts))
+    if not total.queries:
+        return None
     return _result(total, vectors, queries.labels, config, world)
+
+
+def labels_as(queries: Store, gallery: Store) -> np.ndarray:
+    """Labels int64 [G] of a gallery in the numbers of the queries' classes, by name: splits number their own.
+
+    A class that the queries do not have gets a number that they do not have.
+    """
+    ours = {name: number for number, name in enumerate(queries.classes)}
+    numbers = [ours.get(name, len(ours) + number) for number, name in enumerate(gallery.classes)]
+    return np.array([*numbers, -1], dtype=np.int64)[gallery.labels]
 
 
 def _embed(embed: Embed, store: Store, folder: Path, config: Config, world: World, display: Display) -> np.ndarray:

@@ -108,6 +108,8 @@ def read_factory(factory: str, count: int, dim: int) -> tuple[int, int]:
         raise UserError(
             f"index.factory {factory!r} is neither Flat nor an inverted file: write IVF and a number of cells before it"
         ) from None
+    if ivf.nlist < 1:
+        raise UserError(f"index.factory {factory!r} has no cells: write their number after IVF")
     least = max(ivf.nlist, 256 if "PQ" in factory else 1)  # centroids
     if count < least:
         raise UserError(

@@ -27,14 +27,14 @@ def connect(config: RuntimeConfig, preemption: Preemption | None = None) -> Worl
     Raises:
         UserError: a GPU was asked for and there is none, or the environment is incomplete.
     """
-    rank, size, local_rank = number("RANK", 0), number("WORLD_SIZE", 1), number("LOCAL_RANK", 0)
+    rank, size, local_rank = number("RANK", 0), number("WORLD_SIZE", 1, least=1), number("LOCAL_RANK", 0)
     device = _device(config, local_rank)
     timeout = timedelta(seconds=config.timeout_seconds)
     if size == 1:
         store = dist.HashStore()
         dist.init_process_group("gloo", store=store, rank=0, world_size=1, timeout=timeout)
     else:
-        missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if missing:
             raise UserError(f"WORLD_SIZE is {size} but {' and '.join(missing)} not set: start ranks with torchrun")
         port = number("MASTER_PORT", 0)

@@ -14,6 +14,7 @@ from PIL import Image
 from dist_plm import evaluate as evaluation
 from dist_plm.cli import load_config
 from dist_plm.model import Encoder
+from shards import build as building
 from tests.commands import Outcome, alone, under_torchrun
 from tests.end_to_end.conftest import STEPS, STEPS_PER_EPOCH, events, tensors
 
@@ -81,6 +82,33 @@ def test_evaluate_repeats_the_last_evaluation_on_any_number_of_ranks(run, demo, 
             assert event == {key: value for key, value in expected.items() if key != "map_at_r"}
         (run / "evaluation.jsonl").unlink()
     assert not list(run.glob("sweep_*")) and not list(run.rglob("*.tmp"))
+
+
+def test_classes_agree_by_name_and_no_query_finds_itself(finished, demo, tmp_path, here):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    alone, same = (
+        printed(here(evaluation.main, "--checkpoint", run, "--shards", demo, "--split", "test", "--gallery", gallery))
+        for gallery in ("", "test")
+    )
+    assert alone == same
+
+    # Splits of a folder number their own classes: x is 0 in `test` and 1 in `val`, which has no y.
+    for split, classes in (("train", "w"), ("val", "wx"), ("test", "xy")):
+        for name in classes:
+            for shade in (30, 90, 150):
+                path = tmp_path / "photos" / split / name / f"{shade}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (20, 20), (shade, 40 * "wxy".index(name), 0)).save(path)
+    building.main(["folder", "--source", str(tmp_path / "photos"), "--out", str(tmp_path / "shards")])
+    arguments = ("--checkpoint", run, "--shards", tmp_path / "shards", "--split", "test", "--gallery", "val")
+    for found in printed(here(evaluation.main, *arguments)):
+        assert (found["queries"], found["dropped"]) == (3, 3) and found["recall"]["8"] == 1
+
+    shutil.rmtree(tmp_path / "photos/val/x")
+    building.main(["folder", "--source", str(tmp_path / "photos"), "--out", str(tmp_path / "other")])
+    outcome = here(evaluation.main, *arguments[:2], "--shards", tmp_path / "other", *arguments[4:])
+    assert outcome.status == 2 and "no class with an image to find" in outcome.err
 
 
 def embedded_one_by_one(run: Path, demo: Path, model: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,7 @@
 """A disk that holds no more: training goes on while only saves fail, stops with the cause, and loses no checkpoint."""
 
+import json
+import os
 import resource
 import shutil
 import subprocess
@@ -9,11 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from dist_plm import embed as embedding
+from dist_plm import evaluate as evaluation
+from dist_plm import export as exporting
 from dist_plm import learner
 from dist_plm import train as training
+from dist_plm.catalogue import Catalogue
+from dist_plm.catalogue.build import Builder
 from dist_plm.runtime import checkpoint
 from dist_plm.runtime.world import World
-from tests.end_to_end.conftest import STEPS, events
+from tests.end_to_end.conftest import STEPS, events, refused
 
 SAVED_STEP = 8
 
@@ -62,6 +69,23 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+def fill(ballast: Path, left: int = 0) -> None:
+    """Take all room of the disk but `left` bytes."""
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    os.truncate(ballast, ballast.stat().st_size - left)
+
+
+def test_somebody_else_s_run_is_evaluated(small_disk, finished, here):
+    """The folder can be read and not written."""
+    shutil.copytree(finished, small_disk / "run")
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    outcome = here(evaluation.main, "--checkpoint", small_disk / "run")
+    assert outcome.status == 0 and "evaluation.jsonl can't be written (Read-only file system)" in outcome.err
+    assert [json.loads(line)["model"] for line in outcome.out.splitlines()] == ["student", "teacher"]
+
+
 def test_the_disk_is_full(tiny, begun, small_disk, here, monkeypatch):
     """Nothing at all can be written any more: no line of metrics, no embeddings."""
     run, ballast = small_disk / "run", small_disk / "ballast"
@@ -70,9 +94,7 @@ def test_the_disk_is_full(tiny, begun, small_disk, here, monkeypatch):
 
     def filling(self, batch, number, steps):
         if not ballast.exists() and len(events(run, "step")) > SAVED_STEP:
-            with suppress(OSError), ballast.open("wb", buffering=0) as file:
-                while True:
-                    file.write(bytes(4096))
+            fill(ballast)
         return step(self, batch, number, steps)
 
     with monkeypatch.context() as patch:
@@ -84,3 +106,31 @@ def test_the_disk_is_full(tiny, begun, small_disk, here, monkeypatch):
     ballast.unlink()
     assert here(training.main, "--config", tiny, "--run_dir", run).status == 0
     assert newest(run) == STEPS
+
+
+def test_an_index_does_not_fit(finished, demo, small_disk, here, monkeypatch):
+    """Whichever of its files is cut off, what was embedded is kept, and the same command goes on."""
+    out, ballast = small_disk / "index", small_disk / "ballast"
+    arguments = ("--checkpoint", finished, "--shards", demo, "--out", out)
+    assemble, written = Builder._assemble, {"encoder"}
+    for left, files in (
+        (0, set()),
+        (16_384, {"embeddings.npy"}),
+        (65_536, {"index.faiss", "images.jsonl", "unreadable.jsonl"}),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(Builder, "_assemble", lambda self, left=left: (fill(ballast, left), assemble(self)))
+            refused(here(embedding.main, *arguments), "can't be written (No space left on device)")
+        written |= files
+        assert {path.name for path in (small_disk / ".index.tmp" / "final").iterdir()} == written
+        ballast.unlink()
+    monkeypatch.setattr(Builder, "_block", None)
+    assert here(embedding.main, *arguments).status == 0
+    assert len(Catalogue(out)) == 140
+
+
+def test_an_export_does_not_fit(finished, small_disk, here):
+    fill(small_disk / "ballast")
+    arguments = ("--checkpoint", finished, "--out", small_disk / "export")
+    refused(here(exporting.main, *arguments), "cannot be written (No space left on device)")
+    assert [path.name for path in small_disk.iterdir()] == ["ballast"]

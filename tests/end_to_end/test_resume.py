@@ -183,6 +183,8 @@ def test_forced_to_other_settings_it_says_so(tmp_path, tiny, finished, here):
     angle = math.pi * (3 * STEPS_PER_EPOCH - 1) / (3 * STEPS_PER_EPOCH)
     assert events(run, "step")[-1]["lr"] == pytest.approx(1e-5 * (1 + math.cos(angle)) / 2)
     assert here(training.main, "--config", tiny, "--run_dir", run, *changed).status == 0  # now its own
+    fewer = here(training.main, "--config", tiny, "--run_dir", run, "--force_resume", "--train.epochs", 1)
+    assert fewer.status == 0 and "is finished" in fewer.err, fewer.err
 
 
 def test_what_is_kept(tmp_path, tiny, here):

@@ -20,6 +20,16 @@ WRONG_VALUES = {
     "not a number": ("--manifold.k", "many", "manifold.k"),
     "not one of the choices": ("--optimiser.name", "lion", "optimiser.name"),
     "negative rate": ("--optimiser.lr", "-1e-3", "optimiser.lr"),
+    "infinite rate": ("--optimiser.lr", ".inf", "optimiser.lr"),
+    "a weight that is no number": ("--loss.point", ".nan", "loss.point"),
+    "no temperature": ("--warm_up.temperature", "0", "warm_up.temperature"),
+    "negative rate of the warm-up": ("--warm_up.lr", "-1", "warm_up.lr"),
+    "a wait without end": ("--runtime.timeout_seconds", "1e12", "runtime.timeout_seconds"),
+    "a seed beyond 64 bits": ("--seed", "99999999999999999999", "seed"),
+    "no K": ("--evaluation.ks", "[]", "evaluation.ks"),
+    "K of nothing": ("--evaluation.ks", "[0, 1]", "evaluation.ks"),
+    "no train split": ("--data.train_split", "", "data.train_split"),
+    "no cells": ("--index.factory", "IVF0,Flat", "has no cells"),
     "negative epochs": ("--warm_up.epochs", "-1", "warm_up.epochs"),
     "negative seed": ("--seed", "-1", "seed"),
     "no epochs": ("--train.epochs", "0", "train.epochs"),
@@ -63,6 +73,13 @@ def test_a_broken_configuration(mistaken, tmp_path, text):
     mistaken("broken.yaml" if "manifold: 5" not in text else "manifold", "--config", "broken.yaml")
 
 
+def test_a_key_that_stands_twice(mistaken, tmp_path):
+    (tmp_path / "twice.yaml").write_text("batch: {groups: 4}\nbatch: {group_size: 5}\n")
+    mistaken("twice.yaml: batch stands there twice", "--config", "twice.yaml")
+    (tmp_path / "twice.yaml").write_text("batch: {groups: 4, group_size: 5, groups: 2}\n")
+    mistaken("twice.yaml: batch.groups stands there twice", "--config", "twice.yaml")
+
+
 def test_ranks_that_do_not_divide_the_groups(mistaken):
     mistaken("Start 1, 2, 4 ranks", WORLD_SIZE="3")
 
@@ -74,6 +91,8 @@ def test_a_control_has_no_scope(mistaken):
 def test_a_world_without_torchrun(mistaken, monkeypatch):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     mistaken("torchrun", WORLD_SIZE="2", RANK="0")
+    mistaken("RANK not set", WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="1")
+    mistaken("WORLD_SIZE is '0'", WORLD_SIZE="0")
 
 
 @pytest.mark.parametrize("where", ["run", "file/below"])

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dist_plm.config import Config
 from dist_plm.errors import UserError
+from dist_plm.run_directory import RunDirectory
 from dist_plm.runtime.lock import Lock
 from dist_plm.runtime.world import World
 
@@ -37,6 +39,19 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
         holder.wait()
     Lock(tmp_path, World(), grace_seconds=0).sign()  # free as soon as the process is dead
     assert "process 7 on host" not in (tmp_path / "lock").read_text()
+
+
+def test_a_run_that_began_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    """Two starts in a new folder: both found it empty, and the first has already ended when the second would begin."""
+    first, second = (RunDirectory(Config(run_dir=str(tmp_path / "run"), seed=seed)) for seed in (0, 1))
+    for directory in (first, second):
+        directory.lock(World())
+    first.create(World())
+    before = (tmp_path / "run/config.yaml").read_text()
+    del first, directory  # and with it the lock
+    with pytest.raises(UserError, match="another run began in it"):
+        second.create(World())
+    assert (tmp_path / "run/config.yaml").read_text() == before
 
 
 def test_one_that_can_not_be_written_is_told(tmp_path: Path) -> None:
