@@ -27,7 +27,6 @@ from dist_plm.model import build_backbone
 
 KS = (1, 2, 4, 8)
 BATCH = 32
-VIEWS = ((256, 224), (160, 160))  # shorter side, centre crop
 OFFSET = 3  # pixels
 Change = Callable[[Image.Image], Image.Image]
 
@@ -37,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", help="data set with a split `test`")
     parser.add_argument("weights", help="of the Caffe GoogLeNet")
+    parser.add_argument("--views", nargs="+", default=["256,224", "160,160"], help="shorter side, centre crop")
     parser.add_argument("--quality", type=int, default=75, help="of the encoding")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -53,7 +53,7 @@ def main() -> None:
     }
     with Store(options.shards, "test") as store, torch.inference_mode():
         labels = torch.from_numpy(store.labels.astype(np.int64))
-        for resize, size in VIEWS:
+        for resize, size in (map(int, view.split(",")) for view in options.views):
             for name, change in changes.items():
                 config = ViewsConfig(size=size, resize=resize)
                 pooled = torch.cat([backbone(images).mean((2, 3)) for images in _images(store, config, change)])
