@@ -157,7 +157,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         # All scalars stay text: YAML 1.1 would read 24:00:00 as a number to base 60.
         values = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"--cluster {path} can't be read: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"--cluster {path} is no mapping of keys to values")

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dist_plm.cli import OneLineParser, run_command
 from dist_plm.errors import UserError
 from launch.cluster import Cluster, add_options, cluster_of
+from shards.arguments import positive
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,13 +71,15 @@ def _train(options: argparse.Namespace, rest: list[str], cluster: Cluster) -> in
 
 
 def _shards(options: argparse.Namespace, rest: list[str], cluster: Cluster) -> int:
-    from shards.build import parser
+    from shards.build import parser, refuse_within
 
     if cluster.ranks > 1:
         raise UserError("--task shards has one task a part: ask for --parts and --cpus-per-task, not for nodes or GPUs")
     if cluster.cpus_per_task and "--workers" not in rest:
         rest = [*rest, "--workers", str(cluster.cpus_per_task)]
-    out = parser().parse_args(rest).out.absolute()
+    asked = parser().parse_args(rest)
+    refuse_within(asked)
+    out = asked.out.absolute()
     if options.dry_run:
         from launch import preview
 
@@ -123,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--task", choices=["train", "shards"], default="train", help="what to do (default: train)")
     parser.add_argument("--sweep", action="append", default=[], metavar="KEY=V,V", help="a run a value; repeatable")
-    parser.add_argument("--parts", type=int, default=1, help="jobs that share the building of a data set")
+    parser.add_argument("--parts", type=positive, default=1, help="jobs that share the building of a data set")
     parser.add_argument("--dry-run", action="store_true", help="print script, configuration and plan; submit nothing")
     parser.add_argument("--local", action="store_true", help="run the same job on this machine, and wait for it")
     add_options(parser)

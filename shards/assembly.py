@@ -29,7 +29,7 @@ from dist_plm.data.format import (
     offsets_path,
 )
 from dist_plm.errors import UserError
-from dist_plm.runtime.atomic import replacing
+from dist_plm.runtime.atomic import NO_ROOM, replacing
 from shards.arguments import Part
 from shards.entry import Entry, Source
 from shards.pool import ordered
@@ -121,6 +121,18 @@ def _unless_other(source: Source, out: Path, shard_bytes: int) -> Manifest:
     if inputs.hexdigest() != manifest.inputs:
         raise UserError(f"--out {out} holds the data set '{manifest.name}' from other inputs: choose another folder")
     return manifest
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """What a disk refuses while a data set is written into `out`, as UserError: sources name their own faults."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        if error.errno in NO_ROOM:
+            raise UserError(f"--out {out} took no more ({reason}): make room, and the same command goes on") from error
+        raise UserError(f"--out {out} can't be written ({reason}): choose another folder") from error
 
 
 @contextmanager

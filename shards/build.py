@@ -17,7 +17,7 @@ from dist_plm.data.format import REJECTED, Manifest
 from dist_plm.errors import UserError
 from shards import demo
 from shards.arguments import Parser, megabytes, part, positive
-from shards.assembly import build, build_part
+from shards.assembly import build, build_part, writing
 from shards.entry import Source
 from shards.order import order_by
 from shards.sources import KINDS
@@ -32,10 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     started = time.monotonic()
     try:
+        refuse_within(options)
         source = _source(options)
-        if options.part:
-            return _build_part(source, options)
-        manifest = build(source, options.out, shard_bytes=round(options.shard_size * 1e6), workers=options.workers)
+        with writing(options.out):
+            if options.part:
+                return _build_part(source, options)
+            manifest = build(source, options.out, shard_bytes=round(options.shard_size * 1e6), workers=options.workers)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -45,6 +47,15 @@ def main(arguments: list[str] | None = None) -> int:
     print(summary(manifest, source.official, options.out))
     print(f"{options.out} complete after {time.monotonic() - started:.1f} s", file=sys.stderr)
     return 0
+
+
+def refuse_within(options: argparse.Namespace) -> None:
+    """UserError where the output would become part of its own source: of a plain folder every file is an entry."""
+    if options.kind != "folder":
+        return
+    out, source = (Path(os.path.realpath(path)) for path in (options.out, options.source))
+    if out.is_relative_to(source):
+        raise UserError(f"--out {options.out} lies in --source {options.source}: choose a folder beside it")
 
 
 def _build_part(source: Source, options: argparse.Namespace) -> int:

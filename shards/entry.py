@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-MAX_BYTES = 2**28
-"""Largest file taken for an image, 256 MiB: a worker holds one at a time."""
+from dist_plm.data.format import MAX_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,15 @@ from typing import BinaryIO, NamedTuple, NoReturn
 import numpy as np
 
 from dist_plm.data.decode import decode, extension
-from dist_plm.data.format import ShardInfo, check_of, checks_path, fingerprint_line, labels_path, offsets_path
+from dist_plm.data.format import (
+    MAX_BYTES,
+    ShardInfo,
+    check_of,
+    checks_path,
+    fingerprint_line,
+    labels_path,
+    offsets_path,
+)
 from shards.entry import key_of
 from shards.writer import describe, header
 
@@ -102,9 +110,10 @@ def _check_description(task: Check, described: _Member, key: str, label: int) ->
         document = json.loads(described.data)
         name = None if known is None else task.classes[known]
         expected = describe(task.split, document["source"], known, name, document["sha256"])
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+        called = key_of(document["source"])
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         _damaged(task, described.name, described.start + BLOCK, f"not a description of label {label}: {error}")
-    if key_of(document["source"]) != key:
+    if called != key:
         _damaged(task, described.name, described.start + BLOCK, f"{key} is not the key of {document['source']!r}")
     _same(task, described.name, described.start + BLOCK, described.data, expected, f"label {label} in the label table")
 
@@ -117,6 +126,8 @@ def _read_member(task: Check, file: BinaryIO) -> _Member:
         info = tarfile.TarInfo.frombuf(block, "ascii", "strict")
     except (tarfile.HeaderError, UnicodeError) as error:
         _damaged(task, "?", start, f"not a tar header: {error}")
+    if not 0 <= info.size <= MAX_BYTES:
+        _damaged(task, info.name, start, f"the header says {info.size:,} bytes, an image has {MAX_BYTES:,} at most")
     _same(task, info.name, start, block, header(info.name, info.size), "another header was expected")
     data = file.read(info.size)
     if len(data) != info.size:

@@ -33,8 +33,10 @@ def order_by(source: Source, index: Path) -> Source:
         embeddings = np.load(index / "embeddings.npy", allow_pickle=False).astype(np.float32, copy=False)
         with open(index / "images.jsonl", encoding="utf-8") as file:
             names = [str(json.loads(line)["name"]) for line in file]
+        if not names:
+            raise ValueError("it is empty")
         place = dict(zip(names, cluster_order(embeddings).tolist(), strict=True))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, RecursionError) as error:
         raise UserError(f"--order-by {index} is no index of `python -m dist_plm.embed` ({error})") from error
     if not any(entry.source in place for entry in source.entries()):
         raise UserError(f"--order-by {index} has none of these images: it knows {names[0]!r} and others")

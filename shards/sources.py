@@ -22,12 +22,13 @@ def cub200(source: str | Path) -> Source:
     tree = Tree(source)
     index = tree.require("CUB-200-2011", "images.txt", "CUB_200_2011/images.txt")
     root = index.removesuffix("images.txt")
-    names = {int(number): name for number, name in tree.lines(root + "classes.txt", 2)}
-    classes = {image: int(number) for image, number in tree.lines(root + "image_class_labels.txt", 2)}
+    called, labels = (tree.require("CUB-200-2011", root + name) for name in ("classes.txt", "image_class_labels.txt"))
+    names = {int(number): name for number, name in tree.table(called, 0).items()}
+    classes = {image: int(number) for image, number in tree.table(labels, 1).items()}
     listed = []
     for image, path in tree.lines(index, 2):
         if classes.get(image) not in names:
-            raise UserError(f"{root}image_class_labels.txt or classes.txt says nothing about image {image} ({path})")
+            raise UserError(f"{labels} or classes.txt says nothing about image {image} ({path})")
         number = classes[image]
         listed.append(("train" if number <= 100 else "test", names[number], f"{root}images/{path}"))
     ordered = sorted(names)
@@ -42,21 +43,15 @@ def cars196(source: str | Path) -> Source:
         "Cars-196",
         *("cars_annos.mat", "devkit/cars_train_annos.mat", "cars_devkit/cars_train_annos.mat", "cars_train_annos.mat"),
     )
-    if annotations == "cars_annos.mat":
-        document = _mat(tree, annotations)
-        rows = [(str(a.relative_im_path), int(getattr(a, "class"))) for a in document["annotations"]]
-    else:
-        folder = annotations.removesuffix("cars_train_annos.mat")
-        labelled = "cars_test_annos_withlabels.mat"
-        tests = tree.require("Cars-196 with the labels of its test images", folder + labelled, labelled)
-        document = _mat(tree, tree.require("Cars-196", folder + "cars_meta.mat", "cars_meta.mat"))
-        rows = [
-            (f"{part}/{a.fname}", int(getattr(a, "class")))
-            for part, file in (("cars_train", annotations), ("cars_test", tests))
-            for a in _mat(tree, file)["annotations"]
-        ]
-    names = [str(name) for name in document["class_names"]]
-    listed = [("train" if number <= 98 else "test", names[number - 1], path) for path, number in rows]
+    try:
+        names, rows = _cars(tree, annotations)
+        called = dict(enumerate(names, 1))
+        listed = [("train" if number <= 98 else "test", called[number], path) for path, number in rows]
+    except (LookupError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{tree.source / annotations}, or a file beside it, is no list of Cars-196 "
+            f"({type(error).__name__}: {error}): copy it again"
+        ) from error
     return _source("cars196", tree, listed, {"train": names[:98], "test": names[98:]}, {"train": 8054, "test": 8131})
 
 
@@ -64,11 +59,12 @@ def sop(source: str | Path) -> Source:
     """Stanford Online Products: 11,318 classes train, 11,316 test, as its two lists say."""
     tree = Tree(source)
     name = "Ebay_train.txt"
-    root = tree.require("Stanford Online Products", name, f"Stanford_Online_Products/{name}").removesuffix(name)
+    layout = "Stanford Online Products"
+    root = tree.require(layout, name, f"Stanford_Online_Products/{name}").removesuffix(name)
     listed = [
         (split, f"{product:0>5}", root + path)
         for split in ("train", "test")
-        for _, product, _, path in tree.lines(f"{root}Ebay_{split}.txt", 4, skip=1)
+        for _, product, _, path in tree.lines(tree.require(layout, f"{root}Ebay_{split}.txt"), 4, skip=1)
     ]
     numbered = {split: sorted({product for s, product, _ in listed if s == split}) for split in ("train", "test")}
     return _source("sop", tree, listed, numbered, {"train": 59551, "test": 60502})
@@ -132,8 +128,28 @@ def _source(
     return Source(name, classes, entries, len(listed), official)
 
 
+def _cars(tree: Tree, annotations: str) -> tuple[list[str], list[tuple[str, int]]]:
+    """The names of the classes, and path and number of the class of each image."""
+    if annotations == "cars_annos.mat":
+        document = _mat(tree, annotations)
+        rows = [(str(a.relative_im_path), int(getattr(a, "class"))) for a in document["annotations"]]
+    else:
+        folder = annotations.removesuffix("cars_train_annos.mat")
+        labelled = "cars_test_annos_withlabels.mat"
+        tests = tree.require("Cars-196 with the labels of its test images", folder + labelled, labelled)
+        document = _mat(tree, tree.require("Cars-196", folder + "cars_meta.mat", "cars_meta.mat"))
+        rows = [
+            (f"{part}/{a.fname}", int(getattr(a, "class")))
+            for part, file in (("cars_train", annotations), ("cars_test", tests))
+            for a in _mat(tree, file)["annotations"]
+        ]
+    return [str(name) for name in document["class_names"]], rows
+
+
 def _mat(tree: Tree, path: str) -> dict:
+    data = tree.data(path)
     try:
-        return scipy.io.loadmat(io.BytesIO(tree.data(path)), squeeze_me=True, struct_as_record=False)
-    except (ValueError, TypeError, NotImplementedError) as error:
+        return scipy.io.loadmat(io.BytesIO(data), squeeze_me=True, struct_as_record=False)
+    # SciPy meets damaged bytes with many kinds of exception (MatReadError, zlib.error, struct.error, ...).
+    except Exception as error:
         raise UserError(f"{path} cannot be read as a MATLAB file: {error}") from error

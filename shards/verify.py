@@ -14,8 +14,6 @@ from pathlib import Path
 # A checkout works without being installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
-
 from dist_plm.data.format import (
     CHECK_DTYPE,
     LABEL_DTYPE,
@@ -26,6 +24,7 @@ from dist_plm.data.format import (
     labels_path,
     offsets_path,
 )
+from dist_plm.data.store import table
 from dist_plm.errors import UserError
 from shards.arguments import Parser, positive
 from shards.assembly import table_info
@@ -73,8 +72,8 @@ def check(folder: Path, manifest: Manifest, workers: int) -> Iterator[str]:
     if not problems and fingerprint.hexdigest() != manifest.fingerprint:
         yield f"manifest.json: the content has the fingerprint {fingerprint.hexdigest()}, not {manifest.fingerprint}"
     # Last, since the shards tell where in a table the damage is.
-    for name, table in ((name, table) for info in manifest.splits.values() for name, table in info.tables.items()):
-        if not problems and table_info(folder / name) != table:
+    for name, known in ((name, known) for info in manifest.splits.values() for name, known in info.tables.items()):
+        if not problems and table_info(folder / name) != known:
             yield f"{name}: its bytes are not those that the manifest knows"
     log = folder / REJECTED
     found = log.read_bytes().count(b"\n") if log.exists() else 0
@@ -92,16 +91,13 @@ def _checks(folder: Path, manifest: Manifest) -> Iterator[Check]:
 def _check_tables(folder: Path, manifest: Manifest, split: str) -> Iterator[str]:
     info = manifest.splits[split]
     tables = {offsets_path(folder, split): OFFSET_DTYPE, labels_path(folder, split): LABEL_DTYPE}
-    if info.tables:
+    if info.tables or checks_path(folder, split).exists():
         tables[checks_path(folder, split)] = CHECK_DTYPE
     for path, dtype in tables.items():
         try:
-            table = np.load(path, mmap_mode="r")
-        except (OSError, ValueError) as error:
-            yield f"{path.name}: {error}"
-            continue
-        if table.dtype != dtype or table.shape != (info.samples,):
-            yield f"{path.name}: {table.dtype} of shape {table.shape}, not {dtype} of shape {(info.samples,)}"
+            table(path, dtype, info.samples)
+        except UserError as error:
+            yield str(error)
     for shard in info.shards:
         path = folder / shard.file
         size = path.stat().st_size if path.exists() else 0

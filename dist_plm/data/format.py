@@ -23,6 +23,9 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 REJECTED = "rejected.jsonl"
 
+MAX_BYTES = 2**28
+"""Largest file taken for an image, 256 MiB: a worker holds one at a time."""
+
 LABEL_DTYPE = np.dtype("<i4")
 
 OFFSET_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("size", "<u4")])
@@ -103,7 +106,7 @@ class Manifest:
         """The manifest in `text`, which came from `place`. Raises UserError where it is none."""
         try:
             return _parse(json.loads(text))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(
                 f"{place} is no manifest of format {FORMAT} ({type(error).__name__}: {error}); build the data set again"
             ) from error
@@ -150,12 +153,12 @@ def _parse(document: dict[str, Any]) -> Manifest:
         raise ValueError(f"it says format {document['format']}")
     splits = {
         name: SplitInfo(
-            samples=int(split["samples"]),
+            samples=_count(split["samples"]),
             labelled=bool(split["labelled"]),
             classes=[str(c) for c in split["classes"]],
-            shards=[ShardInfo(_plain(s["file"]), int(s["samples"]), int(s["bytes"])) for s in split["shards"]],
+            shards=[ShardInfo(_plain(s["file"]), _count(s["samples"]), _count(s["bytes"])) for s in split["shards"]],
             tables={
-                _plain(file): TableInfo(int(table["bytes"]), str(table["sha256"]))
+                _plain(file): TableInfo(_count(table["bytes"]), str(table["sha256"]))
                 for file, table in split.get("tables", {}).items()
             },
         )
@@ -171,6 +174,13 @@ def _parse(document: dict[str, Any]) -> Manifest:
         rejected=int(document["rejected"]),
         inputs=str(document.get("inputs", "")),
     )
+
+
+def _count(value: Any) -> int:
+    number = int(value)
+    if number < 0:
+        raise ValueError(f"{number} samples or bytes")
+    return number
 
 
 def _plain(name: str) -> str:

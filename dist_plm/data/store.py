@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from dist_plm.data.decode import decode
-from dist_plm.data.format import LABEL_DTYPE, MANIFEST, OFFSET_DTYPE, Manifest, labels_path, offsets_path
+from dist_plm.data.format import LABEL_DTYPE, MANIFEST, MAX_BYTES, OFFSET_DTYPE, Manifest, labels_path, offsets_path
 from dist_plm.errors import UserError
 
 # Far below the 1,024 descriptors that a process may have open by default, far above the shards a batch touches at once.
@@ -153,7 +153,7 @@ class Store:
             at = offset + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             length = tarfile.TarInfo.frombuf(self._bytes(shard, at, tarfile.BLOCKSIZE), "utf-8", "strict").size
             return dict(json.loads(self._bytes(shard, at + tarfile.BLOCKSIZE, length)))
-        except (OSError, OverflowError, ValueError, TypeError, tarfile.TarError) as error:
+        except (OSError, OverflowError, ValueError, TypeError, RecursionError, tarfile.TarError) as error:
             raise UserError(self._broken(id, f"what is said of it cannot be read ({error})")) from error
 
     def read_image(self, id: int) -> Image.Image:
@@ -196,6 +196,9 @@ class Store:
         return row
 
     def _bytes(self, shard: int, offset: int, size: int) -> bytes:
+        # What a stranger's table or header says must not decide how much memory is asked for.
+        if size > MAX_BYTES:
+            raise OverflowError(f"{size:,} bytes, at most {MAX_BYTES:,}")
         # The reference lives as long as this frame, and with it the descriptor. No lock where none is closed early.
         descriptor = None if self._evicts else self._open.get(shard)
         if descriptor is None:
@@ -247,8 +250,12 @@ def table(path: Path, dtype: np.dtype, samples: int) -> np.ndarray:
     try:
         # An empty file cannot be mapped.
         table = np.load(path, mmap_mode="r" if samples else None, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); {_REBUILD}") from error
+        if not isinstance(table, np.ndarray):
+            raise ValueError("it is an archive")
+    # NumPy meets damaged bytes with a dozen kinds of exception (EOFError, BadZipFile, TokenError, MemoryError, ...).
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path} cannot be read ({reason}); {_REBUILD}") from error
     if table.dtype != dtype or table.shape != (samples,):
         raise UserError(f"{path} holds {table.shape} of {table.dtype}, not ({samples},) of {dtype}; {_REBUILD}")
     return np.asarray(table)  # a row of a memmap costs a microsecond, one of the array over it a tenth

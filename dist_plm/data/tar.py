@@ -1,25 +1,26 @@
-"""The images of a local shard from front to back, through `webdataset`."""
+"""The images of a local shard from front to back, grouped into samples by `webdataset`."""
 
+import re
 import tarfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from typing import Any, BinaryIO
 
-from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.tariterators import group_by_keys
 
+from dist_plm.data.format import MAX_BYTES
 from dist_plm.data.store import ADVICE, Shard
 from dist_plm.errors import UserError
 
+# A shard holds tables beside its samples under such names; WebDataset skips them too.
+_META = re.compile(r"__[^/]*__($|/)")
+
 
 def images(shard: Shard) -> Generator[tuple[str, bytes], None, None]:
-    """Key and image bytes of each sample of the shard; their number is checked.
-
-    webdataset gets an open file, never a name: it would run the name `pipe:...` as a command, expand braces in it,
-    rewrite or cache it as environment variables say, and refuse to open it in a process of a world larger than 1.
-    """
+    """Key and image bytes of each sample of the shard; their number is checked."""
     found = 0
     with open(shard.path, "rb") as file:
         try:
-            members = tar_file_expander([{"url": shard.path.name, "stream": file}], select_files=_is_image)
-            for sample in group_by_keys(members):
+            for sample in group_by_keys(_members(shard, file)):
                 images = [name for name in sample if not name.startswith("__")]
                 if len(images) != 1:
                     raise UserError(
@@ -28,7 +29,8 @@ def images(shard: Shard) -> Generator[tuple[str, bytes], None, None]:
                     )
                 found += 1
                 yield sample["__key__"], sample[images[0]]
-        except tarfile.TarError as error:
+        # A stranger's headers also lead tarfile to numbers that are none, and into one another.
+        except (tarfile.TarError, ValueError, RecursionError) as error:
             raise UserError(f"{shard.path} is not an intact tar; {ADVICE} {shard.path.parent}") from error
     if found != shard.samples:
         raise UserError(
@@ -36,6 +38,19 @@ def images(shard: Shard) -> Generator[tuple[str, bytes], None, None]:
         )
 
 
-def _is_image(name: str) -> bool:
-    # What a shard says of its images is not wanted here, and reading it would take a third of the time.
-    return not name.endswith(".json")
+def _members(shard: Shard, file: BinaryIO) -> Iterator[dict[str, Any]]:
+    """What webdataset's own reader of tars yields; that one unpacks compressed files and reads members of any size."""
+    with tarfile.open(fileobj=file, mode="r|") as tar:
+        for member in tar:
+            tar.members.clear()  # type: ignore[attr-defined]  # else it keeps every header
+            # What a shard says of its images is not wanted here, and reading it would take a third of the time.
+            if not member.isreg() or member.name.endswith(".json") or _META.match(member.name):
+                continue
+            if member.size > MAX_BYTES:
+                raise UserError(
+                    f"{shard.path}: '{member.name}' has {member.size:,} bytes, an image at most {MAX_BYTES:,}; "
+                    f"{ADVICE} {shard.path.parent}"
+                )
+            data = tar.extractfile(member)
+            assert data is not None
+            yield {"fname": member.name, "data": data.read(), "__url__": shard.path.name}

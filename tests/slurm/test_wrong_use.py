@@ -112,6 +112,30 @@ def test_mistakes(arguments, match, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("parts", ["0", "-1", "2.5", "many"])
+def test_parts_are_counted_from_one(parts, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(SystemExit) as left:
+        launcher.main(["--task", "shards", "--parts", parts, "--local", "folder", "--source", "photos", "--out", "out"])
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and said.count("\n") == 1 and f"--parts: '{parts}' is not a whole number" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_shards_within_their_source(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    refuse("--task", "shards", "--local", "folder", "--source", "photos", "--out", "photos/x", match="lies in --source")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "photos"]
+
+
+@pytest.mark.parametrize("content", [b"partition: caf\xe9\n", b"[" * 20_000], ids=["latin-1", "deep"])
+def test_a_cluster_file_that_can_not_be_read(tmp_path, content):
+    (tmp_path / "cluster.yaml").write_bytes(content)
+    refuse("--cluster", tmp_path / "cluster.yaml", match=r"--cluster .*cluster.yaml can't be read: ")
+
+
 def test_a_key_that_no_cluster_file_has(tmp_path):
     (tmp_path / "cluster.yaml").write_text("partitoin: gpu\n")
     refuse("--cluster", tmp_path / "cluster.yaml", match="cluster.yaml.*partitoin")

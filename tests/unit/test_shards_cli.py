@@ -1,8 +1,12 @@
 """The command line of the builder: a mistake is one line and status 2, and nothing is touched."""
 
+import errno
 import io
+import os
+import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +24,15 @@ def run(*arguments: object) -> int:
 
 def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def refused(capsys, *arguments: object) -> str:
+    """The one line that the command answers with."""
+    capsys.readouterr()
+    assert run(*arguments, "--workers", 1) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    return error
 
 
 @pytest.mark.parametrize("state", ["complete", "partial", "foreign", "file"])
@@ -76,14 +89,90 @@ def test_nothing_readable_is_an_error(tmp_path, capsys):
     assert "no image of the split 'train'" in capsys.readouterr().err
 
 
-def test_a_part_of_an_official_data_set_is_built_with_a_warning(tmp_path, capsys):
-    root = tmp_path / "CUB_200_2011"
+@pytest.mark.parametrize("out", ["photos", "photos/shards", "photos/a/shards", "photos/../photos/x", "link/shards"])
+def test_an_output_in_its_own_source_is_refused(tmp_path, capsys, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos" / "a").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("photos")
+    Image.new("RGB", (4, 4)).save(tmp_path / "photos" / "a" / "x.png")
+    before = sorted(tmp_path.rglob("*"))
+    assert f"--out {Path(out)} lies in --source photos" in refused(capsys, "folder", "--source", "photos", "--out", out)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert run("folder", "--source", "photos", "--out", "photos.shards", "--workers", 1) == 0
+
+
+@pytest.mark.parametrize("out", ["file/x", "file/deep/x", "n" * 300])
+def test_an_output_that_can_not_be_made_is_named(tmp_path, capsys, out):
+    (tmp_path / "file").write_text("here")
+    assert f"--out {tmp_path / out} can't be written" in refused(capsys, "demo", "--images", 4, "--out", tmp_path / out)
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+@pytest.mark.parametrize("part", [(), ("--part", "1/2")])
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path, capsys, part):
+    """No file may be larger than 20 kB, which a shard is."""
+    line = ("demo", "--images", 60, "--classes", 4, "--out", tmp_path / "out", *part)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        error = refused(capsys, *line)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert f"--out {tmp_path / 'out'} took no more (File too large): make room" in error
+    assert run(*line, "--workers", 1) == 0
+
+
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path, capsys, monkeypatch):
+    (tmp_path / "photos" / "a").mkdir(parents=True)
+    scan = os.scandir
+
+    def denied(path: Path) -> object:
+        if Path(path).name == "a":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    error = refused(capsys, "folder", "--source", tmp_path / "photos", "--out", tmp_path / "out")
+    assert f"{tmp_path / 'photos' / 'a'} can't be read (Permission denied)" in error
+
+
+def birds(root: Path) -> None:
+    """A CUB-200-2011 of two images."""
     for number, name in ((1, "001.A"), (101, "101.B")):
         (root / "images" / name).mkdir(parents=True)
         Image.new("RGB", (4, 4), (number, 0, 0)).save(root / "images" / name / "x.png")
     (root / "classes.txt").write_text("1 001.A\n101 101.B\n")
     (root / "images.txt").write_text("1 001.A/x.png\n2 101.B/x.png\n")
     (root / "image_class_labels.txt").write_text("1 1\n2 101\n")
+
+
+@pytest.mark.parametrize("file", ["classes.txt", "images.txt", "image_class_labels.txt"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(Path.unlink, id="missing"),
+        pytest.param(lambda path: path.write_bytes(b"1 001.\xc4\n"), id="latin-1"),
+        pytest.param(lambda path: path.write_text("1\n"), id="short"),
+        pytest.param(lambda path: os.truncate(path, 2**28 + 1), id="endless"),
+    ],
+)
+def test_a_list_that_is_none_is_named(tmp_path, capsys, file, change: Callable[[Path], object]):
+    birds(tmp_path / "cub")
+    change(tmp_path / "cub" / file)
+    assert file in refused(capsys, "cub200", "--source", tmp_path / "cub", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("file", "line"), [("classes.txt", "one 001.A"), ("image_class_labels.txt", "1 1.0")])
+def test_a_number_that_is_none_is_shown(tmp_path, capsys, file, line):
+    birds(tmp_path / "cub")
+    (tmp_path / "cub" / file).write_text(f"{line}\n")
+    error = refused(capsys, "cub200", "--source", tmp_path / "cub", "--out", tmp_path / "out")
+    assert f"{tmp_path / 'cub' / file}: " in error and line in error and "no whole number" in error
+
+
+def test_a_part_of_an_official_data_set_is_built_with_a_warning(tmp_path, capsys):
+    birds(tmp_path / "CUB_200_2011")
     assert run("cub200", "--source", tmp_path, "--out", tmp_path / "out", "--workers", 1) == 0
     assert "warning: train has 1 samples, the official cub200 5,864" in capsys.readouterr().out
 

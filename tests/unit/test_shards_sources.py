@@ -130,6 +130,45 @@ def test_cars196_in_two_folders_with_a_devkit(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("fields", "row"),
+    [
+        (["relative_im_path", "class"], ("car_ims/1.jpg", 197.0)),
+        (["relative_im_path", "class"], ("car_ims/1.jpg", 0.0)),
+        (["relative_im_path", "class"], ("car_ims/1.jpg", "sedan")),
+        (["fname", "class"], ("car_ims/1.jpg", 5.0)),
+    ],
+)
+def test_annotations_of_something_else_are_named(tmp_path, fields, row):
+    names = np.array([f"Car {c}" for c in range(1, 197)], dtype=object)
+    scipy.io.savemat(tmp_path / "cars_annos.mat", {"annotations": matlab([row, row], fields), "class_names": names})
+    with pytest.raises(UserError, match=r"cars_annos.mat, or a file beside it, is no list of Cars-196"):
+        cars196(tmp_path)
+
+
+@pytest.mark.parametrize("length", [0, 100, 130, 700, 900])
+def test_a_torn_matlab_file_is_named(tmp_path, length):
+    path = tmp_path / "cars_annos.mat"
+    names = np.array([f"Car {c}" for c in range(1, 197)], dtype=object)
+    rows = [(f"car_ims/{i:06d}.jpg", 1.0) for i in range(9)]
+    scipy.io.savemat(path, {"class_names": names, "annotations": matlab(rows, ["relative_im_path", "class"])})
+    os.truncate(path, length)
+    with pytest.raises(UserError, match=r"cars_annos.mat"):
+        cars196(tmp_path)
+
+
+def test_sop_without_its_second_list(tmp_path):
+    put(tmp_path / "Ebay_train.txt", "image_id class_id super_class_id path\n1 2 1 mug_final/b_0.JPG\n")
+    with pytest.raises(UserError, match=r"found none of Ebay_test.txt"):
+        sop(tmp_path)
+
+
+def test_a_short_line_is_counted_with_the_blank_ones(tmp_path):
+    put(tmp_path / "Ebay_train.txt", "image_id class_id super_class_id path\n\n1 2 1 a.JPG\n\n1 2\n")
+    with pytest.raises(UserError, match=r"Ebay_train.txt, line 5: 4 fields expected, 2 found"):
+        Tree(tmp_path).lines("Ebay_train.txt", 4, skip=1)
+
+
 def test_sop_follows_its_lists(tmp_path):
     header = "image_id class_id super_class_id path\n"
     put(tmp_path / "Ebay_train.txt", header + "1 2 1 mug_final/b_0.JPG\n2 1 1 mug_final/a_0.JPG\n")

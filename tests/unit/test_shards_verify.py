@@ -1,5 +1,6 @@
 """Damage to a data set is found to the byte, and named; a whole one passes."""
 
+import io
 import json
 import os
 import shutil
@@ -90,11 +91,83 @@ def test_verify_names_what_does_not_fit(whole, tmp_path, capsys):
         verify.main(["--nonsense"])
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "splits": {"train": 3}}'])
+def claiming(samples: str) -> str:
+    shard = f'{{"file": "train-000000.tar", "samples": {samples}, "bytes": 10240}}'
+    split = f'{{"samples": {samples}, "labelled": false, "classes": [], "shards": [{shard}]}}'
+    return f'{{"format": 1, "name": "x", "fingerprint": "", "rejected": 0, "splits": {{"train": {split}}}}}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{}", '{"format": 2}', '{"format": 1, "splits": {"train": 3}}'),
+        *(claiming("1e999"), claiming("NaN"), claiming("-5"), claiming('"many"')),
+        pytest.param("[" * 100_000, id="deep"),
+    ],
+)
 def test_a_broken_manifest_is_a_user_error(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(UserError, match=r"manifest\.json"):
         Manifest.load(tmp_path)
+
+
+def test_a_manifest_that_claims_five_samples_is_read(tmp_path):
+    (tmp_path / "manifest.json").write_text(claiming("5"))
+    assert Manifest.load(tmp_path).splits["train"].samples == 5
+
+
+@pytest.mark.parametrize("table", ["offsets", "labels", "checks"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00\x02\x00((", b"\x93NUMPY"])
+def test_a_torn_table_is_named(whole, capsys, table, content):
+    (whole / f"train.{table}.npy").write_bytes(content)
+    capsys.readouterr()
+    assert verify.main([str(whole), "--workers", "1"]) == 1
+    report = capsys.readouterr().out
+    assert report.count("damaged:") == 1 and f"train.{table}.npy cannot be read" in report
+
+
+def test_a_torn_table_of_checks_that_the_manifest_does_not_know_is_named(whole, capsys):
+    path = whole / "manifest.json"
+    document = json.loads(path.read_text())
+    for split in document["splits"].values():
+        del split["tables"]
+    path.write_text(json.dumps(document))
+    capsys.readouterr()
+    assert verify.main([str(whole), "--workers", "1"]) == 0
+    (whole / "train.checks.npy").write_bytes(b"")
+    assert verify.main([str(whole), "--workers", "1"]) == 1
+    assert "train.checks.npy cannot be read" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size", [2**28 + 1, 2**33, 2**70, -1, -5])
+def test_a_header_that_claims_the_impossible_is_named(whole, capsys, size):
+    path = whole / "train-000000.tar"
+    info = tarfile.TarInfo("x.jpg")
+    info.size = size
+    path.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + path.read_bytes()[512:])
+    capsys.readouterr()
+    assert verify.main([str(whole), "--workers", "1"]) == 1
+    assert f"member x.jpg, byte 0: the header says {size:,} bytes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("source", ["5", "[" * 100_000], ids=["number", "deep"])
+def test_a_description_that_is_none_is_named(whole, capsys, source):
+    path = whole / "train-000000.tar"
+    with tarfile.open(path) as tar:
+        image = tar.next()
+        data = tar.extractfile(image).read()
+    described = f'{{"source": {source}, "sha256": "x"}}'.encode()
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, content in ((image.name, data), (image.name.rpartition(".")[0] + ".json", described)):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    manifest = json.loads((whole / "manifest.json").read_text())
+    manifest["splits"]["train"]["shards"][0]["bytes"] = path.stat().st_size
+    (whole / "manifest.json").write_text(json.dumps(manifest))
+    capsys.readouterr()
+    assert verify.main([str(whole), "--workers", "1"]) == 1
+    assert "not a description of label" in capsys.readouterr().out
 
 
 def test_a_manifest_names_no_file_outside_its_folder(whole):

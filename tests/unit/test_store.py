@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -172,3 +173,46 @@ def test_tables_of_another_data_set_are_refused(tiny_split, tmp_path):
     refused("train.labels.npy")
     (tmp_path / "train.labels.npy").unlink()
     refused("train.labels.npy cannot be read")
+
+
+@pytest.mark.parametrize("table", ["offsets", "labels"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00\x02\x00((", b"\x93NUMPY"])
+def test_a_torn_table_is_named(tiny_split, tmp_path, table, content):
+    tiny_split([3])
+    (tmp_path / f"train.{table}.npy").write_bytes(content)
+    with pytest.raises(UserError, match=rf"train.{table}.npy cannot be read .*; rebuild the data set"):
+        Store(tmp_path, "train")
+
+
+def test_an_archive_is_no_table(tiny_split, tmp_path):
+    tiny_split([3])
+    np.savez(tmp_path / "archive.npz", np.zeros(3))
+    (tmp_path / "archive.npz").rename(tmp_path / "train.labels.npy")
+    with pytest.raises(UserError, match=r"train.labels.npy cannot be read"):
+        Store(tmp_path, "train")
+
+
+def test_no_row_of_a_table_asks_for_more_than_an_image_may_have(tiny_split, tmp_path):
+    tiny_split([3])
+    rows = np.load(tmp_path / "train.offsets.npy")
+    rows["size"][1] = 2**32 - 1
+    np.save(tmp_path / "train.offsets.npy", rows)
+    with Store(tmp_path, "train") as store:
+        for read in (store.read, store.about):
+            with pytest.raises(UserError, match=r"train-000000.tar: sample 1 at offset"):
+                read(1)
+        with pytest.raises(UserError, match=r"4,294,967,295 bytes, at most 268,435,456"):
+            store.read(1)
+
+
+@pytest.mark.parametrize("size", [2**28 + 1, 2**33, -5])
+def test_no_header_asks_for_more_than_an_image_may_have(tiny_split, tmp_path, size):
+    tiny_split([2])
+    _, offset, length = np.load(tmp_path / "train.offsets.npy")[0].tolist()
+    described = tarfile.TarInfo("00000000.json")
+    described.size = size
+    with open(tmp_path / "train-000000.tar", "r+b") as file:
+        file.seek(offset + -(-length // 512) * 512)
+        file.write(described.tobuf(tarfile.GNU_FORMAT))
+    with Store(tmp_path, "train") as store, pytest.raises(UserError, match=r"what is said of it cannot be read"):
+        store.about(0)

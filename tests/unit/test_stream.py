@@ -1,11 +1,15 @@
 """The sequential sweep against the standard library's tarfile."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import os
 import tarfile
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -143,6 +147,91 @@ def test_a_damaged_shard_is_named(tiny_split, tmp_path):
         os.truncate(store.shards[0].path, offset + 10)
         with pytest.raises(UserError, match=r"train-000000.tar is not an intact tar.*shards/verify.py"):
             sweep_shard(store, 0, batch_size=2, workers=1)
+
+
+def swap(folder, data: bytes) -> None:
+    """Another file in place of the only shard, and known to the manifest."""
+    (folder / "train-000000.tar").write_bytes(data)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["splits"]["train"]["shards"][0]["bytes"] = len(data)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def sparse(name: str, size: int) -> bytes:
+    """The header of a member that is all hole: no byte in the tar, `size` when it is read."""
+    info = tarfile.TarInfo(name)
+    info.type = tarfile.GNUTYPE_SPARSE
+    block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    block[483:495] = b"%011o\0" % size
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_compressed_shard_is_refused_not_unpacked(tiny_split, tmp_path, compress):
+    tiny_split([4], size=(200, 150))  # a row of the table ends within the compressed file too
+    data = compress((tmp_path / "train-000000.tar").read_bytes())
+    swap(tmp_path, data + bytes(2 * len(data)))
+    with (
+        Store(tmp_path, "train") as store,
+        pytest.raises(UserError, match=r"train-000000.tar is not an intact tar.*shards/verify.py"),
+    ):
+        sweep_shard(store, 0, batch_size=2, workers=1)
+
+
+@pytest.mark.parametrize("kind", ["plain", "sparse"])
+def test_a_member_larger_than_an_image_is_refused_before_it_is_read(tiny_split, tmp_path, kind):
+    tiny_split([2])
+    info = tarfile.TarInfo("huge.jpg")
+    info.size = 2**28 + 1
+    header = info.tobuf() if kind == "plain" else sparse("huge.jpg", info.size)
+    swap(tmp_path, header + (tmp_path / "train-000000.tar").read_bytes())
+    tracemalloc.start()
+    with (
+        Store(tmp_path, "train") as store,
+        pytest.raises(UserError, match=r"train-000000.tar: 'huge.jpg' has 268,435,457 bytes, an image at most"),
+    ):
+        sweep_shard(store, 0, batch_size=2, workers=1)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 50e6
+
+
+def long_names(count: int) -> bytes:
+    """Headers each of which says that the next one holds the name of the one after it."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 5
+    return (info.tobuf(tarfile.GNU_FORMAT) + b"name\0".ljust(512, b"\0")) * count
+
+
+@pytest.mark.parametrize("front", ["twice", "chained"])
+def test_a_tar_that_no_builder_wrote_is_named(tiny_split, tmp_path, front):
+    tiny_split([2])
+    whole = (tmp_path / "train-000000.tar").read_bytes()
+    _, offset, size = np.load(tmp_path / "train.offsets.npy")[0].tolist()
+    first = whole[: offset + -(-size // 512) * 512]
+    swap(tmp_path, (first if front == "twice" else long_names(3_000)) + whole)
+    with Store(tmp_path, "train") as store, pytest.raises(UserError, match=r"train-000000.tar is not an intact tar"):
+        sweep_shard(store, 0, batch_size=2, workers=1)
+
+
+def test_what_is_neither_image_nor_sample_is_passed_over(tiny_split, tmp_path):
+    images = tiny_split([3])
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar, tarfile.open(tmp_path / "train-000000.tar") as old:
+        for name in ("__meta__", "__meta__/x.jpg", "nosuffix"):
+            info = tarfile.TarInfo(name)
+            info.size = 3
+            tar.addfile(info, io.BytesIO(b"abc"))
+        folder = tarfile.TarInfo("folder.jpg")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+        for member in old:
+            tar.addfile(member, old.extractfile(member))
+    swap(tmp_path, made.getvalue())
+    with Store(tmp_path, "train") as store:
+        assert [data for _, data in store.in_order(0)] == images
 
 
 def test_a_sample_that_is_no_image_is_named(tiny_split, tmp_path):
