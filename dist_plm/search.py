@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ def main() -> int:
         raise UserError(f"--image {options.image} cannot be read: {error.strerror}") from error
 
     from dist_plm.catalogue import Catalogue
+    from dist_plm.catalogue.images import printable
     from dist_plm.catalogue.sheet import contact_sheet
     from dist_plm.data.decode import decode
 
@@ -31,7 +34,8 @@ def main() -> int:
         (neighbours,) = catalogue.search(catalogue.embed(data), options.k)
     except ValueError as error:
         raise UserError(f"--image {options.image}: {error}") from error
-    _print(neighbours, options.image.name, catalogue.folder)
+    shown = partial(printable, encoding=sys.stdout.encoding or "utf-8")
+    _print(neighbours, f"nearest to {options.image.name} in {catalogue.folder}", shown)
     if options.sheet:
         _ = catalogue.images  # a sheet of empty tiles helps nobody
         sheet = contact_sheet(query, options.image.name, neighbours, catalogue)
@@ -40,7 +44,7 @@ def main() -> int:
                 sheet.save(file, "PNG", optimize=True)
         except OSError as error:
             raise UserError(f"--sheet {options.sheet} cannot be written: {error.strerror}") from error
-        print(f"contact sheet: {options.sheet}")
+        print(f"contact sheet: {shown(str(options.sheet))}")
     return 0
 
 
@@ -56,12 +60,12 @@ def _parse() -> argparse.Namespace:
     return options
 
 
-def _print(neighbours: "list[Neighbour]", query: str, index: Path) -> None:
+def _print(neighbours: "list[Neighbour]", title: str, shown: Callable[[str], str]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"nearest to {escape(query)} in {escape(str(index))}", title_justify="left")
+    table = Table(title=escape(shown(title)), title_justify="left")
     for name in ("rank", "cosine", "distance"):
         table.add_column(name, justify="right")
     labelled = any(each.label is not None for each in neighbours)
@@ -69,8 +73,8 @@ def _print(neighbours: "list[Neighbour]", query: str, index: Path) -> None:
         table.add_column("label", overflow="fold")
     table.add_column("name", overflow="fold")
     for each in neighbours:
-        label = [escape(each.label or "")] if labelled else []
-        table.add_row(str(each.rank), f"{each.cosine:.4f}", f"{each.distance:.4f}", *label, escape(each.name))
+        label = [escape(shown(each.label or ""))] if labelled else []
+        table.add_row(str(each.rank), f"{each.cosine:.4f}", f"{each.distance:.4f}", *label, escape(shown(each.name)))
     # Into a file or a pipe a name is written on one line, however long.
     Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(table)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from dist_plm.cli import config_of, config_parser, run_command
 from dist_plm.config import Config
-from dist_plm.errors import UserError
+from dist_plm.errors import RunFailure, UserError
 from dist_plm.runtime.atomic import replacing
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def main() -> int:
     from dist_plm.runtime.progress import Display
 
     with open_split(config.data, config.data.test_split) as store:
+        if options.clusters > len(store):
+            raise UserError(f"--clusters {options.clusters}: split {store.split!r} has {len(store):,} images; lower it")
         if not (store.labels >= 0).any():
             raise UserError(f"split {store.split!r} of {store.place} has no labels to judge by: name another --split")
         world = connect(config.runtime)
@@ -61,8 +63,11 @@ def main() -> int:
             disconnect(world)
     print(json.dumps(result))
     if options.out:
-        with replacing(options.out) as file:
-            file.write(f"{json.dumps(result)}\n".encode())
+        try:
+            with replacing(options.out) as file:
+                file.write(f"{json.dumps(result)}\n".encode())
+        except OSError as error:
+            raise RunFailure(f"--out {options.out} can't be written ({error.strerror}): it was printed") from error
     return 0
 
 
@@ -86,6 +91,8 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
     config = config_of(parser, parser.parse_args(rest))
     if options.clusters < 0 or options.batches < 1:
         raise UserError("--clusters can't be negative and --batches must be at least 1")
+    if options.out and not options.out.parent.is_dir():
+        raise UserError(f"--out {options.out}: there is no folder {options.out.parent}; make it, or name another file")
     if config.model.head_start != "orthogonal" and not options.checkpoint:
         raise UserError(
             f"model.head_start {config.model.head_start} fits the head to training images, which is done by a run: "

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import faiss
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
+from numpy.lib.format import write_array_header_1_0
 
 from dist_plm.catalogue.catalogue import EMBEDDINGS, ENCODER, FORMAT, INDEX, ROWS, SUMMARY, UNREADABLE
 from dist_plm.catalogue.images import Images
@@ -33,6 +33,7 @@ from dist_plm.runtime.world import World
 
 BLOCK = 2_048  # images a file of the work in progress
 BATCH = 64
+PIECE = 1 << 20  # bytes of the index that are written at once
 
 View = tuple[int, np.ndarray | str]  # number of an image, and its view or why there is none
 
@@ -120,9 +121,11 @@ class Builder:
         stem = f"{numbers.start:012d}"
         for suffix, lines in ((ROWS, kept), (UNREADABLE, left_out)):
             with replacing(self._work / f"{stem}.{suffix}") as file:
-                file.writelines(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines)
+                file.writelines(_json(line) + b"\n" for line in lines)
         with replacing(self._work / f"{stem}.npy") as file:  # last: it says that the block is there
-            np.save(file, np.concatenate(vectors))
+            whole = np.concatenate(vectors)
+            _begin(file, whole.shape)
+            file.write(whole.data)
 
     def _assemble(self) -> None:
         parts = sorted(self._work.glob("*.npy"))
@@ -134,17 +137,7 @@ class Builder:
         final = self._work / "final"
         shutil.rmtree(final, ignore_errors=True)
         (final / ENCODER).mkdir(parents=True)
-        vectors = open_memmap(final / EMBEDDINGS, mode="w+", dtype=np.float32, shape=(count, dim))
-        index, first = faiss.IndexFlatIP(dim), 0
-        with self.display.phase("index", count, "images") as phase:
-            for part in parts:
-                block = np.load(part)
-                vectors[first : first + len(block)] = block
-                index.add(block)
-                first += len(block)
-                phase.advance(len(block))
-        vectors.flush()
-        faiss.write_index(index, str(final / INDEX))
+        self._write_vectors(final, parts, (count, dim))
         for name in (ROWS, UNREADABLE):
             with replacing(final / name) as file:
                 for part in parts:
@@ -154,6 +147,20 @@ class Builder:
         self._summarise(final, count)
         final.rename(self.out)
         shutil.rmtree(self._work)
+
+    def _write_vectors(self, final: Path, parts: list[Path], shape: tuple[int, int]) -> None:
+        # A full disk must be an OSError: under a memory map it kills the process, and of faiss's own files it can cut
+        # off the end unnoticed.
+        index = faiss.IndexFlatIP(shape[1])
+        with self.display.phase("index", shape[0], "images") as phase, replacing(final / EMBEDDINGS) as file:
+            _begin(file, shape)
+            for part in parts:
+                block = np.load(part)
+                file.write(block.data)
+                index.add(block)
+                phase.advance(len(block))
+        with replacing(final / INDEX) as file:
+            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write, PIECE))  # type: ignore[attr-defined]
 
     def _summarise(self, folder: Path, count: int) -> None:
         summary = {
@@ -166,7 +173,18 @@ class Builder:
             "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()},
         }
         with replacing(folder / SUMMARY) as file:
-            file.write((json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())
+            file.write(_json(summary, indent=1) + b"\n")
+
+
+def _json(document: dict[str, Any], indent: int | None = None) -> bytes:
+    # Paths need not be UTF-8: what Python holds for such a byte is written as JSON's own escape, \udce9, and read back
+    # as the same path.
+    return json.dumps(document, ensure_ascii=False, indent=indent).encode(errors="backslashreplace")
+
+
+def _begin(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    """The head of a .npy of float32. np.save tells of a full disk without saying so."""
+    write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
 
 
 def _batches(images: Images, numbers: range, config: ViewsConfig, pool: ThreadPoolExecutor) -> Iterator[list[View]]:

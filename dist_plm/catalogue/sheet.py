@@ -6,6 +6,7 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dist_plm.catalogue.catalogue import Catalogue, Neighbour
+from dist_plm.catalogue.images import printable
 from dist_plm.data.decode import decode
 from dist_plm.errors import UserError
 
@@ -49,7 +50,7 @@ def _place(
     sheet.paste(tile, corner)
     draw.text((x, y + side + 6), head, INK, _font("DejaVuSans-Bold", 13))
     font = _font("DejaVuSans", 12)
-    draw.text((x, y + side + 24), _shortened(text, font, side), FAINT, font)
+    draw.text((x, y + side + 24), _shortened(printable(text), font, side), FAINT, font)
 
 
 def _font(name: str, size: int) -> ImageFont.FreeTypeFont:

@@ -5,7 +5,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import torch
@@ -58,7 +58,8 @@ def write_torch_export(folder: Path, embedder: Embedder) -> tuple[str, Run]:
     with _silent():
         shapes = ({0: torch.export.Dim("batch")},)
         program = torch.export.export(embedder.network, (_example(embedder),), dynamic_shapes=shapes)
-        torch.export.save(program, folder / file)
+        torch.export.save(program, archive := BytesIO())  # on a full disk its own file takes the process down
+        (folder / file).write_bytes(archive.getbuffer())
         return file, torch.export.load(folder / file).module()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from dist_plm.config import Config
 from dist_plm.data.opening import open_split
 from dist_plm.data.store import Store
+from dist_plm.errors import UserError
 from dist_plm.index.sweep import sweep
 from dist_plm.model.digest import digest
 from dist_plm.model.embedder import Embedder
@@ -34,7 +35,11 @@ class Embedded:
 
 
 def embed(student: Embedder, run: Path, split: str, *, config: Config, world: World, display: Display) -> Embedded:
-    """The student's embeddings of a split: those of the run's last evaluation where they are still there."""
+    """The student's embeddings of a split: those of the run's last evaluation where they are still there.
+
+    Raises:
+        UserError: Some are not finite, or the data set is gone.
+    """
     store = open_split(config.data, split)
     kept = run / "sweeps" / digest(student.network)
     with tempfile.TemporaryDirectory(prefix="report_") as folder:
@@ -47,4 +52,11 @@ def embed(student: Embedder, run: Path, split: str, *, config: Config, world: Wo
             display=display,
             title=f"embed {split}",
         ).whole()
+    require_finite(vectors, "student")
     return Embedded(store, vectors)
+
+
+def require_finite(vectors: np.ndarray, network: str) -> None:
+    """Raise UserError where the embeddings by `network` hold what can be neither compared nor drawn."""
+    if not np.isfinite(vectors).all():
+        raise UserError(f"the {network}'s embeddings are not finite: it diverged; train anew with a lower optimiser.lr")

@@ -1,6 +1,7 @@
 """What a run wrote down about itself: config.yaml and metrics.jsonl, read for people."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class History:
     Attributes:
         name: For people; unique among the runs of one report.
         config: As resolved.
-        events: Lines of metrics.jsonl in order.
+        events: Lines of metrics.jsonl in order, without the numbers that are not finite.
     """
 
     path: Path
@@ -116,7 +117,12 @@ class _Known(dict[str, Any]):
 
 def _parsed(line: str) -> Event | None:
     try:
-        event = json.loads(line)
+        event = json.loads(line, object_pairs_hook=_finite)
     except ValueError:  # the last line of a run that is being written, or was killed
         return None
     return event if isinstance(event, dict) else None
+
+
+def _finite(pairs: list[tuple[str, Any]]) -> Event:
+    # A run that diverged has measured NaN, which is no JSON: the page could not be read.
+    return {name: value for name, value in pairs if not isinstance(value, float) or math.isfinite(value)}

@@ -7,6 +7,7 @@ from dist_plm.reporting.retrieved import Retrieved
 
 MOST_POINTS = 1_200  # with a thumbnail each the page stays below a few MB, and t-SNE takes seconds
 FEWEST_POINTS = 10
+COINCIDENT = 1e-6  # coordinates of unit vectors that differ by less do so by rounding
 
 
 def landscape(retrieved: Retrieved, *, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -19,6 +20,8 @@ def landscape(retrieved: Retrieved, *, seed: int) -> tuple[np.ndarray, np.ndarra
         return None
     positions = np.random.default_rng(seed).permutation(count)[:MOST_POINTS]
     vectors = retrieved.queries.vectors[retrieved.rows[positions]]
+    if np.ptp(vectors, axis=0).max() < COINCIDENT:  # a collapsed network's: there t-SNE divides by 0 and crashes
+        return positions, np.full((len(positions), 2), 0.5)
     perplexity = min(30.0, (len(positions) - 1) / 3)
     places = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(vectors)
     low, high = places.min(axis=0), places.max(axis=0)

@@ -13,6 +13,7 @@ from dist_plm.data.plan import rank_rows
 from dist_plm.manifold import Neighbourhoods
 from dist_plm.methods.piecewise import neighbourhoods
 from dist_plm.model.embedder import Embedder
+from dist_plm.reporting.embedded import require_finite
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ def last_neighbourhoods(teacher: Embedder, run: Path, *, config: Config, most: i
 
     The views are those of training, drawn again from (seed, epoch, id, view), embedded by the momentum encoder as it is
     now.
+
+    Raises:
+        UserError: Its embeddings are not finite, or the data set is gone.
     """
     plans = sorted((run / "plans").glob("epoch_*.npy"))
     if not plans or config.train.method != "plm":
@@ -57,6 +61,7 @@ def last_neighbourhoods(teacher: Embedder, run: Path, *, config: Config, most: i
         labels = np.asarray(store.labels)
     pieces = batch.views.split(config.evaluation.batch_size)
     points = torch.cat([teacher.embed(piece).float().cpu() for piece in pieces])
+    require_finite(points.numpy(), "teacher")
     found = neighbourhoods(points, points, torch.arange(len(points)), config.manifold)
     group = config.batch.group_size * config.views.count
     anchors = range(0, len(points), max(group, len(points) // most // group * group))

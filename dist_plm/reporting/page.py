@@ -28,7 +28,7 @@ MOST_INCIDENTS = 100
 
 @dataclass(frozen=True)
 class Section:
-    """A run on the page: what it wrote down, what its images show, or why they can't be shown."""
+    """A run on the page: what it wrote down, what its images show, and why some can't be shown."""
 
     history: History
     colour: str
@@ -103,12 +103,11 @@ def _section(history: History, colour: str, runs: list[str], shards: str, world:
     config = history.config
     if shards:
         config = replace(config, data=replace(config.data, shards=shards))
+    pictures, fault = Pictures(), ""
     try:
-        pictures, fault = (
-            take_pictures(history.path, history.name, runs, config=config, world=world, display=display), ""
-        )  # fmt: skip
+        take_pictures(pictures, history.path, history.name, runs, config=config, world=world, display=display)
     except UserError as error:  # what was measured can be shown without the images
-        pictures, fault = Pictures(), str(error)
+        fault = str(error)
         display.say(f"warning: {history.path}: no pictures: {error}")
     return Section(history, colour, pictures, fault)
 
@@ -126,7 +125,8 @@ def _template() -> Any:
 
 
 def _spec(spec: Spec) -> Markup:
-    return Markup(json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c"))
+    text = json.dumps(spec, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))
 
 
 def _inside_script(code: str) -> str:

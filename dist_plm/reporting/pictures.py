@@ -66,18 +66,21 @@ class Pictures:
     unread: list[Picture] = field(default_factory=list)
 
 
-def take_pictures(run: Path, name: str, runs: list[str], *, config: Config, world: World, display: Display) -> Pictures:
-    """Embed what is not embedded yet, search, and cut thumbnails.
+def take_pictures(
+    pictures: Pictures, run: Path, name: str, runs: list[str], *, config: Config, world: World, display: Display
+) -> None:
+    """Embed what is not embedded yet, search, and cut thumbnails into `pictures`.
 
     Raises:
-        UserError: the run has no checkpoint, or its data set is gone.
+        UserError: the run has no checkpoint, its data set is gone, or its embeddings are not finite; what could be
+            shown before is in `pictures`.
     """
-    pictures, trained = Pictures(), locate(run)
+    trained = locate(run)
     student, teacher = (load_network(trained, network, world.device) for network in ("student", "teacher"))
     _cover(pictures, run, name, runs, config)
     pictures.hoods = [_hood(hood) for hood in last_neighbourhoods(teacher, run, config=config, most=HOODS)]
     if not config.data.test_split:
-        return pictures
+        return
     queries, gallery = (
         embed(student, run, split, config=config, world=world, display=display) if split else None
         for split in (config.data.test_split, config.data.gallery_split)
@@ -89,7 +92,6 @@ def take_pictures(run: Path, name: str, runs: list[str], *, config: Config, worl
         phase.advance()
         _map(pictures, retrieved, seed=config.seed)
         phase.advance()
-    return pictures
 
 
 def _search(pictures: Pictures, retrieved: Retrieved) -> None:

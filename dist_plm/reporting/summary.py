@@ -10,14 +10,13 @@ def tiles(history: History) -> list[tuple[str, str, str]]:
     """(what, value, remark) at the head of a run."""
     found = []
     for model in ("student", "teacher"):
-        evaluations = [event for event in history.of("eval") if event["model"] == model and event.get("recall")]
-        if not evaluations:
+        recalls = [event["recall"] for event in history.of("eval") if event["model"] == model and event.get("recall")]
+        if not recalls:
             continue
-        first, last = evaluations[0], evaluations[-1]
-        k = min(last["recall"], key=int)
-        change = 100 * (last["recall"][k] - first["recall"][k])
-        remark = f"{change:+.1f} points since the start" if len(evaluations) > 1 else "one evaluation"
-        found.append((f"R@{k} {model}", f"{100 * last['recall'][k]:.1f} %", remark))
+        k = min(recalls[-1], key=int)
+        known = [100 * recall[k] for recall in recalls if k in recall]
+        remark = f"{known[-1] - known[0]:+.1f} points since the start" if len(known) > 1 else "one evaluation"
+        found.append((f"R@{k} {model}", f"{known[-1]:.1f} %", remark))
     steps = history.of("step")
     found.append(("steps", f"{history.last_step:,}", _ending(history)))
     if steps:

@@ -114,7 +114,7 @@ def test_an_index_does_not_fit(finished, demo, small_disk, here, monkeypatch):
     arguments = ("--checkpoint", finished, "--shards", demo, "--out", out)
     assemble, written = Builder._assemble, {"encoder"}
     for left, files in (
-        (0, set()),
+        (8_192, set()),  # the first and last page of a sparse file fit: written through a memory map, it would kill
         (16_384, {"embeddings.npy"}),
         (65_536, {"index.faiss", "images.jsonl", "unreadable.jsonl"}),
     ):

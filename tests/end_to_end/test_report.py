@@ -1,6 +1,7 @@
 """The report: one file without network, its numbers those of the run, drawn by a real browser wide and narrow."""
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from dist_plm import report as reporting
 from dist_plm import train as training
+from dist_plm.reporting import pictures
 from tests.end_to_end.conftest import contents, events
 
 EVENTS = (
@@ -46,8 +48,11 @@ def page(run: Path) -> Path:
 
 
 def specs(page: Path) -> dict[str, dict]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON: no browser reads it")
+
     found = re.findall(r'<script type="application/json" id="([\w-]+)">(.*?)</script>', page.read_text(), re.S)
-    return {name: json.loads(text) for name, text in found}
+    return {name: json.loads(text, parse_constant=refuse) for name, text in found}
 
 
 def values(spec: dict) -> list[dict]:
@@ -110,6 +115,31 @@ def test_without_images_the_numbers_are_shown(run, tmp_path, here):
     assert outcome.status == 0 and "no pictures" in outcome.err, outcome.err
     text = (tmp_path / "bare.html").read_text()
     assert "No pictures: " in text and "losses-1" in specs(tmp_path / "bare.html")
+
+
+def test_a_diverged_run_is_drawn_as_far_as_it_went(run, tmp_path, here, monkeypatch):
+    """Numbers that are not finite are left out of the charts; a network that has them is not looked at."""
+    path, out, load = tmp_path / "run", tmp_path / "report.html", pictures.load_network
+    shutil.copytree(run, path)
+    last, judged = events(run, "step")[-1], events(run, "eval")[-1]
+    with (path / "metrics.jsonl").open("a") as file:
+        for event in (last | {"step": 22, "loss": math.nan, "lr": math.inf}, judged | {"step": 22, "nmi": math.nan}):
+            file.write(json.dumps(event) + "\n")
+
+    def exploded(trained, name, device):
+        embedder = load(trained, name, device)
+        embedder.network.head.weight.fill_(math.nan)
+        return embedder
+
+    monkeypatch.setattr(pictures, "load_network", exploded)
+    monkeypatch.setattr("vl_convert.javascript_bundle", lambda code: code)  # takes seconds, and nothing is drawn
+    outcome = here(reporting.main, path, "--out", out)
+    assert outcome.status == 0 and "teacher's embeddings are not finite" in outcome.err, outcome.err
+    assert out.read_text().count("No pictures: the teacher") == 4
+    drawn = specs(out)
+    assert {"losses-1", "speed-1", "reads-1"} <= drawn.keys() and "map-1" not in drawn
+    steps = [event["step"] for event in events(run, "step")]
+    assert [row["step"] for row in next(r for r in map(values, drawn["losses-1"]["layer"]) if "value" in r[0])] == steps
 
 
 def test_a_report_that_fails_does_not_fail_the_run(tmp_path, tiny, here, monkeypatch):

@@ -76,8 +76,18 @@ def test_without_a_run_its_start_is_judged(tiny, here):
         (["--manifold.similarity", "fuzzy"], "similarity"),
         (["--model.head_start", "pca"], "model.head_start pca"),
         (["--loss.relative", "true"], "--loss.relative false"),
+        (["--clusters", "141"], "--clusters 141: split 'test' has 140 images"),
+        (["--out", "/no/folder/table.json"], "there is no folder /no/folder"),
     ],
 )
 def test_wrong_use_is_one_line(here, demo, arguments, told):
     outcome = here(supervision.main, "--shards", demo, *arguments)
     assert outcome.status == 2 and told in outcome.err and len(outcome.err.splitlines()) == 1
+
+
+def test_a_table_that_cannot_be_kept_was_printed(tmp_path, tiny, here, monkeypatch):
+    monkeypatch.setattr(supervision, "_judge", lambda *_: {"event": "supervision"})
+    monkeypatch.setattr(supervision, "_show", lambda _: None)
+    outcome = here(supervision.main, "--config", tiny, "--out", tmp_path)
+    assert outcome.status == 1 and json.loads(outcome.out) == {"event": "supervision"}
+    assert outcome.err == f"error: --out {tmp_path} can't be written (Is a directory): it was printed\n"

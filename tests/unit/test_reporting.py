@@ -1,6 +1,7 @@
 """What a report is made of, against counts by hand."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ from dist_plm.config import BatchConfig, Config
 from dist_plm.errors import UserError
 from dist_plm.reporting.charts import thinned
 from dist_plm.reporting.coverage import read_coverage
+from dist_plm.reporting.embedded import Embedded, require_finite
 from dist_plm.reporting.history import History, read_all
-from dist_plm.reporting.landscape import hues
+from dist_plm.reporting.landscape import hues, landscape
 from dist_plm.reporting.retrieved import Retrieved
+from dist_plm.reporting.summary import evaluations, tiles
 from dist_plm.run_directory import dump
 
 
@@ -78,6 +81,32 @@ def test_incidents_without_a_step_stand_where_the_run_was(tmp_path):
     events = [{"event": "step", "step": 7}, {"event": "requeued", "restart": 2, "reason": "node failure"}]
     history = History.read(run_directory(tmp_path / "run", events))
     assert history.incidents() == [(7, "requeued", "restart 2: node failure")]
+
+
+def test_numbers_that_are_not_finite_were_not_measured(tmp_path):
+    recall = {"event": "eval", "model": "student"}
+    events = [
+        {"event": "step", "step": 1, "loss": 0.5, "lr": math.inf, "images_per_second": 9.0, "wait_share": 0.0},
+        recall | {"step": 1, "recall": {"1": 0.25, "2": 0.5}},
+        recall | {"step": 2, "recall": {"1": math.nan, "2": 0.75}, "nmi": -math.inf},
+    ]
+    history = History.read(run_directory(tmp_path / "run", events))
+    assert [name for _, name, _ in history.numbers("step")] == ["loss", "images_per_second", "wait_share"]
+    assert tiles(history)[0] == ("R@2 student", "75.0 %", "+25.0 points since the start")
+    assert evaluations(history)[1][1][3:] == ["", "75.0", "", ""]
+
+
+def test_a_collapsed_network_is_one_point_of_the_map():
+    split = Split([0] * 12, "a")
+    embedded = Embedded(split, np.ones((12, 4), np.float32) / 2)  # type: ignore[arg-type]
+    found = landscape(Retrieved(embedded, embedded, np.arange(12), np.zeros((12, 1), int)), seed=0)
+    assert found is not None and np.array_equal(found[1], np.full((12, 2), 0.5))
+
+
+def test_embeddings_that_are_not_finite_are_refused():
+    require_finite(np.zeros((2, 3)), "student")
+    with pytest.raises(UserError, match="the student's embeddings are not finite"):
+        require_finite(np.array([[0, np.inf]]), "student")
 
 
 def test_names_tell_runs_apart(tmp_path):
