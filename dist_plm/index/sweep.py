@@ -71,7 +71,9 @@ def _embedded(embed: Embed, batches: Iterable[Tensor], world: World, phase: Phas
     """The embeddings of a shard, float32 [n, D] on the CPU; None where a rank was told to leave."""
     rows = []
     for batch in batches:
-        rows.append(embed(batch.to(world.device, non_blocking=True)))
+        # A copy from memory that is not pinned waits for all that a GPU has queued.
+        pinned = batch.pin_memory() if world.device.type == "cuda" else batch
+        rows.append(embed(pinned.to(world.device, non_blocking=True)))
         phase.advance(len(batch), scale=world.size)
         if world.told:
             return None
