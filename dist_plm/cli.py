@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import is_dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -113,8 +114,23 @@ def _speaks() -> bool:
     return not rank.isdecimal() or int(rank) == 0
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a path is text. Bytes that are none come as surrogates, and safetensors opens no such path."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def weights_path(text: str) -> Path:
+    """Type of an option that names where weights lie, or shall."""
+    if not is_utf8(text):
+        raise argparse.ArgumentTypeError(f"{text!a} is not UTF-8, and weights can't lie there: rename it")
+    return Path(text)
+
+
 def run_command(command: Callable[[], int]) -> NoReturn:
     """Run a command and leave with its status: 2 after a UserError, 1 after a RunFailure, each in its own words."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # bytes of a path need not be text
     try:
         status = command()
     except (UserError, RunFailure) as error:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from dist_plm.cli import OneLineParser, run_command
+from dist_plm.cli import OneLineParser, run_command, weights_path
 from dist_plm.config import RuntimeConfig
 from dist_plm.errors import UserError
 
@@ -38,13 +38,13 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = OneLineParser(prog="python -m dist_plm.embed", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="run directory or export")
+    parser.add_argument("--checkpoint", type=weights_path, required=True, help="run directory or export")
     parser.add_argument("--model", choices=("student", "teacher"), default="", help="of a run: student by default")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--images", type=Path, help="folder of images, with all folders below")
     source.add_argument("--shards", help="data set folder, or its URL")
     parser.add_argument("--split", default="test", help="split of the shards")
-    parser.add_argument("--out", type=Path, required=True, help="index directory to make")
+    parser.add_argument("--out", type=weights_path, required=True, help="index directory to make")
     parser.add_argument("--workers", type=int, default=2, help="decoding threads of a rank")
     options = parser.parse_args()
     if options.workers < 1:

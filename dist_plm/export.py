@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dist_plm.cli import OneLineParser, run_command
+from dist_plm.cli import OneLineParser, run_command, weights_path
 from dist_plm.config import DataConfig
 from dist_plm.errors import RunFailure, UserError
 
@@ -65,9 +65,9 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = OneLineParser(prog="python -m dist_plm.export", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="run directory (or an export, to convert it)")
+    parser.add_argument("--checkpoint", type=weights_path, required=True, help="run directory, or an export to convert")
     parser.add_argument("--model", choices=("student", "teacher"), default="", help="of a run: student by default")
-    parser.add_argument("--out", type=Path, help="folder to make (RUN_DIR/export_MODEL by default)")
+    parser.add_argument("--out", type=weights_path, help="folder to make (RUN_DIR/export_MODEL by default)")
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=["safetensors"], help="safetensors always")
     parser.add_argument("--shards", help="data set to check on (a run's own by default)")
     return parser.parse_args()

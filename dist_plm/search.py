@@ -2,12 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dist_plm.cli import OneLineParser, run_command
+from dist_plm.cli import OneLineParser, run_command, weights_path
 from dist_plm.errors import UserError
 from dist_plm.runtime.atomic import replacing
 
@@ -24,7 +22,6 @@ def main() -> int:
         raise UserError(f"--image {options.image} cannot be read: {error.strerror}") from error
 
     from dist_plm.catalogue import Catalogue
-    from dist_plm.catalogue.images import printable
     from dist_plm.catalogue.sheet import contact_sheet
     from dist_plm.data.decode import decode
 
@@ -34,8 +31,7 @@ def main() -> int:
         (neighbours,) = catalogue.search(catalogue.embed(data), options.k)
     except ValueError as error:
         raise UserError(f"--image {options.image}: {error}") from error
-    shown = partial(printable, encoding=sys.stdout.encoding or "utf-8")
-    _print(neighbours, f"nearest to {options.image.name} in {catalogue.folder}", shown)
+    _print(neighbours, f"nearest to {options.image.name} in {catalogue.folder}")
     if options.sheet:
         _ = catalogue.images  # a sheet of empty tiles helps nobody
         sheet = contact_sheet(query, options.image.name, neighbours, catalogue)
@@ -44,13 +40,13 @@ def main() -> int:
                 sheet.save(file, "PNG", optimize=True)
         except OSError as error:
             raise UserError(f"--sheet {options.sheet} cannot be written: {error.strerror}") from error
-        print(f"contact sheet: {shown(str(options.sheet))}")
+        print(f"contact sheet: {options.sheet}")
     return 0
 
 
 def _parse() -> argparse.Namespace:
     parser = OneLineParser(prog="python -m dist_plm.search", description=__doc__)
-    parser.add_argument("index", type=Path, metavar="INDEX_DIR", help="made by python -m dist_plm.embed")
+    parser.add_argument("index", type=weights_path, metavar="INDEX_DIR", help="made by python -m dist_plm.embed")
     parser.add_argument("--image", type=Path, required=True, help="the query")
     parser.add_argument("--k", type=int, default=10, help="neighbours to show")
     parser.add_argument("--sheet", type=Path, help="PNG of the query and its neighbours")
@@ -60,12 +56,12 @@ def _parse() -> argparse.Namespace:
     return options
 
 
-def _print(neighbours: "list[Neighbour]", title: str, shown: Callable[[str], str]) -> None:
+def _print(neighbours: "list[Neighbour]", title: str) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(shown(title)), title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for name in ("rank", "cosine", "distance"):
         table.add_column(name, justify="right")
     labelled = any(each.label is not None for each in neighbours)
@@ -73,8 +69,8 @@ def _print(neighbours: "list[Neighbour]", title: str, shown: Callable[[str], str
         table.add_column("label", overflow="fold")
     table.add_column("name", overflow="fold")
     for each in neighbours:
-        label = [escape(shown(each.label or ""))] if labelled else []
-        table.add_row(str(each.rank), f"{each.cosine:.4f}", f"{each.distance:.4f}", *label, escape(shown(each.name)))
+        label = [escape(each.label or "")] if labelled else []
+        table.add_row(str(each.rank), f"{each.cosine:.4f}", f"{each.distance:.4f}", *label, escape(each.name))
     # Into a file or a pipe a name is written on one line, however long.
     Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(table)
 

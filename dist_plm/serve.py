@@ -5,10 +5,9 @@ import importlib.util
 import signal
 import socket
 import sys
-from pathlib import Path
 from typing import NoReturn
 
-from dist_plm.cli import OneLineParser, run_command
+from dist_plm.cli import OneLineParser, run_command, weights_path
 from dist_plm.errors import UserError
 
 
@@ -52,7 +51,7 @@ def _leave(*_: object) -> NoReturn:
 
 def _parse() -> argparse.Namespace:
     parser = OneLineParser(prog="python -m dist_plm.serve", description=__doc__)
-    parser.add_argument("index", type=Path, metavar="INDEX_DIR", help="made by python -m dist_plm.embed")
+    parser.add_argument("index", type=weights_path, metavar="INDEX_DIR", help="made by python -m dist_plm.embed")
     parser.add_argument("--host", default="127.0.0.1", help="address; another one shows your images to all")
     parser.add_argument("--port", type=int, default=8000, help="0 takes any free one")
     parser.add_argument("--max_upload_mb", type=float, default=16.0, help="largest upload, 10^6 bytes")

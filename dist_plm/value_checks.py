@@ -3,6 +3,7 @@
 import math
 from dataclasses import asdict
 
+from dist_plm.cli import is_utf8
 from dist_plm.config import Config
 from dist_plm.errors import UserError
 from dist_plm.run_directory import flat
@@ -17,6 +18,8 @@ def check_values(config: Config) -> None:
         for number in value if isinstance(value, list | tuple) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
                 raise UserError(f"{key} is {value}: it must be a finite number")
+        if isinstance(value, str) and not is_utf8(value):
+            raise UserError(f"{key} is {value!a}: it must be UTF-8, for config.yaml and for weights; rename it")
     positive = {
         "data.workers": config.data.workers,
         "data.prefetch": config.data.prefetch,

@@ -109,7 +109,7 @@ def _folder(base: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder} can't be written ({error.strerror}): choose another --run_dir") from error
+        raise UserError(f"{folder} can't be written ({error.strerror}): choose another folder") from error
     try:
         yield folder
     except UserError:

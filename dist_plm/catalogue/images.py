@@ -117,11 +117,6 @@ def reopen(place: dict[str, Any], rows: list[dict[str, Any]]) -> Images:
     return images
 
 
-def printable(name: str, encoding: str = "utf-8") -> str:
-    """The name with escapes in place of what the encoding lacks: bytes of a path need not be text."""
-    return name.encode(encoding, "backslashreplace").decode(encoding)
-
-
 def _walk(folder: Path) -> list[str]:
     """Relative paths with forward slashes, folder by folder, sorted."""
     found = []

@@ -6,7 +6,6 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dist_plm.catalogue.catalogue import Catalogue, Neighbour
-from dist_plm.catalogue.images import printable
 from dist_plm.data.decode import decode
 from dist_plm.errors import UserError
 
@@ -50,7 +49,8 @@ def _place(
     sheet.paste(tile, corner)
     draw.text((x, y + side + 6), head, INK, _font("DejaVuSans-Bold", 13))
     font = _font("DejaVuSans", 12)
-    draw.text((x, y + side + 24), _shortened(printable(text), font, side), FAINT, font)
+    caption = text.encode("utf-8", "backslashreplace").decode()  # bytes of a path need not be text
+    draw.text((x, y + side + 24), _shortened(caption, font, side), FAINT, font)
 
 
 def _font(name: str, size: int) -> ImageFont.FreeTypeFont:

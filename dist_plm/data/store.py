@@ -5,11 +5,8 @@ source had them. It takes no seek and holds neither a lock nor the GIL, so any n
 """
 
 import json
-import os
 import re
 import tarfile
-import threading
-from collections import OrderedDict
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +16,9 @@ import numpy as np
 from PIL import Image
 
 from dist_plm.data.decode import decode
-from dist_plm.data.format import LABEL_DTYPE, MANIFEST, MAX_BYTES, OFFSET_DTYPE, Manifest, labels_path, offsets_path
+from dist_plm.data.format import LABEL_DTYPE, MANIFEST, OFFSET_DTYPE, Manifest, labels_path, offsets_path
+from dist_plm.data.shard_files import ShardFiles
 from dist_plm.errors import UserError
-
-# Far below the 1,024 descriptors that a process may have open by default, far above the shards a batch touches at once.
-OPEN_SHARDS = 256
 
 # A manifest may come from a stranger: no separator (`../x`), no scheme (`pipe:rm x`), no hidden file.
 PLAIN_NAME = re.compile(r"\w[\w.+ -]*")
@@ -51,16 +46,6 @@ class Foresight:
 
     def advance(self) -> None:
         """One more step has been read."""
-
-
-class _Descriptor:
-    """A file descriptor that closes with its last reference: eviction never closes one that a thread is reading."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def __del__(self) -> None:
-        os.close(self.fd)
 
 
 class Store:
@@ -104,10 +89,7 @@ class Store:
         self.labels: np.ndarray = table(labels_path(self.folder, split), LABEL_DTYPE, described.samples)
         self._check_files()
         self._check_bounds()
-        self._open: OrderedDict[int, _Descriptor] = OrderedDict()
-        self._lock = threading.Lock()
-        self._closed = False
-        self._evicts = len(self.shards) > OPEN_SHARDS
+        self._files = ShardFiles([shard.path for shard in self.shards])
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -120,9 +102,7 @@ class Store:
 
     def close(self) -> None:
         """Close the shards; reads that are under way finish, later ones raise ValueError."""
-        with self._lock:
-            self._closed = True
-            self._open.clear()
+        self._files.close()
 
     def read(self, id: int) -> bytes:
         """The bytes of image `id`, as they are in the tar. Thread-safe.
@@ -196,27 +176,7 @@ class Store:
         return row
 
     def _bytes(self, shard: int, offset: int, size: int) -> bytes:
-        # What a stranger's table or header says must not decide how much memory is asked for.
-        if size > MAX_BYTES:
-            raise OverflowError(f"{size:,} bytes, at most {MAX_BYTES:,}")
-        # The reference lives as long as this frame, and with it the descriptor. No lock where none is closed early.
-        descriptor = None if self._evicts else self._open.get(shard)
-        if descriptor is None:
-            descriptor = self._descriptor(shard)
-        return os.pread(descriptor.fd, size, offset)
-
-    def _descriptor(self, shard: int) -> _Descriptor:
-        with self._lock:
-            if self._closed:
-                raise ValueError(f"the store of {self.folder} is closed")
-            descriptor = self._open.get(shard)
-            if descriptor is None:
-                descriptor = _Descriptor(os.open(self.shards[shard].path, os.O_RDONLY | os.O_CLOEXEC))
-                self._open[shard] = descriptor
-            self._open.move_to_end(shard)
-            while len(self._open) > OPEN_SHARDS:
-                self._open.popitem(last=False)
-            return descriptor
+        return self._files.read(shard, offset, size)
 
     def _broken(self, id: int, reason: str) -> str:
         shard, offset, _ = self.offsets[id]

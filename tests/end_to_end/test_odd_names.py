@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from dist_plm import embed as embedding
+from dist_plm import export as exporting
+from dist_plm import report as reporting
 from dist_plm import search as searching
+from dist_plm import train as training
 from dist_plm.catalogue import Catalogue
 from dist_plm.data.store import Store
 
@@ -57,3 +60,27 @@ def test_shards(demo, finished, tmp_path, here, monkeypatch):
     outcome = here(embedding.main, "--checkpoint", finished, "--shards", demo, "--out", out)
     assert outcome.status == 0, outcome.err
     assert [row["name"] for row in Catalogue(out).rows] == [f"caf\udce9/{id}.jpg" for id in range(140)]
+
+
+def test_what_is_written_beside_odd_names(photos, finished, tmp_path, here):
+    odd = tmp_path / "photos" / os.fsdecode(b"r\xe9")
+    odd.mkdir()
+    outcome = here(reporting.main, finished, "--out", odd / "report.html")
+    assert outcome.status == 0 and r"r\udce9/report.html" in outcome.out, outcome
+    outcome = here(searching.main, finished, "--image", odd / "none.jpg")
+    assert outcome.status == 2 and r"r\udce9/none.jpg" in outcome.err, outcome
+
+
+def test_where_weights_cannot_lie(photos, finished, demo, tmp_path, here):
+    odd = tmp_path / os.fsdecode(b"r\xe9")
+    for command, arguments in (
+        (embedding.main, ("--checkpoint", finished, "--images", photos, "--out", odd)),
+        (embedding.main, ("--checkpoint", odd, "--images", photos, "--out", tmp_path / "index")),
+        (exporting.main, ("--checkpoint", finished, "--out", odd)),
+        (searching.main, (odd, "--image", photos / NAMES[0])),
+        (training.main, ("--run_dir", odd, "--data.shards", demo)),
+        (training.main, ("--run_dir", tmp_path / "run", "--data.shards", demo, "--model.weights", odd)),
+    ):
+        outcome = here(command, *arguments)
+        assert outcome.status == 2 and r"r\udce9" in outcome.err and "rename it" in outcome.err, outcome
+        assert not odd.exists()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dist_plm.data import store as store_module
+from dist_plm.data import shard_files
 from dist_plm.data.store import Store
 from dist_plm.errors import UserError
 
@@ -63,7 +63,7 @@ def test_decodes_to_rgb(tiny_split, tmp_path):
 
 @pytest.mark.parametrize("limit", [256, 1])
 def test_many_threads_read_while_descriptors_come_and_go(tiny_split, tmp_path, monkeypatch, limit):
-    monkeypatch.setattr(store_module, "OPEN_SHARDS", limit)
+    monkeypatch.setattr(shard_files, "OPEN_SHARDS", limit)
     images = tiny_split([3] * 6)
     with Store(tmp_path, "train") as store:
         gc.collect()  # what other tests left open must not close in between

@@ -1,0 +1,68 @@
+"""The tars of a split as open files, read from any place by any number of threads."""
+
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+from dist_plm.data.format import MAX_BYTES
+
+# Far below the 1,024 descriptors that a process may have open by default, far above the shards a batch touches at once.
+OPEN_SHARDS = 256
+
+
+class _Descriptor:
+    """A file descriptor that closes with its last reference: eviction never closes one that a thread is reading."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+class ShardFiles:
+    """Files that are opened when they are read; of more than OPEN_SHARDS those read last stay open."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._paths = paths
+        self._open: OrderedDict[int, _Descriptor] = OrderedDict()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._evicts = len(paths) > OPEN_SHARDS
+
+    def read(self, shard: int, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset` on, fewer at the file's end. Thread-safe.
+
+        Raises:
+            OSError: The file can't be read.
+            OverflowError: `size` is more than any sample has.
+            ValueError: The files are closed.
+        """
+        # What a stranger's table or header says must not decide how much memory is asked for.
+        if size > MAX_BYTES:
+            raise OverflowError(f"{size:,} bytes, at most {MAX_BYTES:,}")
+        # The reference lives as long as this frame, and with it the descriptor. No lock where none is closed early.
+        descriptor = None if self._evicts else self._open.get(shard)
+        if descriptor is None:
+            descriptor = self._descriptor(shard)
+        return os.pread(descriptor.fd, size, offset)
+
+    def close(self) -> None:
+        """Reads that are under way finish, later ones raise ValueError."""
+        with self._lock:
+            self._closed = True
+            self._open.clear()
+
+    def _descriptor(self, shard: int) -> _Descriptor:
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"the store of {self._paths[shard].parent} is closed")
+            descriptor = self._open.get(shard)
+            if descriptor is None:
+                descriptor = _Descriptor(os.open(self._paths[shard], os.O_RDONLY | os.O_CLOEXEC))
+                self._open[shard] = descriptor
+            self._open.move_to_end(shard)
+            while len(self._open) > OPEN_SHARDS:
+                self._open.popitem(last=False)
+            return descriptor
