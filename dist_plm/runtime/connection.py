@@ -43,7 +43,7 @@ def connect(config: RuntimeConfig, preemption: Preemption | None = None) -> Worl
         except dist.DistError as error:
             raise _not_met(error, rank, port, timeout) from error
     health = Health(rank, size, dist.distributed_c10d._get_default_store()) if size > 1 else None
-    world = World(rank, size, local_rank, 1, device, health, preemption, timeout)
+    world = World(rank, size, local_rank, device=device, health=health, preemption=preemption, timeout=timeout)
     cores, sizes = zip(*world.gather_objects((_cores(), number("LOCAL_WORLD_SIZE", 1))), strict=True)
     if health:
         health.compare(world.gather_objects(time.monotonic()))  # all left the exchange above at about the same moment
