@@ -21,11 +21,11 @@ import torch
 from benchmarks.proxies_memory import machine
 from dist_plm.config import BatchConfig, CheckpointConfig, Config, ManifoldConfig, ModelConfig, RuntimeConfig
 from dist_plm.data.loader import Batch
-from dist_plm.learner import Learner, phases
 from dist_plm.runtime.connection import connect, disconnect
 from dist_plm.runtime.progress import Display
 from dist_plm.runtime.saver import Saver
 from dist_plm.runtime.world import World
+from dist_plm.training.learner import Learner, phases
 
 FACTS: dict[str, Any] = {"position": {"epochs": 0, "batch": 1}}
 

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from dist_plm.config import Config, ModelConfig, ProxiesConfig
 from dist_plm.data.loader import Batch
-from dist_plm.learner import Learner, phases
 from dist_plm.runtime import world as collectives
 from dist_plm.runtime.strategy.data_parallel import DataParallel
 from dist_plm.runtime.world import World
+from dist_plm.training.learner import Learner, phases
 from tests.distributed.ranks import on_ranks
 
 CONFIG = Config(model=ModelConfig(backbone="small", dim=128), proxies=ProxiesConfig(count=1000))

@@ -30,11 +30,11 @@ from dist_plm.config import BatchConfig, Config, ModelConfig
 from dist_plm.data.decode import decode
 from dist_plm.data.loader import Batch
 from dist_plm.index.flat import nearest
-from dist_plm.learner import Learner, phases
 from dist_plm.manifold import selection
 from dist_plm.runtime.beside import Beside
 from dist_plm.runtime.parts import Stopwatch
 from dist_plm.runtime.world import World, _GatherRows
+from dist_plm.training.learner import Learner, phases
 
 REPEATS = 20
 OUTCOMES = {True: "ok", False: "FAILED", None: "not checked"}

@@ -36,7 +36,8 @@ class ConfigParser(OneLineParser, ArgumentParser):
         """As jsonargparse's, which says what is wrong but not in which file."""
         self._file = f"{cfg_path}: "
         try:
-            if key := _repeated_key(Path(str(cfg_path))):
+            # A pipe can be read but once, and that is for the parser.
+            if os.path.isfile(str(cfg_path)) and (key := _repeated_key(Path(str(cfg_path)))):
                 self.error(f"{key} stands there twice, and the last would hold alone: join them")
             parsed = super().parse_path(cfg_path, *arguments, **options)
         except UnicodeDecodeError as error:
@@ -65,7 +66,7 @@ def _repeated_key(path: Path) -> str:
 
     try:
         return repeated(yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader), "")
-    except (OSError, yaml.YAMLError):
+    except (OSError, yaml.YAMLError, RecursionError):
         return ""  # said by whoever reads it
 
 

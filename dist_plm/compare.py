@@ -41,9 +41,10 @@ def _read(path: Path, model: str, data: str) -> "Run":
     """The last evaluation of a run; not the best, which would be chosen on the test set."""
     from dataclasses import asdict
 
+    from dist_plm.config import flat
     from dist_plm.evaluation.comparison import Run
     from dist_plm.reporting.history import History
-    from dist_plm.run_directory import HARMLESS, flat
+    from dist_plm.training.run_directory import HARMLESS
 
     history = History.read(path)
     results = [event for event in history.of("eval") if event["model"] == model]

@@ -38,7 +38,7 @@ def main() -> int:
     world_size = number("WORLD_SIZE", 1, least=1)
     check(config, world_size)
     if parsed.plan:
-        from dist_plm.estimate import estimate
+        from dist_plm.training.estimate import estimate
 
         estimate(config, world_size)
         return 0
@@ -51,7 +51,7 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
     from dist_plm.runtime.preemption import PREEMPTED, Preempted, Preemption
     from dist_plm.runtime.progress import Display
     from dist_plm.runtime.world import RankFailure
-    from dist_plm.trainer import Trainer
+    from dist_plm.training.trainer import Trainer
 
     with Preemption(config.runtime.signals) as preemption:
         world = connect(config.runtime, preemption)
@@ -80,10 +80,10 @@ def _detected(config: Config, world: "World") -> str:
     import torch
 
     from dist_plm.data.opening import manifest_of
-    from dist_plm.estimate import batch_arithmetic
     from dist_plm.index.flat import describe
     from dist_plm.index.placement import place_run
     from dist_plm.methods import is_searched
+    from dist_plm.training.estimate import batch_arithmetic
 
     if world.device.type == "cuda":
         device = f"{torch.cuda.get_device_name(world.device)} with NCCL"

@@ -22,8 +22,8 @@ def batch_script(base: Path, cluster: Cluster, jobs: int) -> str:
 
 def show(runs: Sequence[sweep.Run], base: Path, cluster: Cluster) -> None:
     """Print script, configuration and plan of the first run, and the list of a sweep's runs."""
-    from dist_plm.estimate import estimate
-    from dist_plm.run_directory import dump
+    from dist_plm.training.estimate import estimate
+    from dist_plm.training.run_directory import dump
 
     console = Console(soft_wrap=True, highlight=False)
     first = runs[0]

@@ -48,7 +48,7 @@ def _train(options: argparse.Namespace, rest: list[str], cluster: Cluster) -> in
     base = runs[0].path.parent if options.sweep else runs[0].path
 
     from dist_plm.checks import check
-    from dist_plm.run_directory import RunDirectory
+    from dist_plm.training.run_directory import RunDirectory
 
     for run in runs:
         check(run.config, cluster.ranks)

@@ -23,8 +23,8 @@ from tests.environments import environments
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_SECONDS = 300
-PRELOAD = ["tests.end_to_end.conftest", "dist_plm.trainer", "torch.utils.tensorboard", "webdataset.tariterators",
-           "sklearn.cluster", "torch.distributed.launcher.api"]  # fmt: skip
+PRELOAD = ["tests.end_to_end.conftest", "dist_plm.training.trainer", "torch.utils.tensorboard",
+           "webdataset.tariterators", "sklearn.cluster", "torch.distributed.launcher.api"]  # fmt: skip
 SERVER = get_context("forkserver")
 SERVER.set_forkserver_preload(PRELOAD)
 os.environ.update(OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")  # the server starts at its first use and inherits them

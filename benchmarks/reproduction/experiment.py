@@ -19,9 +19,9 @@ from dist_plm.evaluation.retrieval import recall_at_k
 from dist_plm.index import nearest
 from dist_plm.index.rows import HeldRows
 from dist_plm.index.sweep import Embed
-from dist_plm.learner import Learner, phases
 from dist_plm.model.batch_norm import convert_batch_norm
 from dist_plm.runtime.world import World
+from dist_plm.training.learner import Learner, phases
 
 BLOCK = 500  # images in a forward pass
 LOOK_EVERY = 10  # steps between two looks at the statistics

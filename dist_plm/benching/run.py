@@ -19,7 +19,7 @@ from dist_plm.methods import is_swept
 from dist_plm.runtime.parts import Stopwatch, watch
 from dist_plm.runtime.preemption import Preempted, Preemption
 from dist_plm.runtime.saver import Saver
-from dist_plm.trainer import Trainer
+from dist_plm.training.trainer import Trainer
 
 BEFORE_SIGNAL = 2  # steps
 NEVER = 10**9

@@ -18,10 +18,10 @@ from dist_plm.data.opening import open_split
 from dist_plm.data.store import Store
 from dist_plm.errors import UserError
 from dist_plm.index.proposals import gpu_search
-from dist_plm.learner import Learner, phases
 from dist_plm.runtime.parts import Stopwatch
 from dist_plm.runtime.progress import Display
 from dist_plm.runtime.world import World
+from dist_plm.training.learner import Learner, phases
 
 RATE = 1e-6  # of steps on noise
 DRAWN_BATCHES, DRAWN_PIXELS = 4, 128  # images of the drawn data set, and their side

@@ -12,13 +12,13 @@ from dist_plm.benching.ratios import Ratio, in_turns
 from dist_plm.benching.setting import RATE, Setting
 from dist_plm.config import Config
 from dist_plm.data.loader import Batch
-from dist_plm.learner import Learner
 from dist_plm.model import Encoder, Teacher
 from dist_plm.runtime.beside import Beside
 from dist_plm.runtime.compiled import compiled
 from dist_plm.runtime.optimiser import build_updates
 from dist_plm.runtime.parts import Stopwatch, watch
 from dist_plm.runtime.world import World
+from dist_plm.training.learner import Learner
 
 METHOD = ("neighbourhoods", "losses", "gather", "ema")
 WARM_UP = 2

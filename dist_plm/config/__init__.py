@@ -5,6 +5,7 @@ This module imports nothing heavy, so that `--help` and a wrong key answer at on
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from dist_plm.config.baselines import DadaConfig, ProxyAnchorConfig, PseudoLabelsConfig, StmlConfig
 from dist_plm.config.images import BatchConfig, DataConfig, ViewsConfig
@@ -34,6 +35,7 @@ __all__ = [
     "ViewsConfig",
     "WarmUpConfig",
     "ZeroConfig",
+    "flat",
 ]
 
 
@@ -84,3 +86,11 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of settings as {"section.key": value}."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found

@@ -62,7 +62,7 @@ class BatchConfig:
     Args:
         groups: N, seeds or classes drawn for a batch; the world size must divide it.
         group_size: k = |B| / N, a seed and its k - 1 nearest neighbours, or images of one class. Single images (1) need
-            no neighbours, and so no sweep.
+            no neighbours, and so no sweep, but one where proxies.start is `data`.
         cover: `random` draws seeds from all images (the paper); `disjoint` reads every image once an epoch at most.
         locality: Give each group to the node that holds most of its shards. The batches are the same; their points come
             in another order, so that sums differ in the last bits.

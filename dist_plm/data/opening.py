@@ -1,5 +1,7 @@
 """Data sets opened by where they lie, in a folder or at a URL."""
 
+import numpy as np
+
 from dist_plm.config import DataConfig
 from dist_plm.data.format import Manifest
 from dist_plm.data.place import is_url
@@ -11,6 +13,24 @@ from dist_plm.data.store import Store
 def open_split(data: DataConfig, split: str) -> Store:
     """The split of `data.shards`. Raises UserError where it can't be read."""
     return RemoteStore(data, split) if is_url(data.shards) else Store(data.shards, split)
+
+
+def open_test(data: DataConfig) -> tuple[Store, Store]:
+    """Queries and gallery: one and the same Store where they are one split, and a query must not find itself."""
+    queries = open_split(data, data.test_split)
+    return queries, queries if data.gallery_split in ("", data.test_split) else open_split(data, data.gallery_split)
+
+
+def labels_as(queries: Store, gallery: Store) -> np.ndarray:
+    """Labels int64 [G] of a gallery in the numbers of the queries' classes, by name: splits number their own.
+
+    A class that the queries do not have gets a number that they do not have.
+    """
+    if gallery is queries:
+        return queries.labels.astype(np.int64)
+    ours = {name: number for number, name in enumerate(queries.classes)}
+    numbers = [ours.get(name, len(ours) + number) for number, name in enumerate(gallery.classes)]
+    return np.array([*numbers, -1], dtype=np.int64)[gallery.labels]
 
 
 def manifest_of(data: DataConfig) -> Manifest:

@@ -48,11 +48,12 @@ def plan_blocks(n: int, *, batch: BatchConfig, seed: int, epoch: int, neighbours
     Raises:
         UserError: A batch holds more images than there are.
     """
+    if batch.group_size == 1:
+        yield random_plan(n, batch, seed, epoch)
+        return
     steps = plan_steps(n, batch)
     order = _order(n, batch, seed, epoch)
-    if batch.group_size == 1:
-        yield order[: steps * batch.images].reshape(steps, batch.groups, 1)
-    elif batch.cover == "disjoint":
+    if batch.cover == "disjoint":
         yield from _disjoint(order, steps, batch, neighbours)
     else:
         # A copy, so that the rest of the order is given back.

@@ -5,8 +5,6 @@ import threading
 from collections import OrderedDict
 from pathlib import Path
 
-from dist_plm.data.format import MAX_BYTES
-
 # Far below the 1,024 descriptors that a process may have open by default, far above the shards a batch touches at once.
 OPEN_SHARDS = 256
 
@@ -36,12 +34,8 @@ class ShardFiles:
 
         Raises:
             OSError: The file can't be read.
-            OverflowError: `size` is more than any sample has.
             ValueError: The files are closed.
         """
-        # What a stranger's table or header says must not decide how much memory is asked for.
-        if size > MAX_BYTES:
-            raise OverflowError(f"{size:,} bytes, at most {MAX_BYTES:,}")
         # The reference lives as long as this frame, and with it the descriptor. No lock where none is closed early.
         descriptor = None if self._evicts else self._open.get(shard)
         if descriptor is None:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from dist_plm.data.decode import decode
-from dist_plm.data.format import LABEL_DTYPE, MANIFEST, OFFSET_DTYPE, Manifest, labels_path, offsets_path
+from dist_plm.data.format import LABEL_DTYPE, MANIFEST, MAX_BYTES, OFFSET_DTYPE, Manifest, labels_path, offsets_path
 from dist_plm.data.shard_files import ShardFiles
 from dist_plm.errors import UserError
 
@@ -109,7 +109,7 @@ class Store:
 
         Raises:
             IndexError: If `id` is not in [0, len(store)).
-            UserError: If the shard cannot be read or ends before the image does.
+            UserError: If the shard cannot be read or ends before the image does, or no image has so many bytes.
         """
         shard, offset, size = self._row(id)
         try:
@@ -132,6 +132,8 @@ class Store:
             # A tar is made of blocks of 512 bytes: the image's, padded, then the header of its JSON, then the JSON.
             at = offset + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             length = tarfile.TarInfo.frombuf(self._bytes(shard, at, tarfile.BLOCKSIZE), "utf-8", "strict").size
+            if length > MAX_BYTES:
+                raise ValueError(f"{length:,} bytes, at most {MAX_BYTES:,}")
             return dict(json.loads(self._bytes(shard, at + tarfile.BLOCKSIZE, length)))
         except (OSError, OverflowError, ValueError, TypeError, RecursionError, tarfile.TarError) as error:
             raise UserError(self._broken(id, f"what is said of it cannot be read ({error})")) from error
@@ -173,6 +175,8 @@ class Store:
         if not 0 <= id < len(self.offsets):
             raise IndexError(f"sample {id} is not in [0, {len(self)}) of split '{self.split}'")
         row: tuple[int, int, int] = self.offsets.item(id)  # half a microsecond less than .offsets[id].item()
+        if row[2] > MAX_BYTES:  # what a stranger's table says must not decide how much memory is asked for
+            raise UserError(self._broken(id, f"{row[2]:,} bytes, at most {MAX_BYTES:,}"))
         return row
 
     def _bytes(self, shard: int, offset: int, size: int) -> bytes:

@@ -27,8 +27,8 @@ def sweep_shards(
 ) -> Generator[tuple[int, Iterator[torch.Tensor]], None, None]:
     """Evaluation views of the samples of some shards, in order.
 
-    While the caller works on one batch, one thread reads on and `workers` threads decode, be it in another shard; no
-    more views than two batches hold are ever in memory.
+    While the caller works on one batch, one thread reads on and `workers` threads decode, be it in another shard: two
+    more batches at most.
 
     Args:
         store: The split.

@@ -1,7 +1,9 @@
-"""k-means, and how well its clusters agree with the classes."""
+"""How well the clusters of k-means agree with the classes."""
 
 import numpy as np
 from torch import Tensor
+
+from dist_plm.index.clustering import kmeans_labels
 
 
 def nmi(embeddings: Tensor | np.ndarray, labels: Tensor | np.ndarray, *, seed: int) -> float:
@@ -22,32 +24,6 @@ def nmi(embeddings: Tensor | np.ndarray, labels: Tensor | np.ndarray, *, seed: i
         raise ValueError("NMI needs labelled embeddings, and none is")
     clusters = kmeans_labels(points, len(np.unique(classes)), seed)
     return float(normalized_mutual_info_score(classes, clusters, average_method="arithmetic"))
-
-
-def kmeans_labels(embeddings: Tensor | np.ndarray, clusters: int, seed: int, iterations: int = 25) -> np.ndarray:
-    """k-means of embeddings [n, D], read as float32 -> int64 [n]; the cluster of every row.
-
-    The library is faiss where it is installed, else scikit-learn.
-    """
-    points = np.ascontiguousarray(_numpy(embeddings), dtype=np.float32)
-    try:
-        import faiss
-    except ImportError:
-        from sklearn.cluster import KMeans
-
-        model = KMeans(clusters, n_init=1, max_iter=iterations, random_state=seed)
-        return model.fit_predict(points).astype(np.int64)
-    # The bounds on points per centroid would otherwise subsample to 256 a cluster, and warn below 39.
-    k_means = faiss.Kmeans(
-        points.shape[1],
-        clusters,
-        niter=iterations,
-        seed=seed,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(points),
-    )
-    k_means.train(points)
-    return k_means.index.search(points, 1)[1][:, 0]
 
 
 def _numpy(values: Tensor | np.ndarray) -> np.ndarray:

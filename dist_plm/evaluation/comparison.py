@@ -1,6 +1,5 @@
 """Runs of one experiment under several seeds as one row, mean +- std, beside the rows that the paper printed."""
 
-import math
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -112,7 +111,7 @@ def _measured(run: Run) -> dict[str, float]:
     """Numbers of a run in %, by column."""
     numbers = {f"R@{k}": share for k, share in run.result["recall"].items()}
     numbers |= {"MAP@R": run.result.get("map_at_r"), "NMI": run.result.get("nmi")}
-    return {name: 100 * value for name, value in numbers.items() if value is not None and math.isfinite(value)}
+    return {name: 100 * value for name, value in numbers.items() if value is not None}
 
 
 def _differences(groups: list[list[Run]]) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dist_plm.config import Config
-from dist_plm.data.opening import open_split
+from dist_plm.data.opening import labels_as, open_test
 from dist_plm.data.store import Store
 from dist_plm.evaluation.clustering import nmi
 from dist_plm.evaluation.retrieval import Counts, retrieval_counts
@@ -23,8 +23,7 @@ from dist_plm.runtime.world import World
 
 @part("evaluation")
 def evaluate(embed: Embed, folder: Path, *, config: Config, world: World, display: Display) -> dict[str, Any] | None:
-    """Recall@K, MAP@R and NMI of `embed` on the test split; None where its labels give no query a positive. A
-    collective.
+    """Recall@K, MAP@R and NMI of `embed` on the test split; None where no query has a positive. A collective.
 
     Args:
         embed: uint8 views [b, 3, s, s] -> embeddings [b, D].
@@ -32,38 +31,29 @@ def evaluate(embed: Embed, folder: Path, *, config: Config, world: World, displa
     """
     if not config.data.test_split:
         return None
-    queries = open_split(config.data, config.data.test_split)
-    if not (queries.labels >= 0).any():
+    queries, gallery = open_test(config.data)
+    own_labels, labels = queries.labels.astype(np.int64), labels_as(queries, gallery)
+    if not _has_positives(own_labels, labels, least=1 if gallery is not queries else 2):
         return None
     vectors = _embed(embed, queries, folder, config, world, display)
-    gallery, gallery_vectors = queries, vectors
-    apart = config.data.gallery_split not in ("", config.data.test_split)  # else a query must not find itself
-    if apart:
-        gallery = open_split(config.data, config.data.gallery_split)
-        gallery_vectors = _embed(embed, gallery, folder, config, world, display)
+    gallery_vectors = vectors if gallery is queries else _embed(embed, gallery, folder, config, world, display)
     own = np.array_split(np.arange(len(queries)), world.size)[world.rank]
     counts = retrieval_counts(
         torch.from_numpy(vectors[own]).to(world.device),
-        torch.from_numpy(queries.labels[own].astype(np.int64)).to(world.device),
+        torch.from_numpy(own_labels[own]).to(world.device),
         torch.from_numpy(gallery_vectors).to(world.device),
-        torch.from_numpy(labels_as(queries, gallery)).to(world.device),
+        torch.from_numpy(labels).to(world.device),
         config.evaluation.ks,
-        own_rows=None if apart else torch.from_numpy(own).to(world.device),
+        own_rows=torch.from_numpy(own).to(world.device) if gallery is queries else None,
     )
     total = reduce(add, world.gather_objects(counts))
-    if not total.queries:
-        return None
-    return _result(total, vectors, queries.labels, config, world)
+    return _result(total, vectors, own_labels, config, world)
 
 
-def labels_as(queries: Store, gallery: Store) -> np.ndarray:
-    """Labels int64 [G] of a gallery in the numbers of the queries' classes, by name: splits number their own.
-
-    A class that the queries do not have gets a number that they do not have.
-    """
-    ours = {name: number for number, name in enumerate(queries.classes)}
-    numbers = [ours.get(name, len(ours) + number) for number, name in enumerate(gallery.classes)]
-    return np.array([*numbers, -1], dtype=np.int64)[gallery.labels]
+def _has_positives(queries: np.ndarray, gallery: np.ndarray, least: int) -> bool:
+    """Whether any query's label is that of `least` images of the gallery: 2 where one of them is the query."""
+    labels, counts = np.unique(gallery[gallery >= 0], return_counts=True)
+    return bool(np.isin(queries, labels[counts >= least]).any())
 
 
 def _embed(embed: Embed, store: Store, folder: Path, config: Config, world: World, display: Display) -> np.ndarray:

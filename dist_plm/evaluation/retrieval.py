@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ranking import Lattice, nearest_keys
+from dist_plm.index.ranking import Lattice, nearest_keys
 
 QUERY_BLOCK = 1_024
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from dist_plm.evaluation.clustering import kmeans_labels
 from dist_plm.index.flat import nearest
 
 if TYPE_CHECKING:
@@ -18,6 +17,32 @@ if TYPE_CHECKING:
 __all__ = ["RandomWalk", "kmeans_labels", "random_walk", "random_walk_labels", "ward_labels"]
 
 MOST_POINTS = 20_000  # of what holds all pairs: 3.2 GB
+
+
+def kmeans_labels(embeddings: Tensor | np.ndarray, clusters: int, seed: int, iterations: int = 25) -> np.ndarray:
+    """k-means of embeddings [n, D], read as float32 -> int64 [n]; the cluster of every row.
+
+    The library is faiss where it is installed, else scikit-learn.
+    """
+    points = _points(embeddings)
+    try:
+        import faiss
+    except ImportError:
+        from sklearn.cluster import KMeans
+
+        model = KMeans(clusters, n_init=1, max_iter=iterations, random_state=seed)
+        return model.fit_predict(points).astype(np.int64)
+    # The bounds on points per centroid would otherwise subsample to 256 a cluster, and warn below 39.
+    k_means = faiss.Kmeans(
+        points.shape[1],
+        clusters,
+        niter=iterations,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(points),
+    )
+    k_means.train(points)
+    return k_means.index.search(points, 1)[1][:, 0]
 
 
 def ward_labels(embeddings: np.ndarray | Tensor, clusters: int) -> np.ndarray:
@@ -122,8 +147,13 @@ def random_walk_labels(embeddings: np.ndarray | Tensor, clusters: int, **options
     return np.where(affinities.max(axis=0) > 1e-12, affinities.argmax(axis=0), -1)
 
 
+def _points(embeddings: np.ndarray | Tensor) -> np.ndarray:
+    points = embeddings.detach().cpu().float().numpy() if isinstance(embeddings, Tensor) else embeddings
+    return np.ascontiguousarray(points, dtype=np.float32)
+
+
 def _bounded(embeddings: np.ndarray | Tensor) -> np.ndarray:
-    points = embeddings.detach().cpu().float().numpy() if isinstance(embeddings, Tensor) else np.asarray(embeddings)
+    points = _points(embeddings)
     if len(points) > MOST_POINTS:
         raise ValueError(f"{len(points)} points, but all pairs of at most {MOST_POINTS} are held: use k-means")
-    return np.ascontiguousarray(points, dtype=np.float32)
+    return points

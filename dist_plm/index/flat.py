@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dist_plm.errors import UserError
-from dist_plm.evaluation.ranking import LAST, Lattice, fill, nearest_keys
 from dist_plm.index.proposals import Backend, Search, gpu_search, open_search
+from dist_plm.index.ranking import LAST, Lattice, fill, nearest_keys
 from dist_plm.index.rows import BLOCK, HeldRows, Rows
 
 QUERY_BLOCK = 1_024

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dist_plm.evaluation.ranking import LAST, Lattice, fill
 from dist_plm.index.flat import exact_distances
 from dist_plm.index.proposals import GPU_MOST_CANDIDATES, gpu_resources, gpu_search, prepare
+from dist_plm.index.ranking import LAST, Lattice, fill
 from dist_plm.index.rows import BLOCK, Rows
 
 REACH = 4  # candidates by code for each neighbour asked for: codes of 8 bits a coordinate confuse the ranks nearby

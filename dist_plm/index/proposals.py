@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dist_plm.errors import UserError
-from dist_plm.evaluation.ranking import Lattice
+from dist_plm.index.ranking import Lattice
 from dist_plm.index.rows import BLOCK, Rows
 
 Backend = Literal["auto", "faiss", "torch"]

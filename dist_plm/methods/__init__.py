@@ -26,12 +26,12 @@ METHODS: dict[str, type[Method]] = {
 
 
 def is_searched(config: Config) -> bool:
-    """Whether batches hold the nearest images of their seeds, so that a refresh makes an index and searches it."""
-    return METHODS[config.train.method].batches == "neighbours" and config.batch.group_size > 1
+    """Whether a refresh makes an index of all images and searches it."""
+    return METHODS[config.train.method].is_searched(config.batch)
 
 
 def is_swept(config: Config) -> bool:
-    """Whether a refresh embeds all images, for an index or to make classes up."""
+    """Whether a refresh embeds all images, for an index or to make classes up; proxies may begin on them besides."""
     return METHODS[config.train.method].batches == "clusters" or is_searched(config)
 
 

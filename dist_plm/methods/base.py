@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dist_plm.config import Config
+from dist_plm.config import BatchConfig, Config
 from dist_plm.runtime.checkpoint import State
 from dist_plm.runtime.world import World
 
@@ -109,6 +109,11 @@ class Method(nn.Module, ABC):
     def __init__(self, config: Config, world: World, classes: int = 1) -> None:
         super().__init__()
         self.config, self.world, self.classes = config, world, classes
+
+    @classmethod
+    def is_searched(cls, batch: BatchConfig) -> bool:
+        """Whether batches hold the nearest images of their seeds; a group of one image needs none."""
+        return cls.batches == "neighbours" and batch.group_size > 1
 
     def prepare(self, x: Tensor) -> Any:
         """What `forward` needs of f_phi(x) [b, D] alone: it may be called while the student is still embedding. A

@@ -10,15 +10,13 @@ model.json is written last: a folder without it holds no export.
 """
 
 import json
-import os
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from dist_plm.config import ModelConfig, ViewsConfig
 from dist_plm.errors import UserError
@@ -39,14 +37,7 @@ _TRAINING_ONLY = ("weights", "momentum", "wide_dim")  # keys of ModelConfig that
 def write_weights(folder: Path, embedder: Embedder) -> None:
     """Write model.safetensors into `folder`. Raises OSError where it can't be written."""
     state = {name: value.cpu().contiguous() for name, value in embedder.network.state_dict().items()}
-    path = folder / WEIGHTS
-    try:
-        save_file(state, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        if (found := re.search(r"os error (\d+)", str(error))) is None:
-            raise
-        code = int(found[1])
-        raise OSError(code, os.strerror(code), str(path)) from error
+    (folder / WEIGHTS).write_bytes(save(state, metadata={"format": "pt"}))
 
 
 def write_description(folder: Path, embedder: Embedder, checks: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from dist_plm.config import Config
-from dist_plm.data.opening import open_split
 from dist_plm.data.store import Store
 from dist_plm.errors import UserError
 from dist_plm.index.sweep import sweep
@@ -34,23 +33,22 @@ class Embedded:
         return self.store.classes[label] if label >= 0 else ""
 
 
-def embed(student: Embedder, run: Path, split: str, *, config: Config, world: World, display: Display) -> Embedded:
+def embed(student: Embedder, run: Path, store: Store, *, config: Config, world: World, display: Display) -> Embedded:
     """The student's embeddings of a split: those of the run's last evaluation where they are still there.
 
     Raises:
-        UserError: Some are not finite, or the data set is gone.
+        UserError: Some are not finite.
     """
-    store = open_split(config.data, split)
     kept = run / "sweeps" / digest(student.network)
     with tempfile.TemporaryDirectory(prefix="report_") as folder:
         vectors = sweep(
             student.embed,
             store,
-            kept if (kept / split).is_dir() else Path(folder),
+            kept if (kept / store.split).is_dir() else Path(folder),
             config=config,
             world=world,
             display=display,
-            title=f"embed {split}",
+            title=f"embed {store.split}",
         ).whole()
     require_finite(vectors, "student")
     return Embedded(store, vectors)

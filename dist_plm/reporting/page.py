@@ -18,10 +18,10 @@ from dist_plm.reporting.curves import groups
 from dist_plm.reporting.history import History, read_all
 from dist_plm.reporting.pictures import Pictures, take_pictures
 from dist_plm.reporting.summary import differences, evaluations, tiles
-from dist_plm.run_directory import dump
 from dist_plm.runtime.atomic import replacing
 from dist_plm.runtime.progress import Display
 from dist_plm.runtime.world import World
+from dist_plm.training.run_directory import dump
 
 MOST_INCIDENTS = 100
 

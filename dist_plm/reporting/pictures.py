@@ -1,12 +1,13 @@
 """What a run's images show, ready for the page: gallery, confused classes, map, neighbourhoods, coverage."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from dist_plm.config import Config
-from dist_plm.data.opening import open_split
+from dist_plm.data.opening import open_split, open_test
 from dist_plm.networks import load_network, locate
 from dist_plm.reporting.charts import Spec, histogram, point_map
 from dist_plm.reporting.coverage import Coverage, read_coverage
@@ -81,11 +82,10 @@ def take_pictures(
     pictures.hoods = [_hood(hood) for hood in last_neighbourhoods(teacher, run, config=config, most=HOODS)]
     if not config.data.test_split:
         return
-    queries, gallery = (
-        embed(student, run, split, config=config, world=world, display=display) if split else None
-        for split in (config.data.test_split, config.data.gallery_split)
-    )
-    assert queries is not None
+    embedded = partial(embed, student, run, config=config, world=world, display=display)
+    stores = open_test(config.data)
+    queries = embedded(stores[0])
+    gallery = queries if stores[1] is stores[0] else embedded(stores[1])
     retrieved = retrieve(queries, gallery, seed=config.seed, backend=config.index.backend)
     with display.phase("pictures", 2, "parts") as phase:
         _search(pictures, retrieved)

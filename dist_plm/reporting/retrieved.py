@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dist_plm.data.opening import labels_as
 from dist_plm.index.flat import Backend, nearest
 from dist_plm.reporting.embedded import Embedded
 
@@ -29,10 +30,9 @@ class Retrieved:
 
     @property
     def right(self) -> np.ndarray:
-        """bool [Q, K]: whether a neighbour is of the query's class. Classes agree by name: splits number their own."""
-        names = {name: number for number, name in enumerate(self.gallery.store.classes)}
-        ours = np.array([*(names.get(name, -2) for name in self.queries.store.classes), -2])
-        return self.gallery.labels[self.neighbours] == ours[self.queries.labels[self.rows]][:, None]
+        """bool [Q, K]: whether a neighbour is of the query's class."""
+        own = self.queries.labels[self.rows][:, None]
+        return (labels_as(self.queries.store, self.gallery.store)[self.neighbours] == own) & (own >= 0)
 
     @property
     def labelled(self) -> bool:
@@ -61,18 +61,17 @@ class Retrieved:
         return order[np.unique(np.linspace(0, len(order) - 1, most).round().astype(int))]
 
 
-def retrieve(queries: Embedded, gallery: Embedded | None, *, seed: int, backend: Backend) -> Retrieved:
+def retrieve(queries: Embedded, gallery: Embedded, *, seed: int, backend: Backend) -> Retrieved:
     """Search the queries' neighbours in the gallery, or among themselves."""
     rows = np.arange(len(queries.store))
     if len(rows) > MOST_QUERIES:
         rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_QUERIES, replace=False))
-    target = queries if gallery is None else gallery
-    reach = len(target.store) - (gallery is None)
+    alone = gallery is queries
     ids, _ = nearest(
         queries.vectors[rows],
-        target.vectors,
-        min(NEIGHBOURS, reach),
-        exclude=rows if gallery is None else None,
+        gallery.vectors,
+        min(NEIGHBOURS, len(gallery.store) - alone),
+        exclude=rows if alone else None,
         backend=backend,
     )
-    return Retrieved(queries, target, rows, ids)
+    return Retrieved(queries, gallery, rows, ids)

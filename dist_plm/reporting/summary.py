@@ -2,8 +2,8 @@
 
 from dataclasses import asdict
 
+from dist_plm.config import flat
 from dist_plm.reporting.history import Event, History
-from dist_plm.run_directory import flat
 
 
 def tiles(history: History) -> list[tuple[str, str, str]]:

@@ -7,9 +7,9 @@ import torch
 
 from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, ProxiesConfig
 from dist_plm.data.loader import Batch
-from dist_plm.learner import Learner, phases
 from dist_plm.runtime.checkpoint import staged
 from dist_plm.runtime.world import World
+from dist_plm.training.learner import Learner, phases
 from tests.distributed.ranks import on_ranks
 
 

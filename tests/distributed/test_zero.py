@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
-from dist_plm.checks import _check_strategy
+from dist_plm.checks.run import _check_strategy
 from dist_plm.config import (
     BatchConfig,
     Config,
@@ -23,11 +23,11 @@ from dist_plm.config import (
 )
 from dist_plm.data.loader import Batch
 from dist_plm.errors import UserError
-from dist_plm.learner import Learner, phases
 from dist_plm.model import torchvision_backbone
 from dist_plm.model.digest import digest
 from dist_plm.runtime.checkpoint import Sharded
 from dist_plm.runtime.world import World
+from dist_plm.training.learner import Learner, phases
 from tests.distributed.ranks import on_ranks
 
 STEPS, STAGES = 20, (1, 2, 3)

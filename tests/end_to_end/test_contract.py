@@ -13,6 +13,7 @@ from PIL import Image
 
 from dist_plm import evaluate as evaluation
 from dist_plm.cli import load_config
+from dist_plm.evaluation import protocol
 from dist_plm.model import Encoder
 from shards import build as building
 from tests.commands import Outcome, alone, under_torchrun
@@ -84,7 +85,7 @@ def test_evaluate_repeats_the_last_evaluation_on_any_number_of_ranks(run, demo, 
     assert not list(run.glob("sweep_*")) and not list(run.rglob("*.tmp"))
 
 
-def test_classes_agree_by_name_and_no_query_finds_itself(finished, demo, tmp_path, here):
+def test_classes_agree_by_name_and_no_query_finds_itself(finished, demo, tmp_path, here, monkeypatch):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     alone, same = (
@@ -107,6 +108,7 @@ def test_classes_agree_by_name_and_no_query_finds_itself(finished, demo, tmp_pat
 
     shutil.rmtree(tmp_path / "photos/val/x")
     building.main(["folder", "--source", str(tmp_path / "photos"), "--out", str(tmp_path / "other")])
+    monkeypatch.setattr(protocol, "sweep", None)  # known before anything is embedded
     outcome = here(evaluation.main, *arguments[:2], "--shards", tmp_path / "other", *arguments[4:])
     assert outcome.status == 2 and "no class with an image to find" in outcome.err
 

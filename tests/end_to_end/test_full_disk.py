@@ -14,12 +14,12 @@ import pytest
 from dist_plm import embed as embedding
 from dist_plm import evaluate as evaluation
 from dist_plm import export as exporting
-from dist_plm import learner
 from dist_plm import train as training
 from dist_plm.catalogue import Catalogue
 from dist_plm.catalogue.build import Builder
 from dist_plm.runtime import checkpoint
 from dist_plm.runtime.world import World
+from dist_plm.training import learner
 from tests.end_to_end.conftest import STEPS, events, refused
 
 SAVED_STEP = 8

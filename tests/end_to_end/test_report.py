@@ -11,7 +11,10 @@ import pytest
 
 from dist_plm import report as reporting
 from dist_plm import train as training
+from dist_plm.cli import load_config
 from dist_plm.reporting import pictures
+from dist_plm.runtime.progress import Display
+from dist_plm.runtime.world import World
 from tests.end_to_end.conftest import contents, events
 
 EVENTS = (
@@ -37,8 +40,6 @@ def run(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
 def page(run: Path) -> Path:
     """Its report, written once."""
     from dist_plm.reporting.page import write_report
-    from dist_plm.runtime.progress import Display
-    from dist_plm.runtime.world import World
 
     before = contents(run)
     out = run.parent / "one.html"
@@ -153,8 +154,6 @@ def test_a_report_that_fails_does_not_fail_the_run(tmp_path, tiny, here, monkeyp
 def test_in_a_browser(run, page, tmp_path, browser):
     """Alone and side by side, wide and narrow, light and dark: all charts drawn, no error, nothing sticks out."""
     from dist_plm.reporting.page import write_report
-    from dist_plm.runtime.progress import Display
-    from dist_plm.runtime.world import World
 
     other, both = tmp_path / "other", tmp_path / "both.html"
     shutil.copytree(run, other)
@@ -181,3 +180,18 @@ const count = () => [...document.querySelectorAll('.chart')].filter(
 const look = () => count() === wanted || Date.now() - since > 20000 ? done(count()) : setTimeout(look, 50);
 look();
 """
+
+
+def test_no_query_finds_itself_where_the_gallery_is_the_test_split(run, tmp_path):
+    """By either way of naming it the same neighbours are shown."""
+    shown = []
+    for gallery in ("", "test"):
+        copy = tmp_path / f"gallery{gallery}"
+        shutil.copytree(run, copy)
+        config = load_config(copy / "config.yaml")
+        config.data.gallery_split = gallery
+        found = pictures.Pictures()
+        world = World()
+        pictures.take_pictures(found, copy, "run", ["run"], config=config, world=world, display=Display(world))
+        shown.append((found.classes, found.confused))
+    assert shown[0] == shown[1] and shown[0][0] and shown[0][0][0][1] < 1

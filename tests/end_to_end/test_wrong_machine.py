@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dist_plm import checks
 from dist_plm import report as reporting
 from dist_plm import train as training
+from dist_plm.checks import run as checks
 from tests.end_to_end.conftest import build_demo, contents, refused
 
 LOCAL = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"}

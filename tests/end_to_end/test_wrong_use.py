@@ -1,6 +1,7 @@
 """Mistakes of a person: status 2, what is wrong in three lines at most, no traceback, and nothing is created."""
 
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from dist_plm import evaluate as evaluation
+from dist_plm import train as training
 from shards import build as building
 from shards import verify as verifying
 from tests.commands import alone
@@ -26,7 +28,8 @@ WRONG_VALUES = {
     "negative rate of the warm-up": ("--warm_up.lr", "-1", "warm_up.lr"),
     "a wait without end": ("--runtime.timeout_seconds", "1e12", "runtime.timeout_seconds"),
     "a seed beyond 64 bits": ("--seed", "99999999999999999999", "seed"),
-    "no K": ("--evaluation.ks", "[]", "evaluation.ks"),
+    "a seed beyond those of faiss": ("--seed", "2147483648", "2147483647 at most"),
+    "no K": ("--evaluation.ks", "[]", "evaluation.ks is []"),
     "K of nothing": ("--evaluation.ks", "[0, 1]", "evaluation.ks"),
     "no train split": ("--data.train_split", "", "data.train_split"),
     "no cells": ("--index.factory", "IVF0,Flat", "has no cells"),
@@ -67,7 +70,7 @@ def test_wrong_values(mistaken, mistake):
     mistaken(named, key, value)
 
 
-@pytest.mark.parametrize("text", ["manifold: {k: 5", "- a\n- list\n", "manifold: 5\n", "\x00"])
+@pytest.mark.parametrize("text", ["manifold: {k: 5", "- a\n- list\n", "manifold: 5\n", "\x00", "a: " + "[" * 20_000])
 def test_a_broken_configuration(mistaken, tmp_path, text):
     (tmp_path / "broken.yaml").write_text(text)
     mistaken("broken.yaml" if "manifold: 5" not in text else "manifold", "--config", "broken.yaml")
@@ -78,6 +81,15 @@ def test_a_key_that_stands_twice(mistaken, tmp_path):
     mistaken("twice.yaml: batch stands there twice", "--config", "twice.yaml")
     (tmp_path / "twice.yaml").write_text("batch: {groups: 4, group_size: 5, groups: 2}\n")
     mistaken("twice.yaml: batch.groups stands there twice", "--config", "twice.yaml")
+
+
+def test_a_configuration_from_a_pipe(tiny, here):
+    read, write = os.pipe()
+    os.write(write, tiny.read_bytes())
+    os.close(write)
+    piped, named = (here(training.main, "--config", path, "--print_config") for path in (f"/dev/fd/{read}", tiny))
+    os.close(read)
+    assert piped == named and piped.status == 0, piped
 
 
 def test_ranks_that_do_not_divide_the_groups(mistaken):

@@ -40,7 +40,7 @@ def test_every_row_is_a_message():
 
 def test_quoted_messages_of_the_faq_exist():
     quoted = re.findall(r'^\*\*"(.+?)"\.\*\*', (ROOT / "docs" / "faq.md").read_text(), re.M)
-    known = " ".join(messages()) + (ROOT / "dist_plm" / "journal.py").read_text()
+    known = " ".join(messages()) + (ROOT / "dist_plm" / "training" / "journal.py").read_text()
     assert len(quoted) >= 4
     for message in quoted:
         assert all(piece.strip(" .") in known for piece in message.split("...")), message

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from dist_plm import head_start
 from dist_plm.config import Config, ModelConfig
 from dist_plm.errors import UserError
-from dist_plm.head_start import principal_projection
 from dist_plm.index.rows import HeldRows
-from dist_plm.learner import Learner, phases
 from dist_plm.runtime.world import World
+from dist_plm.training import head_start
+from dist_plm.training.head_start import principal_projection
+from dist_plm.training.learner import Learner, phases
 
 
 def correlated(count: int = 60, width: int = 9) -> np.ndarray:

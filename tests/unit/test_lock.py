@@ -9,9 +9,9 @@ import pytest
 
 from dist_plm.config import Config
 from dist_plm.errors import UserError
-from dist_plm.run_directory import RunDirectory
 from dist_plm.runtime.lock import Lock
 from dist_plm.runtime.world import World
+from dist_plm.training.run_directory import RunDirectory
 
 HOLD = """
 import fcntl, sys, time

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dist_plm.checks.method import check_method
 from dist_plm.config import (
     Config,
     DadaConfig,
@@ -16,7 +17,6 @@ from dist_plm.config import (
     TrainConfig,
 )
 from dist_plm.errors import UserError
-from dist_plm.method_checks import check_method
 
 
 class Labels:
@@ -52,13 +52,13 @@ def config(method: str, **sections: object) -> Config:
     ],
 )
 def test_refused(case: Config, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dist_plm.method_checks.open_split", Labels)
+    monkeypatch.setattr("dist_plm.checks.method.open_split", Labels)
     with pytest.raises(UserError, match=told):
         check_method(case)
 
 
 def test_what_depends_on_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dist_plm.method_checks.open_split", Labels)
+    monkeypatch.setattr("dist_plm.checks.method.open_split", Labels)
     for case in (config("dada"), config("proxy_anchor"), config("stml", model=ModelConfig(wide_dim=8))):
         check_method(case)
     monkeypatch.setattr(Labels, "labels", np.full(4, -1))
@@ -74,6 +74,6 @@ def test_what_depends_on_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_configurations_that_come_along_are_sound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dist_plm.cli import load_config
 
-    monkeypatch.setattr("dist_plm.method_checks.open_split", Labels)
+    monkeypatch.setattr("dist_plm.checks.method.open_split", Labels)
     loaded = load_config(path)
     check_method(replace(loaded, pseudo_labels=PseudoLabelsConfig(clusters=3)))

@@ -11,13 +11,13 @@ from torch.utils._pytree import tree_leaves
 
 from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, ProxiesConfig, TrainConfig
 from dist_plm.data.loader import Batch
-from dist_plm.learner import Learner, phases
 from dist_plm.methods import Points, build_method
 from dist_plm.model import Encoder
 from dist_plm.runtime import loss_scale
 from dist_plm.runtime.optimiser import Updates
 from dist_plm.runtime.strategy import DataParallel
 from dist_plm.runtime.world import World
+from dist_plm.training.learner import Learner, phases
 
 MODEL = ModelConfig(backbone="small", dim=8)
 VIEWS = torch.randint(0, 256, (12, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -18,7 +18,7 @@ from dist_plm.data.remote.spans import Remote, Span, StoreFailure
 from dist_plm.data.store import Store
 from dist_plm.data.stream import sweep_shards
 from dist_plm.errors import UserError
-from dist_plm.estimate import read_rows
+from dist_plm.training.estimate import read_rows
 from shards.build import main as build
 from tests.servers import damage
 
@@ -53,6 +53,15 @@ def test_reads_sweeps_and_descriptions_are_the_local_ones(built, data):
         )
         for a, b in zip(here, there, strict=True):
             assert all((x == y).all() for x, y in zip(a, b, strict=True))
+
+
+def test_no_row_of_a_table_asks_for_more_than_an_image_may_have(data):
+    with open_split(data, "train") as store:
+        store.offsets = store.offsets.copy()
+        store.offsets["size"][3] = 2**32 - 1
+        for read in (store.read, store.about, lambda id: store.fetch([id])):
+            with pytest.raises(UserError, match=r"sample 3 at offset \d+: 4,294,967,295 bytes, at most 268,435,456"):
+                read(3)
 
 
 def test_a_sweep_asks_for_stretches_not_for_images(data):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dist_plm.config import BatchConfig, Config
+from dist_plm.data.opening import labels_as
 from dist_plm.errors import UserError
 from dist_plm.reporting.charts import thinned
 from dist_plm.reporting.coverage import read_coverage
@@ -16,7 +17,7 @@ from dist_plm.reporting.history import History, read_all
 from dist_plm.reporting.landscape import hues, landscape
 from dist_plm.reporting.retrieved import Retrieved
 from dist_plm.reporting.summary import evaluations, tiles
-from dist_plm.run_directory import dump
+from dist_plm.training.run_directory import dump
 
 
 class Split:
@@ -48,6 +49,13 @@ def test_classes_of_two_splits_agree_by_name():
     queries, gallery = Split([0, 1, 2], "abx"), Split([0, 1], "ba")
     found = Retrieved(queries, gallery, np.arange(3), np.array([[1], [1], [0]]))  # type: ignore[arg-type]
     assert found.right[:, 0].tolist() == [True, False, False]
+
+
+def test_two_classes_of_one_name_in_one_split_stay_two():
+    split = Split([0, 0, 1, 1, 2, -1], "aab")
+    assert labels_as(split, split).tolist() == [0, 0, 1, 1, 2, -1]  # type: ignore[arg-type]
+    queries, gallery = Split([0, 1, 2], "abx"), Split([0, 1, 2, -1], "bay")
+    assert labels_as(queries, gallery).tolist() == [1, 0, 5, -1]  # type: ignore[arg-type]
 
 
 def run_directory(folder: Path, events: list[dict]) -> Path:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from dist_plm.evaluation import ranking, recall_at_k, retrieval, retrieval_counts
-from dist_plm.evaluation.ranking import Lattice, nearest_keys
+from dist_plm.evaluation import recall_at_k, retrieval, retrieval_counts
+from dist_plm.index import ranking
+from dist_plm.index.ranking import Lattice, nearest_keys
 
 KS = [1, 2, 4, 8]
 

@@ -199,10 +199,8 @@ def test_no_row_of_a_table_asks_for_more_than_an_image_may_have(tiny_split, tmp_
     np.save(tmp_path / "train.offsets.npy", rows)
     with Store(tmp_path, "train") as store:
         for read in (store.read, store.about):
-            with pytest.raises(UserError, match=r"train-000000.tar: sample 1 at offset"):
+            with pytest.raises(UserError, match=r"000000.tar: sample 1 at .* 4,294,967,295 bytes, at most 268,435,456"):
                 read(1)
-        with pytest.raises(UserError, match=r"4,294,967,295 bytes, at most 268,435,456"):
-            store.read(1)
 
 
 @pytest.mark.parametrize("size", [2**28 + 1, 2**33, -5])

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from dist_plm.cli import load_config
-from dist_plm.config import Config
+from dist_plm.config import Config, flat
 from dist_plm.data.plan_file import save_plan
 from dist_plm.errors import UserError
 from dist_plm.runtime.atomic import replacing
@@ -153,11 +153,3 @@ def _changes(path: Path, config: Config) -> dict[str, list[Any]]:
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and not any(key == name or key.startswith(f"{name}.") for name in HARMLESS)
     }
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree of settings as {"section.key": value}."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found

@@ -14,13 +14,7 @@ from dist_plm.data.plan import rank_rows
 from dist_plm.errors import RunFailure
 from dist_plm.index.rows import MappedRows
 from dist_plm.index.sweep import Embed, sweep
-from dist_plm.journal import Journal
-from dist_plm.judge import Judge
-from dist_plm.learner import Learner, Phase, batch_norm_warning, phases
 from dist_plm.model.digest import digest
-from dist_plm.planner import Planner, Position
-from dist_plm.resumption import newest
-from dist_plm.run_directory import RunDirectory
 from dist_plm.runtime import checkpoint
 from dist_plm.runtime.atomic import NO_ROOM
 from dist_plm.runtime.metrics import Metrics
@@ -30,6 +24,12 @@ from dist_plm.runtime.progress import Clock, Display
 from dist_plm.runtime.retention import is_kept_for_good
 from dist_plm.runtime.saver import Saver
 from dist_plm.runtime.world import World
+from dist_plm.training.journal import Journal
+from dist_plm.training.judge import Judge
+from dist_plm.training.learner import Learner, Phase, batch_norm_warning, phases
+from dist_plm.training.planner import Planner, Position
+from dist_plm.training.resumption import newest
+from dist_plm.training.run_directory import RunDirectory
 
 
 class Trainer:

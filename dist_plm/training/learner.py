@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from dist_plm.config import Config
 from dist_plm.data.loader import Batch
-from dist_plm.head_start import fit_heads
 from dist_plm.index.rows import Rows
 from dist_plm.index.sweep import Embed
 from dist_plm.manifold import effective_rank, mean_pair_distance
@@ -24,6 +23,7 @@ from dist_plm.runtime.parts import part
 from dist_plm.runtime.strategy import build_strategy, method_dtype
 from dist_plm.runtime.void_steps import VoidSteps
 from dist_plm.runtime.world import World
+from dist_plm.training.head_start import fit_heads
 
 # Points of an untrained network lie at a mean cosine of about .99, a distance of .14; on a sphere at random, of 1.41.
 COLLAPSED_DISTANCE = 0.2

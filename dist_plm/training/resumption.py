@@ -3,10 +3,10 @@
 from dist_plm.config import Config
 from dist_plm.data.store import Store
 from dist_plm.errors import UserError
-from dist_plm.learner import Phase
-from dist_plm.run_directory import RunDirectory
 from dist_plm.runtime import checkpoint
 from dist_plm.runtime.world import World
+from dist_plm.training.learner import Phase
+from dist_plm.training.run_directory import RunDirectory
 
 
 def newest(

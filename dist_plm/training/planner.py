@@ -22,13 +22,13 @@ from dist_plm.index.embeddings import Embeddings
 from dist_plm.index.global_index import GlobalIndex
 from dist_plm.index.placement import place_run
 from dist_plm.index.sweep import sweep
-from dist_plm.learner import Learner
 from dist_plm.model.digest import digest
-from dist_plm.run_directory import RunDirectory
 from dist_plm.runtime.metrics import Metrics
 from dist_plm.runtime.parts import part
 from dist_plm.runtime.progress import Display
 from dist_plm.runtime.world import World
+from dist_plm.training.learner import Learner
+from dist_plm.training.run_directory import RunDirectory
 
 
 @dataclass
@@ -121,15 +121,16 @@ class Planner:
             assert labels is not None
             yield class_plan(labels, self.config.batch, self.config.seed, at.epochs)
             return
-        # Swept at the first call: a group of one image has no neighbours, and not every method begins with the gallery.
+        # Swept at the first call: not every batch is searched for, and not every method begins with the gallery.
         embeddings = cache(partial(self._embeddings, at, learner))
         if at.epoch == 0:
             device, dtype = self.world.device, learner.method_dtype
             learner.method.begin(lambda: torch.from_numpy(embeddings().whole()).to(device, dtype))
-        if batches == "random" or self.config.batch.group_size == 1:
-            yield random_plan(len(self.store), self.config.batch, self.config.seed, at.epochs)
-        else:
+        if learner.method.is_searched(self.config.batch):
             yield from self._around_seeds(at, embeddings())
+        else:
+            at.sweep = ""  # nobody asks for it again
+            yield random_plan(len(self.store), self.config.batch, self.config.seed, at.epochs)
 
     def _around_seeds(self, at: Position, embeddings: Embeddings) -> Iterator[np.ndarray]:
         """Groups of neighbours, from an index that gives its memory back before training goes on."""

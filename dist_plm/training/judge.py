@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from dist_plm.config import Config
 from dist_plm.evaluation.protocol import evaluate, raw_pixels
 from dist_plm.index.sweep import Embed
-from dist_plm.learner import Learner
 from dist_plm.model.digest import digest
-from dist_plm.planner import Position
-from dist_plm.run_directory import RunDirectory
 from dist_plm.runtime.metrics import Metrics
 from dist_plm.runtime.progress import Display
 from dist_plm.runtime.world import World
+from dist_plm.training.learner import Learner
+from dist_plm.training.planner import Position
+from dist_plm.training.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Judge:
             folder, started = self.directory.sweep(weights), time.monotonic()
             result = evaluate(embed, folder, config=self.config, world=self.world, display=self.display)
             if result is None:
-                self.display.say("no test split with two images of a class: nothing to evaluate")
+                self.display.say("no query of a test split has an image of its class to find: nothing to evaluate")
                 return None
             seconds = time.monotonic() - started
             self.metrics.write("eval", step=at.step, epoch=at.epochs, model=name, when=when, **result, seconds=seconds)

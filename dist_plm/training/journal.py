@@ -9,13 +9,13 @@ from dist_plm.config import Config
 from dist_plm.data.store import Store
 from dist_plm.errors import RunFailure
 from dist_plm.evaluation.live import batch_quality
-from dist_plm.learner import Learner, Report, collapse_warning
-from dist_plm.planner import Position
-from dist_plm.run_directory import RunDirectory
 from dist_plm.runtime.atomic import replacing
 from dist_plm.runtime.metrics import Metrics
 from dist_plm.runtime.progress import Clock, Display
 from dist_plm.runtime.world import World
+from dist_plm.training.learner import Learner, Report, collapse_warning
+from dist_plm.training.planner import Position
+from dist_plm.training.run_directory import RunDirectory
 
 
 class Journal:

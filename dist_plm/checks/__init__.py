@@ -1,0 +1,5 @@
+"""What can be known to be wrong before anything starts: each fault is a UserError that names the keys and the mend."""
+
+from .run import check
+
+__all__ = ["check"]

@@ -1,0 +1,1 @@
+"""The run: what learns, in which order, what it says, and where it goes on."""
