@@ -18,7 +18,7 @@ def main() -> int:
     """Write the report and print where it lies."""
     options = _parse()
     if absent := [name for name in LIBRARIES if not find_spec(name)]:
-        raise UserError(f"the report needs {', '.join(absent)}: pip install 'dist_plm[report]'")
+        raise UserError(f"the report needs {', '.join(absent)}: pip install -e '.[report]'")
     for run in options.runs:
         if not (run / "config.yaml").is_file():
             raise UserError(f"{run} is no run directory (no config.yaml): name one that dist_plm.train wrote")
@@ -48,7 +48,7 @@ def report_at_end(run: Path) -> None:
     if page.exists() and page.stat().st_mtime >= (run / "metrics.jsonl").stat().st_mtime:
         return
     if not all(find_spec(name) for name in LIBRARIES):
-        print(f"no report: pip install 'dist_plm[report]', then python -m dist_plm.report {run}", file=sys.stderr)
+        print(f"no report: pip install -e '.[report]', then python -m dist_plm.report {run}", file=sys.stderr)
         return
     alone = {
         key: value for key, value in os.environ.items() if key not in LAUNCHER and not key.startswith("TORCHELASTIC")

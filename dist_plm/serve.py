@@ -16,7 +16,7 @@ def main() -> int:
     options = _parse()
     missing = [name for name in ("flask", "waitress") if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"serving needs {' and '.join(missing)}: pip install 'dist_plm[serve]'")
+        raise UserError(f"serving needs {' and '.join(missing)}: pip install -e '.[serve]'")
 
     from waitress import create_server
 

@@ -54,7 +54,7 @@ def _check_sizes(config: Config) -> None:
         )
     if config.train.wandb and not find_spec("wandb"):
         raise UserError(
-            f"train.wandb is {config.train.wandb!r}, but wandb is not installed: pip install 'dist_plm[wandb]', "
+            f"train.wandb is {config.train.wandb!r}, but wandb is not installed: pip install -e '.[wandb]', "
             "or leave the key empty"
         )
     if config.views.count < 2 and (config.train.method == "instance" or config.warm_up.epochs):

@@ -14,8 +14,8 @@ class TrainConfig:
         max_steps: Stop after so many steps in all (0: never).
         evaluate_epochs: Epochs between evaluations; start and end are always evaluated.
         log_steps: Steps between log lines.
-        wandb: Project of Weights & Biases that also gets the numbers (`pip install "dist_plm[wandb]"`); empty: none.
-        report: Write RUN/report.html at the end, where its libraries are installed (`pip install "dist_plm[report]"`).
+        wandb: Project of Weights & Biases that also gets the numbers (`pip install -e '.[wandb]'`); empty: none.
+        report: Write RUN/report.html at the end, where its libraries are installed (`pip install -e '.[report]'`).
         non_finite: What to do about a step whose loss or gradient is not finite: the step is void either way.
         precision: Of the encoders (weights stay fp32 in fp16 and bf16); distances, PCA and losses are always fp32 at
             least.

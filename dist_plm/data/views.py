@@ -1,4 +1,4 @@
-"""Views of an image: random resized crop and flip to train, resize and centre crop to evaluate (section 4.1).
+"""Views of an image: random resized crop and flip to train, resize and centre crop to evaluate.
 
 What is drawn for a view is a pure function of (seed, epoch, sample, view): no order of reading, no number of ranks or
 threads changes a pixel, and there is no generator state to save.

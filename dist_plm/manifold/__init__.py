@@ -1,7 +1,8 @@
 """The method as pure tensor functions: neighbourhoods (section 3.2), similarity (3.3, 3.5) and losses (3.6).
 
-Legend: B points of a batch, G points gathered from all ranks, D embedding dimension, M = m dimensions of a linear
-neighbourhood, P proxies, k neighbours. x is an embedding by the momentum encoder f_phi, z one by the network f_theta.
+Legend: B points of a batch, b of them a rank's own, G points gathered from all ranks, D embedding dimension, M = m
+dimensions of a linear neighbourhood, P proxies, k neighbours. x is an embedding by the momentum encoder f_phi, z one by
+the network f_theta.
 """
 
 from dist_plm.manifold.basis import orthonormal

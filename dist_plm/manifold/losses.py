@@ -54,8 +54,8 @@ def proxy_loss(z: Tensor, proxies: Tensor, similarity: Tensor, *, delta: float |
 def neighbourhood_loss(basis: Tensor, proxy_basis: Tensor, similarity: Tensor) -> Tensor:
     """Equation 8: sum over i, j, k of (s_ij - cos theta_kji)^2, U = basis [B, D, M], Psi [P, D, M], s [B, P] -> scalar.
 
-    cos theta_kji = |U_i' psi_kj| is the cosine of the angle between the unit vector psi_kj and span U_i. Trains Psi
-    only. Raises ValueError for half precision or shapes that do not fit.
+    cos theta_kji = |U_i' psi_kj| is the cosine of the angle between the unit vector psi_kj and span U_i. Trains Psi,
+    and rho too where s carries its gradient. Raises ValueError for half precision or shapes that do not fit.
     """
     _expect("similarity", similarity, basis.shape[0], proxy_basis.shape[0])
     _expect("proxy_basis", proxy_basis, proxy_basis.shape[0], *basis.shape[1:])

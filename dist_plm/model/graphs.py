@@ -22,7 +22,7 @@ def require(formats: list[str]) -> None:
     """Raise UserError where a format needs a package that is not installed."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if "onnx" in formats and missing:
-        raise UserError(f"--format onnx needs {', '.join(missing)}: pip install 'dist_plm[export]'")
+        raise UserError(f"--format onnx needs {', '.join(missing)}: pip install -e '.[export]'")
 
 
 def write_onnx(folder: Path, embedder: Embedder) -> tuple[str, Run]:

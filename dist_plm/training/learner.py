@@ -244,6 +244,17 @@ def batch_norm_warning(learner: Learner) -> str:
     )
 
 
+def start_warning(learner: Learner) -> str:
+    """What to tell a person whose method begins to learn from what random weights make of the images."""
+    model = learner.config.model
+    if model.weights or not learner.method.reads_teacher:
+        return ""
+    return (
+        f"{model.backbone} begins with random weights, and {learner.config.train.method} learns from how its own "
+        "embeddings lie: name pretrained weights (model.weights), or spread the embeddings first (warm_up.epochs)"
+    )
+
+
 def collapse_warning(values: dict[str, float]) -> str:
     """What to tell a person whose embeddings coincide; empty when they don't."""
     distance, rank = values["mean_pair_distance"], values["effective_rank"]

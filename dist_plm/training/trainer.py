@@ -26,7 +26,7 @@ from dist_plm.runtime.saver import Saver
 from dist_plm.runtime.world import World
 from dist_plm.training.journal import Journal
 from dist_plm.training.judge import Judge
-from dist_plm.training.learner import Learner, Phase, batch_norm_warning, phases
+from dist_plm.training.learner import Learner, Phase, batch_norm_warning, phases, start_warning
 from dist_plm.training.planner import Planner, Position
 from dist_plm.training.resumption import newest
 from dist_plm.training.run_directory import RunDirectory
@@ -121,8 +121,9 @@ class Trainer:
         self.saver = Saver(self.directory.checkpoints, self.world, self.display, self.config.checkpoint)
         self.planner = Planner(self.config, self.store, self.directory, self.world, self.display, self.metrics)
         self.judge = Judge(self.config, self.directory, self.world, self.display, self.metrics)
-        if warning := batch_norm_warning(self.learner):
-            self.journal.warn(warning)
+        for warning in (batch_norm_warning(self.learner), "" if self.found else start_warning(self.learner)):
+            if warning:
+                self.journal.warn(warning)
         if self.found:
             self.world.at(self.at.step)
             self.journal.resumed(self.found.path, rejected=self.found.rejected)

@@ -86,7 +86,7 @@ def test_a_configuration_that_is_a_folder_or_no_text(mistaken, tmp_path):
 
 def test_wandb_that_is_not_installed(mistaken, monkeypatch):
     monkeypatch.setattr(checks, "find_spec", lambda name: None)
-    mistaken("pip install 'dist_plm[wandb]'", "--train.wandb", "project")
+    mistaken("pip install -e '.[wandb]'", "--train.wandb", "project")
 
 
 def test_lanes_that_do_not_fit(mistaken):
@@ -115,4 +115,4 @@ def test_report(tmp_path, finished, here, monkeypatch):
         refused(here(reporting.main, *arguments), named)
         assert contents(tmp_path) == before, named
     monkeypatch.setattr(reporting, "find_spec", lambda name: None)
-    refused(here(reporting.main, finished), "pip install 'dist_plm[report]'")
+    refused(here(reporting.main, finished), "pip install -e '.[report]'")

@@ -145,7 +145,7 @@ def _file_system(url: str) -> tuple[Any, str]:
             options["config_kwargs"] = {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS}
         files, path = fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)
     except ImportError as error:
-        package = "'dist_plm[remote]'" if scheme in ("http", "https", "s3") else "the one it names"
+        package = "-e '.[remote]'" if scheme in ("http", "https", "s3") else "the one it names"
         raise UserError(f"{url} needs a package that is not installed ({error}): pip install {package}") from error
     except ValueError as error:
         raise UserError(f"{url} is no URL that can be read ({error})") from error
