@@ -31,8 +31,8 @@ from dist_plm.data.decode import decode
 from dist_plm.data.loader import Batch
 from dist_plm.index.flat import nearest
 from dist_plm.manifold import selection
-from dist_plm.runtime.beside import Beside
 from dist_plm.runtime.parts import Stopwatch
+from dist_plm.runtime.side_stream import SideStream
 from dist_plm.runtime.world import World, _GatherRows
 from dist_plm.training.learner import Learner, phases
 
@@ -176,9 +176,9 @@ def second_stream(device: torch.device) -> tuple[bool | None, str]:
     random, losses, times = torch.Generator().manual_seed(0), [], []
     drawn = [torch.randint(0, 256, (200, 3, size, size), dtype=torch.uint8, generator=random) for _ in range(12)]
     batches = [Batch(step, torch.arange(100), views.to(device)) for step, views in enumerate(drawn)]
-    for beside in (Beside(device), Beside(torch.device("cpu"))):
+    for side_stream in (SideStream(device), SideStream(torch.device("cpu"))):
         learner = Learner(config, World(device=device), phases(config)[0])
-        learner.beside = beside
+        learner.side_stream = side_stream
         shares = [learner.step(batch, step, 12).loss.share.detach() for step, batch in enumerate(batches)]
         losses.append(torch.stack(shares).cpu())
         times.append(milliseconds(partial(learner.step, batches[0], 0, 12), device))

@@ -15,8 +15,8 @@ import numpy as np
 from dist_plm.data.format import OFFSET_DTYPE
 from dist_plm.data.locality import near_shards
 from dist_plm.data.plan import rank_rows
-from dist_plm.data.remote.ahead import next_uses
 from dist_plm.data.remote.cache import ImageCache
+from dist_plm.data.remote.prefetch import next_uses
 from dist_plm.data.store import Store
 
 SHARDS, NODES, GROUPS, GROUP_SIZE = 1_000, 8, 400, 10

@@ -1,23 +1,17 @@
 """`python -m dist_plm.report RUN [RUN ...]`: one HTML page that shows what was learnt; several runs side by side."""
 
 import argparse
-import os
-import subprocess
-import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 from dist_plm.cli import OneLineParser, run_command
 from dist_plm.errors import UserError
-
-LIBRARIES = ("altair", "jinja2", "vl_convert")  # of the extra `report`
-LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+from dist_plm.reporting.at_end import missing
 
 
 def main() -> int:
     """Write the report and print where it lies."""
     options = _parse()
-    if absent := [name for name in LIBRARIES if not find_spec(name)]:
+    if absent := missing():
         raise UserError(f"the report needs {', '.join(absent)}: pip install -e '.[report]'")
     for run in options.runs:
         if not (run / "config.yaml").is_file():
@@ -40,22 +34,6 @@ def main() -> int:
         display.close()
     print(out)
     return 0
-
-
-def report_at_end(run: Path) -> None:
-    """The report of a run that has just ended, by a process of its own: whatever befalls it, the run is done."""
-    page = run / "report.html"
-    if page.exists() and page.stat().st_mtime >= (run / "metrics.jsonl").stat().st_mtime:
-        return
-    if not all(find_spec(name) for name in LIBRARIES):
-        print(f"no report: pip install -e '.[report]', then python -m dist_plm.report {run}", file=sys.stderr)
-        return
-    alone = {
-        key: value for key, value in os.environ.items() if key not in LAUNCHER and not key.startswith("TORCHELASTIC")
-    }
-    made = subprocess.run([sys.executable, "-m", "dist_plm.report", str(run)], env=alone, stdout=subprocess.DEVNULL)
-    fault = f"warning: the report could not be written, the run is intact: python -m dist_plm.report {run}"
-    print(fault if made.returncode else f"report: {page}", file=sys.stderr)
 
 
 def _parse() -> argparse.Namespace:

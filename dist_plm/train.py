@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def _train(config: Config, *, force: bool, profile: bool) -> int:
-    from dist_plm.report import report_at_end
+    from dist_plm.reporting.at_end import report_at_end
     from dist_plm.runtime.connection import connect, disconnect
     from dist_plm.runtime.preemption import PREEMPTED, Preempted, Preemption
     from dist_plm.runtime.progress import Display

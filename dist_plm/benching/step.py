@@ -13,10 +13,10 @@ from dist_plm.benching.setting import RATE, Setting
 from dist_plm.config import Config
 from dist_plm.data.loader import Batch
 from dist_plm.model import Encoder, Teacher
-from dist_plm.runtime.beside import Beside
 from dist_plm.runtime.compiled import compiled
 from dist_plm.runtime.optimiser import build_updates
 from dist_plm.runtime.parts import Stopwatch, watch
+from dist_plm.runtime.side_stream import SideStream
 from dist_plm.runtime.world import World
 from dist_plm.training.learner import Learner
 
@@ -61,16 +61,16 @@ def plain_step(setting: Setting, batch: Batch) -> Callable[[], None]:
     if config.runtime.compile:
         replica, teacher = compiled(replica), compiled(teacher)
     autocast = setting.learner().strategy.autocast  # precision as configured
-    beside = Beside(world.device)
+    side_stream = SideStream(world.device)
 
     def step() -> None:
         student.train()
-        beside.follow()
+        side_stream.follow()
         with autocast():
             z = replica(batch.views)
-        with beside.work(), autocast():
+        with side_stream.work(), autocast():
             teacher(batch.views)
-        beside.join()
+        side_stream.join()
         z.mean().backward()
         updates.network.step()
         updates.network.zero_grad()

@@ -15,19 +15,15 @@ from dist_plm.index.sweep import Embed
 from dist_plm.manifold import effective_rank, mean_pair_distance
 from dist_plm.methods import Loss, Points, build_method
 from dist_plm.model import Encoder, Teacher
-from dist_plm.runtime.beside import Beside
 from dist_plm.runtime.checkpoint import Sharded, State
 from dist_plm.runtime.compiled import compiled
 from dist_plm.runtime.optimiser import build_updates, forget, learning_rate, state_by_name
 from dist_plm.runtime.parts import part
+from dist_plm.runtime.side_stream import SideStream
 from dist_plm.runtime.strategy import build_strategy, method_dtype
 from dist_plm.runtime.void_steps import VoidSteps
 from dist_plm.runtime.world import World
 from dist_plm.training.head_start import fit_heads
-
-# Points of an untrained network lie at a mean cosine of about .99, a distance of .14; on a sphere at random, of 1.41.
-COLLAPSED_DISTANCE = 0.2
-COLLAPSED_RANK = 2.0
 
 
 @dataclass(frozen=True)
@@ -110,7 +106,7 @@ class Learner:
             own_lr_scale=config.proxies.lr_scale,
         )
         self.strategy = build_strategy(config, student, self.teacher, updates, self.world)
-        self.beside = Beside(self.world.device if self.strategy.overlaps else torch.device("cpu"))
+        self.side_stream = SideStream(self.world.device if self.strategy.overlaps else torch.device("cpu"))
         self.void = VoidSteps(self.world.device)
 
     def step(self, batch: Batch, step: int, steps: int) -> Report:
@@ -120,12 +116,12 @@ class Learner:
         self.strategy.updates.set_learning_rate(self.rate, epoch)
         self.student.train()
 
-        self.beside.follow()
+        self.side_stream.follow()
         with part("student"):
             embedded = self.strategy.embed(views)
-        with self.beside.work():
+        with self.side_stream.work():
             x, prepared = self._look(views) if self.method.reads_teacher else (None, None)
-        self.beside.join()
+        self.side_stream.join()
         x = embedded if x is None else x
         sound = embedded.detach().isfinite().all() & x.isfinite().all()
         z, x = self._usable(embedded).requires_grad_(), self._usable(x)
@@ -146,7 +142,7 @@ class Learner:
             self.strategy.step(torch.maximum(void, self.strategy.overflow.to(void)))
         with part("ema"):
             self.teacher.update(self.student, self.strategy.local)
-        self.beside.follow()  # an allocator short of memory may unmap x as soon as the second stream is done
+        self.side_stream.follow()  # an allocator short of memory may unmap x as soon as the second stream is done
         return Report(loss, z.detach()[:, : self.config.model.dim])
 
     def _look(self, views: Tensor) -> tuple[Tensor, Any]:
@@ -230,41 +226,6 @@ class Learner:
         self.strategy.put_weights(self.student, _part(state, "student."))
         self.strategy.put_weights(self.teacher.encoder, _part(state, "teacher."))
         self.strategy.put_moments(_part(state, "optimiser.student."))
-
-
-def batch_norm_warning(learner: Learner) -> str:
-    """What to tell a person whose gradients depend on how many ranks there are; empty when they don't."""
-    layers = sum(isinstance(module, nn.BatchNorm2d) for module in learner.student.modules())
-    if learner.config.model.batch_norm != "per_rank" or learner.world.size == 1 or not layers:
-        return ""
-    return (
-        f"the {layers} batch norm layers take their statistics from each rank's images alone (model.batch_norm "
-        "per_rank): gradients are 18-28 % off those of the whole batch, and another number of ranks trains another "
-        "network. synchronised and frozen are exact"
-    )
-
-
-def start_warning(learner: Learner) -> str:
-    """What to tell a person whose method begins to learn from what random weights make of the images."""
-    model = learner.config.model
-    if model.weights or not learner.method.reads_teacher:
-        return ""
-    return (
-        f"{model.backbone} begins with random weights, and {learner.config.train.method} learns from how its own "
-        "embeddings lie: name pretrained weights (model.weights), or spread the embeddings first (warm_up.epochs)"
-    )
-
-
-def collapse_warning(values: dict[str, float]) -> str:
-    """What to tell a person whose embeddings coincide; empty when they don't."""
-    distance, rank = values["mean_pair_distance"], values["effective_rank"]
-    if distance >= COLLAPSED_DISTANCE and rank >= COLLAPSED_RANK:
-        return ""
-    return (
-        f"the embeddings nearly coincide (mean pair distance {distance:.3f}, effective rank {rank:.1f}), so "
-        "that hardly a pair can be told from another: start from pretrained weights (model.weights), or spread the "
-        "embeddings first (warm_up.epochs)"
-    )
 
 
 def _part(state: State, prefix: str) -> State:

@@ -24,12 +24,13 @@ from dist_plm.runtime.progress import Clock, Display
 from dist_plm.runtime.retention import is_kept_for_good
 from dist_plm.runtime.saver import Saver
 from dist_plm.runtime.world import World
+from dist_plm.training.evaluator import Evaluator
 from dist_plm.training.journal import Journal
-from dist_plm.training.judge import Judge
-from dist_plm.training.learner import Learner, Phase, batch_norm_warning, phases, start_warning
+from dist_plm.training.learner import Learner, Phase, phases
 from dist_plm.training.planner import Planner, Position
 from dist_plm.training.resumption import newest
 from dist_plm.training.run_directory import RunDirectory
+from dist_plm.training.warnings import batch_norm_warning, start_warning
 
 
 class Trainer:
@@ -120,7 +121,7 @@ class Trainer:
         self.profiler = Profiler(self.directory.path, self.metrics, self.display, wanted=self.profile)
         self.saver = Saver(self.directory.checkpoints, self.world, self.display, self.config.checkpoint)
         self.planner = Planner(self.config, self.store, self.directory, self.world, self.display, self.metrics)
-        self.judge = Judge(self.config, self.directory, self.world, self.display, self.metrics)
+        self.evaluator = Evaluator(self.config, self.directory, self.world, self.display, self.metrics)
         for warning in (batch_norm_warning(self.learner), "" if self.found else start_warning(self.learner)):
             if warning:
                 self.journal.warn(warning)
@@ -132,12 +133,12 @@ class Trainer:
         """All phases; evaluated at the start, at the end of each, and every few epochs between."""
         if not self.found:
             self._start_heads()
-            self._judge("start", with_pixels=self.config.evaluation.raw_pixels)
+            self._evaluate("start", with_pixels=self.config.evaluation.raw_pixels)
         while True:
             while not self._stopped and self.at.epoch < self.phase.epochs:
                 self._epoch()
             self._save()
-            self._judge(f"end of {self.phase.name}")
+            self._evaluate(f"end of {self.phase.name}")
             if self._stopped:
                 return
             self._next_phase()
@@ -158,7 +159,7 @@ class Trainer:
         """Sweep, plan, and take the epoch's steps."""
         at, config = self.at, self.config
         if at.batch == 0 < at.epoch and at.epoch % config.train.evaluate_epochs == 0:
-            self._judge(f"epoch {at.epoch} of {self.phase.name}")
+            self._evaluate(f"epoch {at.epoch} of {self.phase.name}")
         plan = self.planner.plan(at, self.learner)
         if config.batch.locality:
             plan = replace(plan, ids=near_shards(plan.ids, self.store, self.world.size // self.world.node_size))
@@ -213,9 +214,9 @@ class Trainer:
         self.metrics.close()
         return f"saved at step {self.at.step}; the same command goes on"
 
-    def _judge(self, when: str, with_pixels: bool = False) -> None:
+    def _evaluate(self, when: str, with_pixels: bool = False) -> None:
         """Evaluate, and save what none before was better than; the start is not a checkpoint."""
-        recall = self.judge.judge(self.learner, self.at, when, with_pixels=with_pixels)
+        recall = self.evaluator.evaluate(self.learner, self.at, when, with_pixels=with_pixels)
         if self.at.step and recall is not None and recall >= self.at.best:
             self._save(best=True)  # as it was before the evaluation: a run that goes on from here evaluates again
             self.at.best = recall

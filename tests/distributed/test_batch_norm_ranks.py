@@ -14,7 +14,8 @@ from dist_plm.model.batch_norm import convert_batch_norm
 from dist_plm.runtime.optimiser import Updates
 from dist_plm.runtime.strategy import DataParallel
 from dist_plm.runtime.world import World
-from dist_plm.training.learner import Learner, batch_norm_warning
+from dist_plm.training.learner import Learner
+from dist_plm.training.warnings import batch_norm_warning
 from tests.distributed.ranks import on_ranks
 
 POINTS, DIM, STEPS = 16, 6, 2

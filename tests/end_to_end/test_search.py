@@ -249,7 +249,7 @@ def test_importing_the_package_alone_takes_no_torch():
     names = "embed_images", "evaluate_embeddings", "load_encoder", "manifold", "search_images"
     code = f"import sys, dist_plm; assert 'torch' not in sys.modules; assert set({names}) == set(dist_plm.__all__)"
     # Seconds of every start, on every rank, that only some backbones and plans have a use for.
-    code += "; from dist_plm import search_images, manifold; from dist_plm.training import trainer, judge"
+    code += "; from dist_plm import search_images, manifold; from dist_plm.training import trainer, evaluator"
     code += "; print(manifold.point_loss)"
     code += "; assert not {'torchvision', 'scipy.optimize'} & set(sys.modules)"
     outcome = Command(["-c", code]).wait()

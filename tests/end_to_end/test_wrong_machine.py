@@ -114,5 +114,5 @@ def test_report(tmp_path, finished, here, monkeypatch):
     }.items():
         refused(here(reporting.main, *arguments), named)
         assert contents(tmp_path) == before, named
-    monkeypatch.setattr(reporting, "find_spec", lambda name: None)
+    monkeypatch.setattr("dist_plm.reporting.at_end.find_spec", lambda name: None)
     refused(here(reporting.main, finished), "pip install -e '.[report]'")

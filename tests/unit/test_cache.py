@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dist_plm.data.remote.ahead import Ahead, next_uses
 from dist_plm.data.remote.cache import NEVER, ImageCache
+from dist_plm.data.remote.prefetch import Prefetch, next_uses
 
 
 def fewest_misses(uses: tuple[int, ...], room: int) -> int:
@@ -70,22 +70,22 @@ def test_two_ranks_share_a_folder_and_each_bounds_its_own(tmp_path):
     assert [cache.get(id) is not None for cache in caches for id in range(20)] == 2 * (10 * [True] + 10 * [False])
 
 
-def ahead_of(cache: ImageCache, rows: np.ndarray, fetched: list[int], size: int = 10) -> Ahead:
+def prefetch_of(cache: ImageCache, rows: np.ndarray, fetched: list[int], size: int = 10) -> Prefetch:
     def fetch(ids: list[int]) -> list[bytes]:
         fetched.extend(ids)
         return [str(id).zfill(size).encode() for id in ids]
 
-    return Ahead(cache, rows, np.full(int(rows.max()) + 1, size), fetch)
+    return Prefetch(cache, rows, np.full(int(rows.max()) + 1, size), fetch)
 
 
 def test_all_is_there_before_its_step_and_comes_once(tmp_path):
     rows, fetched = np.random.default_rng(1).integers(0, 500, (40, 20)), []
-    ahead = ahead_of(ImageCache(tmp_path, 10**6), rows, fetched)
+    prefetch = prefetch_of(ImageCache(tmp_path, 10**6), rows, fetched)
     for step, row in enumerate(rows):
-        assert ahead.ready(step, wait=True)
-        assert all(ahead._cache.get(id) == str(id).zfill(10).encode() for id in row.tolist())
-        ahead.advance()
-    ahead.close()
+        assert prefetch.ready(step, wait=True)
+        assert all(prefetch._cache.get(id) == str(id).zfill(10).encode() for id in row.tolist())
+        prefetch.advance()
+    prefetch.close()
     assert Counter(fetched) == Counter(set(rows.ravel().tolist()))
     assert fetched == list(dict.fromkeys(rows.ravel().tolist()))  # in the order of the plan
 
@@ -95,28 +95,28 @@ def test_a_small_cache_looks_a_little_ahead_and_keeps_the_rest_of_the_last_epoch
     order, fetched = np.random.default_rng(2).permutation(400).reshape(40, 10), []
     for epoch in range(3):
         fetched.clear()
-        ahead = ahead_of(ImageCache(tmp_path, 2_000), order if epoch % 2 else order[::-1], fetched)
+        prefetch = prefetch_of(ImageCache(tmp_path, 2_000), order if epoch % 2 else order[::-1], fetched)
         for step in range(40):
-            assert ahead.ready(step, wait=True)
-            ahead.advance()
-        ahead.close()
+            assert prefetch.ready(step, wait=True)
+            prefetch.advance()
+        prefetch.close()
     assert 200 <= len(fetched) <= 200 + 2_000 // 10 // 8 + 20
 
 
 def test_a_step_larger_than_the_window_does_not_wait_for_itself(tmp_path):
     rows = np.arange(300).reshape(3, 100)
-    ahead = ahead_of(ImageCache(tmp_path, 50), rows, [])
+    prefetch = prefetch_of(ImageCache(tmp_path, 50), rows, [])
     for step in range(3):
-        assert ahead.ready(step, wait=True)
-        ahead.advance()
-    ahead.close()
+        assert prefetch.ready(step, wait=True)
+        prefetch.advance()
+    prefetch.close()
 
 
 def test_a_failure_ends_the_thread_and_nobody_waits(tmp_path):
     def fetch(ids: list[int]) -> list[bytes]:
         raise RuntimeError("gone")
 
-    ahead = Ahead(ImageCache(tmp_path, 100), np.arange(10).reshape(2, 5), np.full(10, 1), fetch)
-    assert ahead.ready(1, wait=True)
-    ahead.close()
+    prefetch = Prefetch(ImageCache(tmp_path, 100), np.arange(10).reshape(2, 5), np.full(10, 1), fetch)
+    assert prefetch.ready(1, wait=True)
+    prefetch.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]

@@ -9,9 +9,9 @@ import numpy as np
 from dist_plm.config import DataConfig
 from dist_plm.data.format import CHECK_DTYPE, checks_path, is_sound
 from dist_plm.data.place import cache_folder
-from dist_plm.data.remote.ahead import Ahead
 from dist_plm.data.remote.cache import ImageCache
 from dist_plm.data.remote.mirror import mirror
+from dist_plm.data.remote.prefetch import Prefetch
 from dist_plm.data.remote.spans import BLOCK, Remote, Span
 from dist_plm.data.store import Store, table
 from dist_plm.errors import MachineError
@@ -85,13 +85,13 @@ class RemoteStore(Store):
                     yield str(id), image
 
     @contextmanager
-    def foresee(self, rows: np.ndarray) -> Iterator[Ahead]:
+    def foresee(self, rows: np.ndarray) -> Iterator[Prefetch]:
         """Fetch `rows` ahead of their steps into the node's cache."""
-        ahead = Ahead(self._cache, rows, self.offsets["size"], self.fetch)
+        prefetch = Prefetch(self._cache, rows, self.offsets["size"], self.fetch)
         try:
-            yield ahead
+            yield prefetch
         finally:
-            ahead.close()
+            prefetch.close()
 
     def _check_files(self) -> None:
         pass  # nothing of the shards is here

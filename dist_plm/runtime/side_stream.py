@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 
 
-class Beside:
+class SideStream:
     """`follow()`, queue something, `with work(): ...`, `join()`: the block runs beside what was queued since `follow`.
 
     On a CPU all is in turn. No tensor needs `record_stream`: the memory of what the second stream made and the main one

@@ -16,7 +16,7 @@ from dist_plm.training.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
-class Judge:
+class Evaluator:
     """Evaluates the networks of a run on its test split; without labels there, it says so."""
 
     config: Config
@@ -25,7 +25,7 @@ class Judge:
     display: Display
     metrics: Metrics
 
-    def judge(self, learner: Learner, at: Position, when: str, *, with_pixels: bool = False) -> float | None:
+    def evaluate(self, learner: Learner, at: Position, when: str, *, with_pixels: bool = False) -> float | None:
         """Evaluate student and teacher, and raw pixels before them if asked for. A collective.
 
         Returns:

@@ -14,7 +14,7 @@ CHUNK = 64  # images asked for at once
 WINDOW = 8  # an eighth of the cache lies ahead; more would push out what earlier epochs left for later steps
 
 
-class Ahead(Foresight):
+class Prefetch(Foresight):
     """Fetches the images of `rows` that this rank looks after, on a thread of its own.
 
     What one rank fetches all ranks of the node read: together they fetch each image of the node's plan once, but for

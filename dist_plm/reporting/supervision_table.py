@@ -1,0 +1,38 @@
+"""The quality of made-up supervision as a table, beside the paper's table 2."""
+
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from dist_plm.evaluation.published import supervision
+
+
+def show(result: dict[str, Any]) -> None:
+    """The table beside the paper's, and what belongs to PLM alone."""
+    console, paper = Console(stderr=True), supervision(result["data"])
+    title = f"{result['data']} {result['split']}, {result['images']:,} images"
+    note = "control: purity of as many nearest neighbours; paper: its table 2, purity and correlation"
+    table = Table(title=title, caption=note, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    for head in ("method", "purity", "control", "|X|", "corr.", "in batch", "paper", "corr."):
+        table.add_column(head, justify="left" if head == "method" else "right", no_wrap=True)
+    for name, row in result["methods"].items():
+        every, batch = row["all"], row["batches"]["correlation"]
+        numbers = [f"{every[each]:.3f}" for each in ("purity", "purity_control")]
+        numbers += [f"{every['mean_size']:.1f}", f"{every['correlation']:.3f}", f"{batch:.3f}"]
+        known = [paper.get(name, {}).get(each) for each in ("purity", "correlation")]
+        printed = ["-" if each is None else f"{each:.2f}" for each in known]
+        table.add_row(name, *numbers, *printed)
+    console.print(table)
+    plm = result["methods"]["plm"]
+    for where, row in (("all pairs", plm["all"]), ("in batches", plm["batches"])):
+        console.print(
+            f"{where}: attracted {row['positives_attracted']:.1%} of positive and {row['negatives_attracted']:.2%} of "
+            f"negative pairs; purity {row['purity']:.3f}, control {row['purity_control']:.3f}"
+        )
+        total = sum(row["sizes"].values())
+        console.print("  |X_i|: " + "  ".join(f"{size}: {count / total:.1%}" for size, count in row["sizes"].items()))
+    if result["proxies"]:
+        used = result["proxies"]
+        console.print(f"proxies: {used['used']:.1%} are some point's nearest, {used['effective']:.1f} in effect")
