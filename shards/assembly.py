@@ -132,6 +132,8 @@ def writing(out: Path) -> Iterator[None]:
         reason = error.strerror or error
         if error.errno in NO_ROOM:
             raise UserError(f"--out {out} took no more ({reason}): make room, and the same command goes on") from error
+        if error.filename is None:  # no file's fault: no process to be had, no memory
+            raise UserError(f"the system stopped the build ({reason}): the same command goes on") from error
         raise UserError(f"--out {out} can't be written ({reason}): choose another folder") from error
 
 

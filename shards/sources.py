@@ -106,6 +106,8 @@ def folder(source: str | Path) -> Source:
             for path in tree.walk(root):
                 first = path[len(root) + 1 if root else 0 :].split("/")
                 name = first[0] if len(first) > 1 else None
+                if name and name not in numbers:
+                    raise UserError(f"{path} came while --source {source} was read: the same command reads it anew")
                 yield tree.entry(path, split=split, label=numbers[name] if name else None, class_name=name)
 
     return Source(Path(source).resolve().stem, classes, entries)

@@ -108,6 +108,18 @@ def test_an_output_that_can_not_be_made_is_named(tmp_path, capsys, out):
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
+def test_a_system_without_processes_is_not_the_fault_of_the_output(tmp_path, capsys, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    line = ("demo", "--images", 60, "--classes", 4, "--out", tmp_path / "out", "--workers", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr("multiprocessing.process.BaseProcess.start", refuse)
+        assert run(*line) == 2
+    assert "error: the system stopped the build" in capsys.readouterr().err
+    assert run(*line) == 0
+
+
 @pytest.mark.parametrize("part", [(), ("--part", "1/2")])
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path, capsys, part):
     """No file may be larger than 20 kB, which a shard is."""

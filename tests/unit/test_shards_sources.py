@@ -219,6 +219,14 @@ def test_folder_with_splits(tmp_path, other):
     ]
 
 
+def test_a_class_that_comes_while_a_folder_is_read_is_said(tmp_path):
+    put(tmp_path / "a" / "1.jpg")
+    source = folder(tmp_path)
+    put(tmp_path / "b" / "2.jpg")
+    with pytest.raises(UserError, match=r"b/2.jpg came while"):
+        list(source.entries())
+
+
 def test_folder_follows_no_link_to_a_folder_and_waits_for_no_pipe(tmp_path):
     picture(tmp_path / "a/1.png", 1)
     (tmp_path / "a/again").symlink_to(tmp_path)
