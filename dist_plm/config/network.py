@@ -10,7 +10,7 @@ class ModelConfig:
 
     Args:
         backbone: `bvlc_googlenet` (this literature's Caffe network), `small`, or a classifier of torchvision.
-        weights: Empty for random ones, `imagenet` for torchvision's own, or a file (.safetensors, .pth).
+        weights: Empty for random ones, `imagenet` for torchvision's own, or a file (.safetensors, .pth, .caffemodel).
         dim: Dimension D of the embedding.
         wide_dim: Dimension of a second head g beside the embedding, which teaches in `stml`; 0 leaves it out.
         layer_norm: Normalise the head's output over its D entries before it is brought to unit length.

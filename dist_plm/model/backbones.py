@@ -23,9 +23,9 @@ def check_model(config: ModelConfig) -> None:
         _check_name(config.backbone)
     if config.weights == "imagenet" and config.backbone == "bvlc_googlenet":
         raise UserError(
-            "model.weights: nobody serves bvlc_googlenet's weights for torch, so 'imagenet' cannot fetch them. Convert "
-            "bvlc_googlenet.caffemodel of the BVLC model zoo (github.com/BVLC/caffe/tree/master/models/bvlc_googlenet) "
-            "to a .safetensors file under its Caffe names ('conv1/7x7_s2.weight', ...) and name that file"
+            "model.weights: nobody serves bvlc_googlenet's weights for torch, so 'imagenet' cannot fetch them. "
+            "Download bvlc_googlenet.caffemodel of the BVLC model zoo and name that file "
+            "(github.com/BVLC/caffe/tree/master/models/bvlc_googlenet)"
         )
     if config.weights == "imagenet" and config.backbone in OWN:
         raise UserError(f"model.weights: {config.backbone} has no weights of ImageNet; leave it empty or name a file")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dist_plm.errors import UserError
 
-SUFFIXES = (".safetensors", ".pth", ".pt")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".caffemodel")
 
 
 def check_file(weights: str) -> Path:
@@ -38,13 +38,17 @@ def read_file(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if path.suffix == ".caffemodel":
+            from dist_plm.model.caffemodel import read_caffemodel
+
+            return read_caffemodel(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"model.weights: '{path}' is not a plain file of tensors; anything else could run code and is not loaded. "
             "Where you made it: torch.save(model.state_dict(), file)"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise UserError(f"model.weights: cannot read '{path}': {error}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(
