@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import is_dataclass
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,6 +13,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsin
 
 from dist_plm.config import Config
 from dist_plm.errors import MachineError, RunFailure, UserError
+from dist_plm.runtime.names import escape_streams, is_utf8
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -42,6 +42,8 @@ class ConfigParser(OneLineParser, ArgumentParser):
             parsed = super().parse_path(cfg_path, *arguments, **options)
         except UnicodeDecodeError as error:
             self.error(f"no text in UTF-8 ({error.reason} at byte {error.start})")
+        except RecursionError:
+            self.error("nested too deeply to be read")
         self._file = ""
         return parsed
 
@@ -66,7 +68,7 @@ def _repeated_key(path: Path) -> str:
 
     try:
         return repeated(yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader), "")
-    except (OSError, yaml.YAMLError, RecursionError):
+    except (OSError, yaml.YAMLError):
         return ""  # said by whoever reads it
 
 
@@ -115,11 +117,6 @@ def _speaks() -> bool:
     return not rank.isdecimal() or int(rank) == 0
 
 
-def is_utf8(text: str) -> bool:
-    """Whether a path is text. Bytes that are none come as surrogates, and safetensors opens no such path."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
 def weights_path(text: str) -> Path:
     """Type of an option that names where weights lie, or shall."""
     if not is_utf8(text):
@@ -129,9 +126,7 @@ def weights_path(text: str) -> Path:
 
 def run_command(command: Callable[[], int]) -> NoReturn:
     """Run a command and leave with its status: 2 after a UserError, 1 after a RunFailure, each in its own words."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # bytes of a path need not be text
+    escape_streams()
     try:
         status = command()
     except (UserError, RunFailure) as error:

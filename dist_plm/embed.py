@@ -38,7 +38,7 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = OneLineParser(prog="python -m dist_plm.embed", description=__doc__)
-    parser.add_argument("--checkpoint", type=weights_path, required=True, help="run directory or export")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="run directory or export")
     parser.add_argument("--model", choices=("student", "teacher"), default="", help="of a run: student by default")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--images", type=Path, help="folder of images, with all folders below")

@@ -65,7 +65,7 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = OneLineParser(prog="python -m dist_plm.export", description=__doc__)
-    parser.add_argument("--checkpoint", type=weights_path, required=True, help="run directory, or an export to convert")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="run directory, or an export to convert")
     parser.add_argument("--model", choices=("student", "teacher"), default="", help="of a run: student by default")
     parser.add_argument("--out", type=weights_path, help="folder to make (RUN_DIR/export_MODEL by default)")
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=["safetensors"], help="safetensors always")

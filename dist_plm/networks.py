@@ -17,6 +17,7 @@ from dist_plm.model.embedder import Embedder, ready
 from dist_plm.model.exported import DESCRIPTION, read_export
 from dist_plm.model.proxies import Proxies
 from dist_plm.runtime import checkpoint
+from dist_plm.runtime.names import is_utf8
 from dist_plm.runtime.strategy import method_dtype
 from dist_plm.runtime.world import World
 
@@ -97,6 +98,8 @@ def locate(path: Path, world: World | None = None) -> TrainedRun | TrainedExport
     Raises:
         UserError: Neither a run directory nor an export, a run without an intact checkpoint, or a damaged export.
     """
+    if not is_utf8(str(path)):
+        raise UserError(f"{path} is not UTF-8, and weights at such a path can't be read: rename it")
     if (path / DESCRIPTION).exists():
         return TrainedExport(path, read_export(path, torch.device("cpu")))
     if not (path / "config.yaml").exists():

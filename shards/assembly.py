@@ -1,5 +1,6 @@
 """A whole data set from a source: cut into shards, written in parallel, bound by tables and a manifest; resumable."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -132,7 +133,7 @@ def writing(out: Path) -> Iterator[None]:
         reason = error.strerror or error
         if error.errno in NO_ROOM:
             raise UserError(f"--out {out} took no more ({reason}): make room, and the same command goes on") from error
-        if error.filename is None:  # no file's fault: no process to be had, no memory
+        if error.errno in (errno.EAGAIN, errno.ENOMEM):  # no process or memory to be had
             raise UserError(f"the system stopped the build ({reason}): the same command goes on") from error
         raise UserError(f"--out {out} can't be written ({reason}): choose another folder") from error
 

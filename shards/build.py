@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dist_plm.data.format import REJECTED, Manifest
 from dist_plm.errors import UserError
+from dist_plm.runtime.names import escape_streams
 from shards import demo
 from shards.arguments import Parser, megabytes, part, positive
 from shards.assembly import build, build_part, writing
@@ -29,6 +30,7 @@ DEMO_SHARD_MB = 2.0
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status: 0 done, 1 stopped, 2 wrong usage."""
+    escape_streams()
     options = parser().parse_args(arguments)
     started = time.monotonic()
     try:

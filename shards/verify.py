@@ -26,6 +26,7 @@ from dist_plm.data.format import (
 )
 from dist_plm.data.store import table
 from dist_plm.errors import UserError
+from dist_plm.runtime.names import escape_streams
 from shards.arguments import Parser, positive
 from shards.assembly import table_info
 from shards.inspection import Check, check_shard
@@ -35,6 +36,7 @@ from shards.progress import progress
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status: 0 all is well, 1 damaged, 2 not a data set."""
+    escape_streams()
     parser = Parser(prog="python shards/verify.py", description=__doc__)
     parser.add_argument("folder", type=Path, help="data set written by shards/build.py")
     parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes (default: %(default)s)")

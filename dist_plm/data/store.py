@@ -109,7 +109,7 @@ class Store:
 
         Raises:
             IndexError: If `id` is not in [0, len(store)).
-            UserError: If the shard cannot be read or ends before the image does, or no image has so many bytes.
+            UserError: If the shard cannot be read, ends before the image does, or the table says more than MAX_BYTES.
         """
         shard, offset, size = self._row(id)
         try:
@@ -184,7 +184,8 @@ class Store:
 
     def _broken(self, id: int, reason: str) -> str:
         shard, offset, _ = self.offsets[id]
-        return f"{self.shards[shard].path}: sample {id} at offset {offset}: {reason}; {ADVICE} {self.folder}"
+        name = self.shards[shard].path.name
+        return f"{self.place}/{name}: sample {id} at offset {offset}: {reason}; {ADVICE} {self.place}"
 
     def _check_files(self) -> None:
         for shard in self.shards:

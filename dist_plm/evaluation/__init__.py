@@ -1,4 +1,4 @@
-"""Metrics of an embedding. They know nothing of the project: tensors in, numbers out."""
+"""Metrics of an embedding. Tensors in, numbers out: of the project they know the index's order of distances."""
 
 from .clustering import nmi
 from .retrieval import Counts, recall_at_k, retrieval_counts

@@ -1,4 +1,4 @@
-"""Weights as Caffe keeps them. A .caffemodel is one protobuf message; what is not listed here is skipped unread."""
+"""Weights as Caffe keeps them. A .caffemodel is one protobuf message; what is not listed here is not looked at."""
 
 from functools import cache
 from math import prod
@@ -50,8 +50,9 @@ def read_caffemodel(path: Path) -> dict[str, Tensor]:
 
 
 def _tensor(name: str, blob: Any) -> Tensor:
-    shape = list(blob.shape.dim) or [blob.num, blob.channels, blob.height, blob.width]
-    if min(shape) < 0 or prod(shape) != len(blob.data):
+    old = [blob.num, blob.channels, blob.height, blob.width]
+    shape = list(blob.shape.dim) if blob.HasField("shape") else old
+    if any(size < 0 for size in shape) or prod(shape) != len(blob.data):
         raise ValueError(f"{name} has {len(blob.data):,} numbers, not the {shape} that it says")
     values = torch.from_numpy(np.array(blob.data, dtype=np.float32))
     return values if name.endswith(".bias") else values.reshape(shape)

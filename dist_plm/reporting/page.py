@@ -81,7 +81,7 @@ def write_report(paths: list[Path], out: Path, *, shards: str = "", world: World
     )
     try:
         with replacing(out) as file:
-            file.write(html.encode())
+            file.write(html.encode(errors="backslashreplace"))  # names of files need not be text
     except OSError as error:
         raise UserError(f"{out} can't be written ({error.strerror}): name another file with --out") from error
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class Retrieved:
     rows: np.ndarray
     neighbours: np.ndarray
 
-    @property
+    @cached_property
     def right(self) -> np.ndarray:
         """bool [Q, K]: whether a neighbour is of the query's class."""
         own = self.queries.labels[self.rows][:, None]

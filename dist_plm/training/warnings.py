@@ -23,8 +23,8 @@ def batch_norm_warning(learner: Learner) -> str:
 
 def start_warning(learner: Learner) -> str:
     """What to tell a person whose method begins to learn from what random weights make of the images."""
-    model = learner.config.model
-    if model.weights or not learner.method.reads_teacher:
+    model, method = learner.config.model, learner.method
+    if model.weights or not (method.reads_teacher or method.batches == "clusters"):
         return ""
     return (
         f"{model.backbone} begins with random weights, and {learner.config.train.method} learns from how its own "

@@ -2,14 +2,17 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from dist_plm import embed as embedding
+from dist_plm import evaluate as evaluation
 from dist_plm import export as exporting
 from dist_plm import report as reporting
 from dist_plm import search as searching
+from dist_plm import supervision
 from dist_plm import train as training
 from dist_plm.catalogue import Catalogue
 from dist_plm.data.store import Store
@@ -67,6 +70,10 @@ def test_what_is_written_beside_odd_names(photos, finished, tmp_path, here):
     odd.mkdir()
     outcome = here(reporting.main, finished, "--out", odd / "report.html")
     assert outcome.status == 0 and r"r\udce9/report.html" in outcome.out, outcome
+    run = odd / "run"
+    shutil.copytree(finished, run)
+    outcome = here(reporting.main, run)
+    assert outcome.status == 0 and "no pictures" in outcome.err and "rename it" in outcome.err, outcome
     outcome = here(searching.main, finished, "--image", odd / "none.jpg")
     assert outcome.status == 2 and r"r\udce9/none.jpg" in outcome.err, outcome
 
@@ -78,6 +85,8 @@ def test_where_weights_cannot_lie(photos, finished, demo, tmp_path, here):
         (embedding.main, ("--checkpoint", odd, "--images", photos, "--out", tmp_path / "index")),
         (exporting.main, ("--checkpoint", finished, "--out", odd)),
         (searching.main, (odd, "--image", photos / NAMES[0])),
+        (evaluation.main, ("--checkpoint", odd, "--shards", demo)),
+        (supervision.main, ("--checkpoint", odd, "--shards", demo)),
         (training.main, ("--run_dir", odd, "--data.shards", demo)),
         (training.main, ("--run_dir", tmp_path / "run", "--data.shards", demo, "--model.weights", odd)),
     ):

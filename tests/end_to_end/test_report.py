@@ -144,7 +144,7 @@ def test_a_diverged_run_is_drawn_as_far_as_it_went(run, tmp_path, here, monkeypa
 
 
 def test_a_report_that_fails_does_not_fail_the_run(tmp_path, tiny, here, monkeypatch):
-    monkeypatch.setattr(reporting.sys, "executable", "/bin/false")
+    monkeypatch.setattr("sys.executable", "/bin/false")
     run = tmp_path / "run"
     outcome = here(training.main, "--config", tiny, "--run_dir", run, "--train.report", "true", "--train.max_steps", 2)
     assert outcome.status == 0 and "the run is intact" in outcome.err, outcome.err

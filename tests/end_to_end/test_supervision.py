@@ -73,6 +73,7 @@ def test_without_a_run_its_start_is_judged(tiny, here):
     [
         (["--checkpoint", "nowhere"], "nowhere"),
         (["--batches", "0"], "--batches"),
+        (["--batches", "x"], "python -m dist_plm.supervision: argument --batches: invalid int value: 'x'"),
         (["--manifold.similarity", "fuzzy"], "similarity"),
         (["--model.head_start", "pca"], "model.head_start pca"),
         (["--loss.relative", "true"], "--loss.relative false"),

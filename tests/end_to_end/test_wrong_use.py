@@ -70,7 +70,8 @@ def test_wrong_values(mistaken, mistake):
     mistaken(named, key, value)
 
 
-@pytest.mark.parametrize("text", ["manifold: {k: 5", "- a\n- list\n", "manifold: 5\n", "\x00", "a: " + "[" * 20_000])
+@pytest.mark.parametrize("text", ["manifold: {k: 5", "- a\n- list\n", "manifold: 5\n", "\x00", "a: " + "[" * 20_000,
+                                  "a: " + "[" * 20_000 + "]" * 20_000])  # fmt: skip
 def test_a_broken_configuration(mistaken, tmp_path, text):
     (tmp_path / "broken.yaml").write_text(text)
     mistaken("broken.yaml" if "manifold: 5" not in text else "manifold", "--config", "broken.yaml")

@@ -120,6 +120,17 @@ def test_a_system_without_processes_is_not_the_fault_of_the_output(tmp_path, cap
     assert run(*line) == 0
 
 
+def test_a_disk_that_fails_is_the_fault_of_the_output(tmp_path, capsys, monkeypatch):
+    """A write to an open file fails without the file's name."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("os.fsync", refuse)
+    line = ("demo", "--images", 60, "--classes", 4, "--out", tmp_path / "out")
+    assert f"--out {tmp_path / 'out'} can't be written" in refused(capsys, *line)
+
+
 @pytest.mark.parametrize("part", [(), ("--part", "1/2")])
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path, capsys, part):
     """No file may be larger than 20 kB, which a shard is."""

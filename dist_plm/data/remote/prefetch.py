@@ -39,7 +39,7 @@ class Prefetch(Foresight):
         self._step = self._read = self._fetched = self._there = 0
         self._turn, self._closed = threading.Condition(), False
         cache.foresee(self._ids, np.arange(len(self._ids)))
-        self._thread = threading.Thread(target=self._run, name="ahead", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
         self._thread.start()
 
     def advance(self) -> None:
