@@ -105,8 +105,6 @@ def load_config(path: Path) -> Config:
     parser.add_class_arguments(Config, as_group=False)
     try:
         return config_of(parser, parser.parse_object(yaml.safe_load(path.read_text(encoding="utf-8"))))
-    except (OSError, yaml.YAMLError, TypeError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is not a configuration of this version: {error}") from error
     except Exception as error:  # jsonargparse derives its error from Exception alone
         raise UserError(f"{path} is not a configuration of this version: {error}") from error
 

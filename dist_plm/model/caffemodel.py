@@ -11,8 +11,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 from torch import Tensor
 
-# {message: {field: (number, type, repeated)}}, from caffe.proto. `layers` is how Caffe wrote networks before 2015, the
-# zoo's GoogLeNet among them; `layer` how it does since. The four sizes of a blob gave way to `shape`.
+# {message: {field: (number, type, repeated)}}, from caffe.proto, in which `layer` replaced `layers`, and `shape` the
+# four sizes of a blob: files of both kinds are about.
 MESSAGES: dict[str, dict[str, tuple[int, str, bool]]] = {
     "BlobShape": {"dim": (1, "int64", True)},
     "BlobProto": {
