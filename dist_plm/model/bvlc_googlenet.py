@@ -23,7 +23,7 @@ def _response(maps: Tensor, band: Tensor, one: Tensor) -> tuple[Tensor, Tensor, 
 class _Response(torch.autograd.Function):
     """Keeps r and s^-3/4 for the backward, which then needs no power: with y_i = x_i s_i^-3/4,
 
-        dL/dx_i = g_i s_i^-3/4 - 3/2 x_i sum_j band_ij g_j x_j s_j^-7/4,    s^-7/4 = s^-3/4 r^2,   band symmetric.
+    dL/dx_i = g_i s_i^-3/4 - 3/2 x_i sum_j band_ij g_j x_j s_j^-7/4,    s^-7/4 = s^-3/4 r^2,   band symmetric.
     """
 
     @staticmethod
