@@ -23,13 +23,12 @@ def resolve_precision(config: Config, world: World) -> tuple[Config, str]:
     """
     stored = Path(config.run_dir) / "config.yaml"
     native = not world.agree(int(not has_native_bf16(world.device)))
-    if config.train.precision != "auto":
-        precision, reason = config.train.precision, "as configured"
-    elif stored.exists():
+    precision, reason = config.train.precision, "as configured"
+    if precision == "auto" and stored.exists():
         precision, reason = load_config(stored).train.precision, "as the run began"
-    elif config.runtime.strategy == "reproducible":
+    elif precision == "auto" and config.runtime.strategy == "reproducible":
         precision, reason = "fp32", "auto, strategy reproducible"
-    else:
+    elif precision == "auto":
         precision, reason = ("bf16", "auto, native here") if native else ("fp32", "auto, no native bf16 here")
     if precision == "bf16" and not native:
         reason += "; emulated on this hardware, slower than fp32"
