@@ -9,12 +9,16 @@ class ModelConfig:
     """Student and momentum encoder.
 
     Args:
-        backbone: `bvlc_googlenet` (this literature's Caffe network), `small`, or a classifier of torchvision.
-        weights: Empty for random ones, `imagenet` for torchvision's own, or a file (.safetensors, .pth, .caffemodel).
+        backbone: `bvlc_googlenet` (this literature's Caffe network), `small`, a classifier of torchvision, `timm/NAME`
+            for any network of timm, or `package.module:function` for one of your own (docs/python.md).
+        weights: Empty for random ones, `imagenet` for torchvision's own, `pretrained` for timm's own, or a file
+            (.safetensors, .pth, .bin, .caffemodel).
         dim: Dimension D of the embedding.
         wide_dim: Dimension of a second head g beside the embedding, which teaches in `stml`; 0 leaves it out.
         layer_norm: Normalise the head's output over its D entries before it is brought to unit length.
-        pooling: Global pooling before the head; `avg_max` is the sum of both.
+        pooling: Global pooling before the head, of a map's positions or a transformer's patches; `avg_max` is the sum
+            of both. `cls` is the class token (or attention pooling, as in SigLIP), `cls_avg` that beside the mean of
+            the patches, `gem` the generalised mean with a learnable exponent.
         batch_norm: `frozen` and `synchronised` are exact on any number of ranks; `per_rank` is not.
         momentum: gamma of equation 1.
         head_start: The heads at step 0: a random `orthogonal` projection, or the principal directions (`pca`) of the
@@ -26,7 +30,7 @@ class ModelConfig:
     dim: int = 128
     wide_dim: int = 0
     layer_norm: bool = False
-    pooling: Literal["avg_max", "avg", "max"] = "avg_max"
+    pooling: Literal["avg_max", "avg", "max", "cls", "cls_avg", "gem"] = "avg_max"
     batch_norm: Literal["frozen", "synchronised", "per_rank"] = "frozen"
     momentum: float = 0.999
     head_start: Literal["orthogonal", "pca", "whitened"] = "orthogonal"

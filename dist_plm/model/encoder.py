@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 from dist_plm.config import ModelConfig
 from dist_plm.model.backbones import build_backbone
 from dist_plm.model.batch_norm import AllReduceSum, convert_batch_norm
+from dist_plm.model.pooling import Pooling
 
 
 class Encoder(nn.Module):
@@ -16,6 +17,7 @@ class Encoder(nn.Module):
 
     Args:
         config: Which backbone, weights, pooling and dimension.
+        network: A network to take as the backbone instead of `config.backbone`, as in own_backbone.py.
         seed: Of the weights that are drawn: the same seed gives every rank the same network, whatever was drawn before.
         all_reduce_sum: Differentiable sum over the ranks, needed to train with `batch_norm: synchronised`.
 
@@ -23,17 +25,24 @@ class Encoder(nn.Module):
         UserError: An unknown backbone, or weights that are missing or fit another network.
     """
 
-    def __init__(self, config: ModelConfig, *, seed: int = 0, all_reduce_sum: AllReduceSum | None = None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        network: nn.Module | None = None,
+        seed: int = 0,
+        all_reduce_sum: AllReduceSum | None = None,
+    ) -> None:
         super().__init__()
-        self.pooling = config.pooling
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed, which would also reset the generators of the GPUs.
             torch.default_generator.manual_seed(seed)
-            self.backbone = build_backbone(config)
-            self.head = _head(self.backbone.features, config.dim)  # type: ignore[arg-type]
+            self.backbone = build_backbone(config, network)
+            self.pooling = Pooling(config.pooling, self.backbone, config.backbone)
+            self.head = _head(self.pooling.features, config.dim)
             self.wide_head: nn.Linear | None = None
             if config.wide_dim:
-                self.wide_head = _head(self.backbone.features, config.wide_dim)  # type: ignore[arg-type]
+                self.wide_head = _head(self.pooling.features, config.wide_dim)
         self.norm = nn.LayerNorm(config.dim) if config.layer_norm else nn.Identity()
         convert_batch_norm(self.backbone, config.batch_norm, all_reduce_sum)
 
@@ -56,19 +65,11 @@ class Encoder(nn.Module):
         """What the heads see of images [b, 3, h, w]: [b, C], in the precision of the head's weights."""
         maps = self.backbone(images)
         with torch.autocast(maps.device.type, enabled=False):
-            return self._pool(maps.to(self.head.weight.dtype))
+            return self.pooling(maps.to(self.head.weight.dtype))
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
         """All parameters but the backbone's."""
         return (value for name, value in self.named_parameters() if not name.startswith("backbone."))
-
-    def _pool(self, maps: Tensor) -> Tensor:
-        # Reductions, not pooling layers: the backward of adaptive max pooling is not deterministic on a GPU.
-        if self.pooling == "avg":
-            return maps.mean((2, 3))
-        if self.pooling == "max":
-            return maps.amax((2, 3))
-        return maps.mean((2, 3)) + maps.amax((2, 3))
 
 
 def _head(features: int, dim: int) -> nn.Linear:

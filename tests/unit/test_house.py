@@ -13,7 +13,7 @@ FLOORS = (
     {"methods"},
     {"evaluation"},
     {"training"},
-    {"networks", "checks"},
+    {"networks", "frozen", "checks"},
     {"benching", "catalogue", "reporting"},
     {"api"},
 )
