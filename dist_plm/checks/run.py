@@ -19,9 +19,13 @@ def check(config: Config, world_size: int) -> None:
     _check_sizes(config)
     _check_batch(config, world_size)
     _check_data(config, world_size)
+    from dist_plm.model.adapters import check_adapters
     from dist_plm.model.backbones import check_model
+    from dist_plm.model.split import blocks_wanted
 
     check_model(config.model)
+    blocks_wanted(config.model.trainable)
+    check_adapters(config.model)
     check_method(config)
 
 

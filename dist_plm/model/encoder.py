@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from dist_plm.config import ModelConfig
-from dist_plm.model.backbones import build_backbone
+from dist_plm.model.backbones import TIMM, build_backbone
 from dist_plm.model.batch_norm import AllReduceSum, convert_batch_norm
 from dist_plm.model.pooling import Pooling
 
@@ -72,6 +72,8 @@ class Encoder(Heads):
             wide_head = _head(pooling.features, config.wide_dim) if config.wide_dim else None
         super().__init__(pooling, head, wide_head, nn.LayerNorm(config.dim) if config.layer_norm else nn.Identity())
         self.backbone = backbone
+        # Of networks from outside nobody knows what images they take, and whether all their weights are of use.
+        self.known = network is None and not config.backbone.startswith(TIMM) and ":" not in config.backbone
         convert_batch_norm(self.backbone, config.batch_norm, all_reduce_sum)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -32,7 +32,8 @@ FORMAT = 1
 DESCRIPTION = "model.json"
 WEIGHTS = "model.safetensors"
 FILTERS = {"auto": "bilinear", "bilinear": "bilinear", "bicubic": "bicubic"}
-_TRAINING_ONLY = ("weights", "momentum", "wide_dim")  # keys of ModelConfig that the exported network doesn't depend on
+# Keys of ModelConfig that the exported network does not depend on.
+_TRAINING_ONLY = ("weights", "momentum", "wide_dim", "trainable", "lora", "checkpointing")
 
 
 def write_weights(folder: Path, embedder: Embedder) -> None:

@@ -34,6 +34,19 @@ def check_own(backbone: str) -> None:
     _function(backbone)
 
 
+class WithoutRegisters(nn.Module):
+    """Tokens [b, n, C] without those between the class token and the patches; anything else as it is."""
+
+    def __init__(self, prefix: int) -> None:
+        super().__init__()
+        self.prefix = prefix
+
+    def forward(self, found: Tensor) -> Tensor:
+        if found.ndim != 3 or self.prefix < 2:
+            return found
+        return torch.cat([found[:, :1], found[:, self.prefix :]], dim=1)
+
+
 class OwnBackbone(nn.Module):
     """A network from outside, as a backbone.
 
@@ -54,18 +67,15 @@ class OwnBackbone(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
-        self.prefix = int(getattr(net, "num_prefix_tokens", 0))
-        self.summary = self.prefix > 0
+        self.neck = WithoutRegisters(int(getattr(net, "num_prefix_tokens", 0)))
+        self.summary = self.neck.prefix > 0
         mean, std = (getattr(net, name, default) for name, default in zip(("mean", "std"), IMAGENET, strict=True))
         self.pixels = Pixels([255 * float(each) for each in mean], [255 * float(each) for each in std])
         self.features: int = int(getattr(net, "num_features", 0)) or self._count()
 
     def forward(self, images: Tensor) -> Tensor:
         """RGB images [b, 3, h, w] in 0-255 -> [b, C, h', w'], [b, n, C] or [b, C]."""
-        found = self.net(self.pixels(images))
-        if found.ndim == 3 and self.prefix > 1:
-            return torch.cat([found[:, :1], found[:, self.prefix :]], dim=1)
-        return found
+        return self.neck(self.net(self.pixels(images)))
 
     @torch.no_grad()
     def _count(self) -> int:

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dist_plm.config import ModelConfig
 from dist_plm.errors import UserError
+from dist_plm.model.adapters import add_adapters
 from dist_plm.model.chain import Unit, blocks
 from dist_plm.model.encoder import Encoder, Heads
 
@@ -73,9 +74,9 @@ class Trained(Heads):
         for unit in units:
             _graft(self.backbone, unit.name, unit.module)
         neck = getattr(encoder.backbone, "neck", None)
-        self._has_neck = bool(units) and isinstance(neck, nn.Module)
-        if self._has_neck:
-            self.backbone.neck = neck
+        self._has_neck = False
+        if units and isinstance(neck, nn.Module):
+            self._has_neck, self.backbone.neck = True, neck
 
     def forward(self, features: Tensor) -> Tensor:
         """What `Frozen` returns -> [b, D] of unit length; with a wide head [b, D + wide_dim]."""
@@ -132,6 +133,8 @@ class Split:
     def parts(self, encoder: Encoder) -> tuple[Frozen | None, Heads]:
         """The frozen front, if any, and what trains."""
         if self.whole:
+            if self.checkpointing:
+                encoder.backbone.checkpointed()  # type: ignore[operator]
             return None, encoder
         # By name: ZeRO may have put other modules in the place of those that were found.
         units = [
@@ -163,38 +166,48 @@ class Split:
         return found | dict.fromkeys(rest, before)
 
 
-def split(encoder: Encoder, config: ModelConfig, size: int, *, layers: bool = False) -> Split:
-    """Where `model.trainable` cuts an encoder; what no image reaches is frozen.
+def split(encoder: Encoder, config: ModelConfig, size: int, *, seed: int = 0, layers: bool = False) -> Split:
+    """Where `model.trainable` cuts an encoder; with `model.lora` its trained blocks get their adapters.
 
     Args:
         encoder: On its device, in its precision.
         config: Of the model.
         size: Side of the images, pixels.
+        seed: Of the adapters.
         layers: Whether the blocks are asked for although everything trains.
 
     Raises:
         UserError: The backbone has no such blocks, or takes no images of this size.
     """
-    count = _blocks_wanted(config.trainable)
-    whole = config.trainable == "all"
-    if config.trainable == "head":
-        return Split([], whole=False, checkpointing=False)
-    found: list[list[Unit]] = []
-    parameter = encoder.head.weight
-    images = torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype)
-    if count or layers:
-        training = encoder.training
-        found = blocks(encoder.eval().backbone, images)
-        encoder.train(training)
-    if count > len(found) or (layers and not found):
+    count, adapted = blocks_wanted(config.trainable), config.lora.rank > 0
+    whole = config.trainable == "all" and not adapted
+    if whole and config.checkpointing and not hasattr(encoder.backbone, "checkpointed"):
+        raise UserError(
+            f"model.checkpointing: {config.backbone} has none of its own; set --model.trainable blocks:N, or take a "
+            "network of timm (timm/NAME)"
+        )
+    if not (count or adapted or layers):
+        return Split([], whole=whole, checkpointing=config.checkpointing)
+    encoder.eval()
+    weight = encoder.head.weight
+    images = torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype)
+    found = blocks(encoder.backbone, images)
+    if count > len(found) or not found:
         raise UserError(
             f"model.trainable {config.trainable}: {config.backbone} can be cut before its last {len(found)} blocks at "
-            "most: lower it, or set --model.trainable head or all"
+            f"most{' (its blocks do not follow one another)' if not found else ''}: "
+            "lower N, or set --model.trainable head, or all without model.lora and optimiser.layer_decay"
         )
-    return Split(found[len(found) - count :] if count else found, whole=whole, checkpointing=config.checkpointing)
+    found = found[len(found) - count :] if count else found
+    if adapted:
+        while not found[0][0].is_block:  # a layer without adapters has nothing to train
+            found[0].pop(0)
+        add_adapters(encoder, [unit for group in found for unit in group], config, images, seed=seed)
+    return Split(found, whole=whole, checkpointing=config.checkpointing)
 
 
-def _blocks_wanted(trainable: str) -> int:
+def blocks_wanted(trainable: str) -> int:
+    """N of `blocks:N`; 0 for `all` and `head`. Raises UserError for anything else."""
     matched = re.fullmatch(r"blocks:([1-9]\d*)", trainable)
     if not matched and trainable not in ("all", "head"):
         raise UserError(f"model.trainable is '{trainable}': it must be all, head or blocks:N, such as blocks:2")
@@ -227,4 +240,3 @@ def _graft(root: nn.Module, path: str, module: nn.Module) -> None:
             root.add_module(each, nn.Module())
         root = root.get_submodule(each)
     root.add_module(name, module)
-

@@ -147,7 +147,7 @@ class Trainer:
         """Fit the heads to what the backbone makes of the training images, if so configured."""
 
         def features(pooled: Embed) -> MappedRows:
-            folder = self.directory.sweep(f"{digest(self.learner.student.backbone)}_pooled")
+            folder = self.directory.sweep(f"{digest(self.learner.encoder.backbone)}_pooled")
             swept = sweep(pooled, self.store, folder, config=self.config, world=self.world, display=self.display,
                           title="sweep for the heads")  # fmt: skip
             return MappedRows(swept, 0, len(swept), self.world.device)
