@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from dist_plm.cli import OneLineParser, add_frozen_options, check_frozen_options, run_command
 from dist_plm.config import Config, RuntimeConfig
 from dist_plm.errors import UserError
-from dist_plm.runtime.atomic import replacing
+from dist_plm.files.atomic import replacing
 
 if TYPE_CHECKING:
+    from dist_plm.distributed.world import World
+    from dist_plm.encoders.networks import TrainedExport, TrainedRun
     from dist_plm.frozen import FrozenNetwork
-    from dist_plm.networks import TrainedExport, TrainedRun
-    from dist_plm.runtime.world import World
 
 
 def main() -> int:
@@ -24,7 +24,7 @@ def main() -> int:
     options = _parse()
     runtime = _runtime(options.checkpoint)
 
-    from dist_plm.runtime.connection import connect, disconnect
+    from dist_plm.distributed.connection import connect, disconnect
 
     world = connect(runtime)
     try:
@@ -44,9 +44,9 @@ def main() -> int:
 
 
 def _located(options: argparse.Namespace, folder: Path, world: "World") -> "TrainedRun | TrainedExport | FrozenNetwork":
+    from dist_plm.encoders.networks import locate
     from dist_plm.frozen import frozen_network
-    from dist_plm.networks import locate
-    from dist_plm.runtime.progress import Display
+    from dist_plm.telemetry.progress import Display
 
     if options.checkpoint:
         return locate(options.checkpoint, world)
@@ -116,7 +116,7 @@ def _evaluate(
     trained: "TrainedRun | TrainedExport | FrozenNetwork", config: Config, folder: Path, world: "World"
 ) -> list[dict[str, Any]]:
     from dist_plm.evaluation.protocol import evaluate
-    from dist_plm.runtime.progress import Display
+    from dist_plm.telemetry.progress import Display
 
     display = Display(world)
     results = []

@@ -15,13 +15,13 @@ from torch import nn
 from dist_plm import __version__
 from dist_plm.config import Config, DataConfig, ModelConfig, ViewsConfig
 from dist_plm.data.opening import open_split
+from dist_plm.distributed.world import World
+from dist_plm.encoders.embedder import Embedder, ready
+from dist_plm.index.embedding_pass import sweep
 from dist_plm.index.rows import MappedRows
-from dist_plm.index.sweep import sweep
 from dist_plm.model import Encoder
-from dist_plm.model.embedder import Embedder, ready
 from dist_plm.model.preprocessing import check_size, own_pooling, own_views
-from dist_plm.runtime.progress import Display
-from dist_plm.runtime.world import World
+from dist_plm.telemetry.progress import Display
 from dist_plm.training.head_start import principal_projection
 
 

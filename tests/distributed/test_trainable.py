@@ -24,8 +24,8 @@ from dist_plm.config import (
     TrainConfig,
     ViewsConfig,
 )
+from dist_plm.distributed.world import World
 from dist_plm.model.own_backbone import allow
-from dist_plm.runtime.world import World
 from dist_plm.training.learner import Learner, phases
 from tests.distributed.ranks import on_ranks
 from tests.distributed.test_zero import batches, distance, tensors, zero
