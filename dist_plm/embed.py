@@ -16,8 +16,8 @@ def main() -> int:
         raise UserError(f"{options.out} exists: remove it, or name another folder with --out")
 
     from dist_plm.distributed.connection import connect, disconnect
-    from dist_plm.encoders.networks import load_network, locate
     from dist_plm.encoders.frozen import frozen_network
+    from dist_plm.encoders.networks import load_network, locate
     from dist_plm.search_index.build import Builder
     from dist_plm.search_index.images import FolderImages, ShardImages
     from dist_plm.telemetry.progress import Display

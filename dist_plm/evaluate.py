@@ -15,8 +15,8 @@ from dist_plm.files.atomic import replacing
 
 if TYPE_CHECKING:
     from dist_plm.distributed.world import World
-    from dist_plm.encoders.networks import TrainedExport, TrainedRun
     from dist_plm.encoders.frozen import FrozenNetwork
+    from dist_plm.encoders.networks import TrainedExport, TrainedRun
 
 
 def main() -> int:
@@ -44,8 +44,8 @@ def main() -> int:
 
 
 def _located(options: argparse.Namespace, folder: Path, world: "World") -> "TrainedRun | TrainedExport | FrozenNetwork":
-    from dist_plm.encoders.networks import locate
     from dist_plm.encoders.frozen import frozen_network
+    from dist_plm.encoders.networks import locate
     from dist_plm.telemetry.progress import Display
 
     if options.checkpoint:
