@@ -20,6 +20,7 @@ from dist_plm.errors import UserError
 from dist_plm.index.proposals import gpu_search
 from dist_plm.runtime.parts import Stopwatch
 from dist_plm.runtime.progress import Display
+from dist_plm.runtime.shares import batch_shares
 from dist_plm.runtime.world import World
 from dist_plm.training.learner import Learner, phases
 
@@ -56,6 +57,11 @@ class Setting:
     def steps(self) -> int:
         """Steps of one measurement: on a GPU several are queued, as in training."""
         return 10 if self.on_gpu else 1
+
+    @property
+    def own_images(self) -> int:
+        """Images of a global batch on this rank."""
+        return batch_shares(self.config, self.world.size).sizes[self.world.rank]
 
     @property
     def runs(self) -> int:

@@ -1,11 +1,42 @@
-"""Shares of work against all ways to share it."""
+"""Rows of a batch on the ranks, and shares of work against all ways to share it."""
 
 import itertools
 
 import numpy as np
 import pytest
 
-from dist_plm.runtime.shares import balanced
+from dist_plm.config import BatchConfig, Config, RuntimeConfig
+from dist_plm.runtime.shares import Shares, balanced, batch_shares, lanes
+
+
+@pytest.mark.parametrize("total", [1, 2, 7, 20, 100])
+def test_shares_differ_by_one_row_at_most(total):
+    for ranks in range(1, total + 1):
+        shares = Shares.even(total, ranks)
+        assert sorted(shares.sizes, reverse=True) == list(shares.sizes) and shares.total == total
+        assert min(shares.sizes) >= 1 and shares.largest - min(shares.sizes) <= 1
+        assert [row for rank in range(ranks) for row in range(total)[shares.rows(rank)]] == list(range(total))
+        assert shares.equal == (total % ranks == 0) and (shares.imbalance == 1) == shares.equal
+
+
+def test_the_papers_batch_on_eight_ranks():
+    shares = batch_shares(Config(batch=BatchConfig(groups=10, group_size=10)), 8)
+    assert shares.sizes == (13, 13, 13, 13, 12, 12, 12, 12) and shares.imbalance == 13 / 12.5
+    assert shares.times(2).offsets == (0, 26, 52, 78, 104, 128, 152, 176, 200)
+    assert shares.joined(2).sizes == (52, 48) and shares.joined(3).sizes == (39, 37, 24)  # of 3 3 2 ranks
+
+
+@pytest.mark.parametrize("images", [1, 7, 20, 100])
+def test_no_rank_divides_a_lane(images):
+    config = Config(batch=BatchConfig(groups=images, group_size=1), runtime=RuntimeConfig(strategy="reproducible"))
+    cut = lanes(config)
+    assert cut.total == images and len(cut.sizes) == min(8, images) and cut.largest - min(cut.sizes) <= 1
+    for ranks in range(1, len(cut.sizes) + 1):
+        shares = batch_shares(config, ranks)
+        assert shares.total == images and min(shares.sizes) >= 1
+        assert set(shares.offsets) <= set(cut.offsets)
+        if len(cut.sizes) % ranks == 0:
+            assert shares.largest - min(shares.sizes) <= 1
 
 
 @pytest.mark.parametrize("seed", range(10))
