@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import groupby, pairwise
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from dist_plm.methods.plm import PAIRS
 from dist_plm.model import Encoder
 from dist_plm.runtime.shares import batch_shares
 from dist_plm.runtime.strategy.memory import FLOAT, network_bytes
+
+LISTED = 32  # ranks whose shares `--plan` prints one by one
 
 
 def estimate(config: Config, world_size: int) -> None:
@@ -51,24 +53,18 @@ def share_rows(config: Config, world_size: int) -> list[tuple[str, str]]:
     equal shares, where computing on images is all that takes time.
     """
     shares, batch = batch_shares(config, world_size), config.batch
-    runs = ", ".join(
-        f"{size} on {ranks} rank{'s' * (ranks > 1)}"
-        for size, ranks in ((size, len(list(run))) for size, run in groupby(shares.sizes))
-    )
-    rows = [("images of a batch", runs)]
+    listed = " ".join(map(str, shares.sizes)) if world_size <= LISTED else f"{min(shares.sizes)} to {shares.largest}"
+    rows = [("shares", f"{listed} images on {world_size} rank{'s' * (world_size > 1)}")]
     if shares.equal:
         return rows
-    even = (
-        f"the largest share is {shares.largest} images, the mean {shares.total / world_size:.4g}: a step takes up to "
-        f"{100 * (shares.imbalance - 1):.0f} % longer than with equal shares"
-    )
     multiple = world_size // math.gcd(world_size, batch.group_size)
     groups = max(1, (2 * batch.groups + multiple) // (2 * multiple)) * multiple
-    mend = f"equal with --batch.groups {groups}, {groups * batch.group_size} images"
-    if config.runtime.strategy == "reproducible" and config.runtime.lanes % world_size:
-        lanes = max(1, round(config.runtime.lanes / world_size)) * world_size
-        mend = f"most of it goes with --runtime.lanes {lanes}, which changes the bits"
-    return [*rows, ("unequal shares", f"{even}; {mend}")]
+    mend = f"equal with --batch.groups {groups} ({groups * batch.group_size} images)"
+    lanes = -(-config.runtime.lanes // world_size) * world_size
+    if config.runtime.strategy == "reproducible" and config.runtime.lanes < lanes <= batch.images:
+        mend = f"nearly equal with --runtime.lanes {lanes}, which gives other bits"
+    cost = f"{shares.largest} / {shares.total / world_size:.4g} = {shares.imbalance:.3g}"
+    return [*rows, ("unequal shares", f"a step takes up to {cost} times as long as with equal shares; {mend}")]
 
 
 def _rows(config: Config, world_size: int) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Every configuration in configs/: accepted for any number of ranks, and a first step on 8 ranks is that of one process."""
+"""Every configuration in configs/: any number of ranks is accepted, and the first step on 8 is that of one process."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,12 +1,14 @@
 """Rows of a batch on the ranks, and shares of work against all ways to share it."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
 
 from dist_plm.config import BatchConfig, Config, RuntimeConfig
 from dist_plm.runtime.shares import Shares, balanced, batch_shares, lanes
+from dist_plm.training.estimate import share_rows
 
 
 @pytest.mark.parametrize("total", [1, 2, 7, 20, 100])
@@ -58,3 +60,25 @@ def test_one_large_shard_does_not_make_the_others_wait():
 
 def test_more_parts_than_work():
     assert balanced([5], 3) == [[0], [], []] and balanced([], 2) == [[], []]
+
+
+def test_the_plan_says_what_unequal_shares_cost():
+    config = Config(batch=BatchConfig(groups=10, group_size=10))
+    rows = dict(share_rows(config, 8))
+    assert rows["shares"] == "13 13 13 13 12 12 12 12 images on 8 ranks"
+    assert "13 / 12.5 = 1.04 times" in rows["unequal shares"]
+    assert "equal with --batch.groups 12 (120 images)" in rows["unequal shares"]
+    for ranks in range(1, 101):
+        rows = dict(share_rows(config, ranks))
+        found = re.search(r"--batch.groups (\d+) \((\d+) images\)", rows.get("unequal shares", ""))
+        assert bool(found) == bool(100 % ranks)
+        if found:
+            groups, images = map(int, found.groups())
+            assert groups * 10 == images and images % ranks == 0
+            assert all((10 * other) % ranks for other in range(1, 100) if abs(other - 10) < abs(groups - 10))
+
+
+def test_the_plan_says_how_lanes_divide_better():
+    config = Config(batch=BatchConfig(groups=10, group_size=10), runtime=RuntimeConfig(strategy="reproducible"))
+    row = dict(share_rows(config, 6))["unequal shares"]
+    assert "25 / 16.67 = 1.5 times" in row and "--runtime.lanes 12," in row
