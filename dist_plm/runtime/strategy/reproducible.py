@@ -21,7 +21,8 @@ class Reproducible(Replicated):
       both encoders embed one at a time: a kernel sees the same rows on any number of ranks;
     - the method computes in float64 and its gradient dL/dz is rounded to float32 once: two orders differ by 1e-16,
       which changes what it rounds to in about one entry of 1e8;
-    - gradients of the pieces and of the ranks add up in float64 and are rounded once, likewise.
+    - gradients of the pieces and of the ranks add up in float64 and are rounded once, likewise; so are those of the
+      method's own parameters, which are complete on their owner.
 
     It costs 8 bytes a weight, and kernels that are smaller than they could be.
 
@@ -57,3 +58,5 @@ class Reproducible(Replicated):
         self._pieces = []
         for parameter, part in zip(self._parameters, self.world.sum(total).split(sizes), strict=True):
             parameter.grad = part.view_as(parameter).to(parameter)
+        for own in self._own_gradients():
+            own.copy_(own.to(z.dtype))
