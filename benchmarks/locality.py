@@ -18,7 +18,7 @@ from dist_plm.data.plan import rank_rows
 from dist_plm.data.remote.cache import ImageCache
 from dist_plm.data.remote.prefetch import next_uses
 from dist_plm.data.store import Store
-from dist_plm.runtime.shares import Shares
+from dist_plm.distributed.shares import Shares
 
 SHARDS, NODES, GROUPS, GROUP_SIZE = 1_000, 8, 400, 10
 BYTES = 100_000  # of an image

@@ -4,8 +4,8 @@ import numpy as np
 
 from dist_plm.data.plan import rank_rows
 from dist_plm.data.store import Store
-from dist_plm.runtime.shares import Shares
-from dist_plm.runtime.world import World
+from dist_plm.distributed.shares import Shares
+from dist_plm.distributed.world import World
 
 
 def node_shares(shares: Shares, world: World) -> Shares:

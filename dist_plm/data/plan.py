@@ -10,8 +10,8 @@ from itertools import chain
 import numpy as np
 
 from dist_plm.config import BatchConfig
+from dist_plm.distributed.shares import Shares
 from dist_plm.errors import UserError
-from dist_plm.runtime.shares import Shares
 
 Neighbours = Callable[[np.ndarray, int], np.ndarray]  # seeds int64 [S], depth -> ids [S, depth], nearest first, no seed
 

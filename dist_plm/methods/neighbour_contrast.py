@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
+from dist_plm.distributed.shares import Shares
 from dist_plm.manifold import nearest_candidates
 from dist_plm.methods.base import Loss, Method, Points
 from dist_plm.methods.instance import contrast
-from dist_plm.runtime.shares import Shares
 
 
 class NeighbourContrast(Method):

@@ -14,12 +14,12 @@ from dist_plm.cli import load_config
 from dist_plm.config import Config, RuntimeConfig
 from dist_plm.data.loader import Batch
 from dist_plm.data.plan import random_plan, rank_rows
+from dist_plm.distributed.shares import batch_shares
+from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
 from dist_plm.methods import METHODS
-from dist_plm.runtime.shares import batch_shares
-from dist_plm.runtime.world import World
-from dist_plm.training.estimate import share_rows
 from dist_plm.training.learner import Learner, phases
+from dist_plm.training.resources import share_rows
 from tests.commands import ROOT
 from tests.distributed.ranks import on_ranks
 
@@ -35,7 +35,7 @@ def test_any_number_of_ranks_is_accepted(world_size: int, monkeypatch: pytest.Mo
 
         def __exit__(self, *_: object) -> None: ...
 
-    monkeypatch.setattr("dist_plm.checks.run._check_data", lambda *_: None)  # no data set is here
+    monkeypatch.setattr("dist_plm.checks.settings._check_data", lambda *_: None)  # no data set is here
     monkeypatch.setattr("dist_plm.checks.method.open_split", lambda *_: Labels())
     for name, config in CONFIGS.items():
         if config.runtime.strategy == "reproducible" and world_size > config.runtime.lanes:

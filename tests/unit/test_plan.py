@@ -18,8 +18,8 @@ from dist_plm.data.plan import (
     rank_rows,
 )
 from dist_plm.data.plan_file import load_plan, save_blocks, save_plan
+from dist_plm.distributed.shares import Shares
 from dist_plm.errors import UserError
-from dist_plm.runtime.shares import Shares
 
 SHAPES = [(1, 4), (3, 2), (4, 5), (7, 3), (5, 1), (2, 10)]
 

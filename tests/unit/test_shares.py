@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dist_plm.config import BatchConfig, Config, RuntimeConfig
-from dist_plm.runtime.shares import Shares, balanced, batch_shares, lanes
-from dist_plm.training.estimate import share_rows
+from dist_plm.distributed.shares import Shares, balanced, batch_shares, lanes
+from dist_plm.training.resources import share_rows
 
 
 @pytest.mark.parametrize("total", [1, 2, 7, 20, 100])
