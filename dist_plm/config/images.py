@@ -60,10 +60,12 @@ class ViewsConfig:
 
 @dataclass
 class BatchConfig:
-    """The global batch: around seeds (section 3.1.1), or of classes, as the method has it. The same on any ranks.
+    """The global batch: around seeds (section 3.1.1), or of classes, as the method has it.
+
+    It is the same on any number of ranks, up to one an image: its images are split over them as evenly as possible.
 
     Args:
-        groups: N, seeds or classes drawn for a batch; the world size must divide it.
+        groups: N, seeds or classes drawn for a batch.
         group_size: k = |B| / N, a seed and its k - 1 nearest neighbours, or images of one class. Single images (1) need
             no neighbours, and so no sweep, but one where proxies.start is `data`.
         cover: `random` draws seeds from all images (the paper); `disjoint` reads every image once an epoch at most.

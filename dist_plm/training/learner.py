@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dist_plm.checkpoint.checkpoint import Sharded, State
 from dist_plm.config import Config
 from dist_plm.data.loader import Batch
+from dist_plm.distributed.shares import batch_shares
 from dist_plm.distributed.world import World
 from dist_plm.index.embedding_pass import Embed
 from dist_plm.index.rows import Rows
@@ -66,12 +67,14 @@ class Learner:
         frozen: Its front that does not train, the teacher's too; None where everything trains.
         student: What trains: the encoder, or the part of it behind `frozen`.
         teacher: The momentum encoder of `student`.
+        shares: Points of a global batch on each rank.
     """
 
     def __init__(
         self, config: Config, world: World, phase: Phase, classes: int = 1, *, network: nn.Module | None = None
     ) -> None:
         self.config, self.world, self.classes = config, world, classes
+        self.shares = batch_shares(config, world.size).times(config.views.count)
         self.method_dtype = method_dtype(config)
         dtype = torch.float64 if config.train.precision == "fp64" else torch.float32
         encoder = Encoder(config.model, network=network, seed=config.seed, all_reduce_sum=world.sum)
@@ -191,7 +194,7 @@ class Learner:
         with part("teacher"):
             x = self.strategy.embed_constant(self._teacher_forward, views)
         with part("losses"):
-            return x, self.method.prepare(self._usable(x)[:, : self.config.model.dim])
+            return x, self.method.prepare(self._usable(x)[:, : self.config.model.dim], self.shares)
 
     def _usable(self, embedded: Tensor) -> Tensor:
         """A constant in the method's precision, finite: an eigendecomposition raises on what is not, and a step that is
@@ -206,6 +209,7 @@ class Learner:
             z[:, :dim],
             x[:, :dim],
             views,
+            self.shares,
             ids=batch.ids.repeat_interleave(views),
             labels=labels,
             student_wide=z[:, dim:],
@@ -221,12 +225,12 @@ class Learner:
 
     def describe(self, report: Report) -> dict[str, float]:
         """The numbers of a step over the global batch. A collective; waits for the device."""
-        loss, size = report.loss, self.world.size
+        loss, own = report.loss, len(report.z) / self.shares.total
         shares = {"loss": loss.share.detach(), **{f"loss_{name}": value for name, value in loss.terms.items()}}
-        means = {name: value / size for name, value in loss.statistics.items()}
+        means = {name: value * own for name, value in loss.statistics.items()}
         names = [*shares, *means]
         totals = self.world.sum(torch.stack([*shares.values(), *means.values()])).tolist()
-        z = self.world.gather_rows(report.z)
+        z = self.world.gather_rows(report.z, self.shares)
         spread = {"mean_pair_distance": mean_pair_distance(z).item(), "effective_rank": effective_rank(z).item()}
         return dict(zip(names, totals, strict=True)) | spread
 
