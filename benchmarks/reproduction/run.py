@@ -80,7 +80,11 @@ def append(results: Path, record: dict[str, Any]) -> None:
     """Add a line, and say it in short."""
     with results.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
-    ends = {name: [entry[name]["1"] for entry in record["course"]] for name in ("student", "teacher")}
+    ends = {
+        f"{name} {metric}": [entry[name][metric] for entry in record["course"]]
+        for name in ("student", "teacher")
+        for metric in ("1", "map_at_r")
+    }
     print(f"{record['setting']:24} seed {record['seed']}  {record['seconds']:5.0f} s  {ends}", flush=True)
 
 

@@ -30,17 +30,21 @@ class Batch:
         ids: int64 [b], sample ids.
         views: uint8 [b * count, 3, size, size], image-major: view v of ids[i] is row i * count + v.
         labels: int64 [b], classes of the images, where they are asked for.
+        neighbours: float32 [b, k, D], embeddings of the nearest training images of each image, where they are asked
+            for.
     """
 
     step: int
     ids: torch.Tensor
     views: torch.Tensor
     labels: torch.Tensor | None = None
+    neighbours: torch.Tensor | None = None
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on `device`; from pinned memory the copy does not wait, and later kernels of the stream see it done."""
-    tensors = (None if t is None else t.to(device, non_blocking=True) for t in (batch.ids, batch.views, batch.labels))
+    held = (batch.ids, batch.views, batch.labels, batch.neighbours)
+    tensors = (None if t is None else t.to(device, non_blocking=True) for t in held)
     with part("copy"):
         return Batch(batch.step, *tensors)  # type: ignore[arg-type]
 

@@ -15,7 +15,7 @@ class NeighbourContrast(Method):
     near.
     """
 
-    def prepare(self, x: Tensor) -> Tensor:
+    def prepare(self, x: Tensor, neighbours: Tensor | None = None) -> Tensor:
         """The k nearest points of each, as rows of the global batch [b, k]."""
         k, rows = self.config.manifold.k, self.world.own_rows(x)
         return nearest_candidates(x, self.world.gather_rows(x), k, rows)[:, 1:]

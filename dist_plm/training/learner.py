@@ -120,7 +120,7 @@ class Learner:
         with part("student"):
             embedded = self.strategy.embed(views)
         with self.side_stream.work():
-            x, prepared = self._look(views) if self.method.reads_teacher else (None, None)
+            x, prepared = self._look(batch) if self.method.reads_teacher else (None, None)
         self.side_stream.join()
         x = embedded if x is None else x
         sound = embedded.detach().isfinite().all() & x.isfinite().all()
@@ -145,12 +145,13 @@ class Learner:
         self.side_stream.follow()  # an allocator short of memory may unmap x as soon as the second stream is done
         return Report(loss, z.detach()[:, : self.config.model.dim])
 
-    def _look(self, views: Tensor) -> tuple[Tensor, Any]:
+    def _look(self, batch: Batch) -> tuple[Tensor, Any]:
         """f_phi of the views [b, D + wide_dim], and what the method makes of it while the student is embedding."""
         with part("teacher"):
-            x = self.strategy.embed_constant(self._teacher_forward, views)
+            x = self.strategy.embed_constant(self._teacher_forward, batch.views)
+        neighbours = None if batch.neighbours is None else batch.neighbours.to(self.method_dtype)
         with part("losses"):
-            return x, self.method.prepare(self._usable(x)[:, : self.config.model.dim])
+            return x, self.method.prepare(self._usable(x)[:, : self.config.model.dim], neighbours)
 
     def _usable(self, embedded: Tensor) -> Tensor:
         """A constant in the method's precision, finite: an eigendecomposition raises on what is not, and a step that is
