@@ -20,6 +20,6 @@ def mean_of_members(points: Tensor, neighbours: Tensor, members: Tensor) -> Tens
 @torch.no_grad()
 @full_precision
 def project(points: Tensor, basis: Tensor, centre: Tensor) -> Tensor:
-    """c_i + U_i U_i'(x_i - c_i) for points [B, D], basis [B, D, M] with orthonormal columns, centre [B, D] -> [B, D]."""
+    """c_i + U_i U_i'(x_i - c_i) for points [B, D], orthonormal basis [B, D, M] and centre [B, D] -> [B, D]."""
     offset = (points - centre)[:, :, None]
     return centre + (basis @ (basis.mT @ offset)).squeeze(2)

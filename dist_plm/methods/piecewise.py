@@ -87,7 +87,7 @@ def neighbourhoods(x: Tensor, candidates: Tensor, rows: Tensor, config: Manifold
         )
 
 
-def member_ids(found: Pieces) -> Tensor:
+def member_ids(found: Pieces | Neighbourhoods) -> Tensor:
     """X_i as int64 [b, k + 1], rows of the batch, -1 for the neighbours that are not in it."""
     assert found.indices is not None  # a binary similarity has its neighbours in the batch
     return found.indices.masked_fill(~found.members, -1)
