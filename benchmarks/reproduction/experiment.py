@@ -14,6 +14,7 @@ from benchmarks.reproduction.features import Features
 from dist_plm.config import Config
 from dist_plm.data.loader import Batch
 from dist_plm.data.plan import class_plan, make_plan, random_plan
+from dist_plm.evaluation.label_free import label_free
 from dist_plm.evaluation.live import batch_quality
 from dist_plm.evaluation.retrieval import retrieval_counts
 from dist_plm.index import nearest
@@ -134,6 +135,14 @@ class Experiment:
     def _through(self, embed: Embed, maps: np.ndarray) -> Tensor:
         return torch.cat([embed(batch) for batch in _batches(maps)])
 
+    def _label_free(self, network: nn.Module) -> dict[str, float]:
+        """Statistics without labels from two random crops of each test image, where they were cached."""
+        crops = self.features.test_crops
+        if crops is None:
+            return {}
+        found = label_free(self._embedded(network, crops[:, 0]), self._embedded(network, crops[:, 1]))
+        return {name: float(f"{estimate.value:.5g}") for name, estimate in found.items()}
+
     def _judge(self, step: int, looks: list[dict[str, float]]) -> None:
         entry: dict[str, Any] = {"step": step}
         labels = torch.from_numpy(self.features.test_labels)
@@ -141,7 +150,7 @@ class Experiment:
             if step == 0 and name == "teacher":  # a copy
                 entry[name] = entry["student"]
                 continue
-            entry[name] = _metrics(self._embedded(network, self.features.test), labels)
+            entry[name] = _metrics(self._embedded(network, self.features.test), labels) | self._label_free(network)
         names = {name for look in looks for name in look}
         means = {name: fmean(look[name] for look in looks if name in look) for name in sorted(names)}
         self.course.append(entry | {"statistics": {name: float(f"{value:.4g}") for name, value in means.items()}})
