@@ -11,7 +11,7 @@ What is there already is not computed again.
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,12 @@ class Features:
         crops = folder / cut / "test_crops.npy"
         labels = [np.load(folder / f"{split}_labels.npy") for split in ("train", "test")]
         return cls(*maps, *labels, np.load(crops, mmap_mode="r") if crops.exists() else None)
+
+    def on_test(self) -> "Features":
+        """The test images in place of the training images: without labels, a user's own folder is both."""
+        assert self.test_crops is not None, "features were cached without --test_crops"
+        labels = self.test_labels - self.test_labels.min()
+        return replace(self, crops=self.test_crops, train=self.test, train_labels=labels)
 
 
 def write(config: Config, folder: Path, crops: int, classes: int, test_crops: int = 0) -> None:
