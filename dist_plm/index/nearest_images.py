@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dist_plm.index.embeddings import Embeddings
+from dist_plm.index.embedding_files import Embeddings
 from dist_plm.index.global_index import GlobalIndex
 
 SEARCHED = 65_536  # images whose neighbours are searched, and held, at once

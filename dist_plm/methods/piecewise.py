@@ -16,7 +16,7 @@ from dist_plm.manifold import (
     proxy_similarity,
 )
 from dist_plm.manifold.membership import member_similarity, nearest_points_similarity
-from dist_plm.runtime.parts import part
+from dist_plm.telemetry.parts import part
 
 
 class Pieces(NamedTuple):
