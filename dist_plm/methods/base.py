@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dist_plm.checkpoint.checkpoint import State
 from dist_plm.config import BatchConfig, Config
+from dist_plm.distributed.shares import Shares
 from dist_plm.distributed.world import World
 
 Batches = Literal["neighbours", "random", "classes", "clusters"]
@@ -24,6 +25,7 @@ class Points:
         student: z = f_theta(x) [b, D], fp32 or better; carries gradient.
         teacher: f_phi(x) [b, D]; z without gradient for a method that does not read it.
         views: Views of an image.
+        shares: Points of each rank; None: as many as this one.
         ids: int64 [b], the image of each point.
         labels: int64 [b], the class of each point, where batches are made of `classes` or `clusters`.
         student_wide: g_theta(x) [b, wide_dim] of the wide head, which may be 0 wide; carries gradient.
@@ -39,6 +41,7 @@ class Points:
     student: Tensor
     teacher: Tensor
     views: int
+    shares: Shares | None = None
     ids: Tensor | None = None
     labels: Tensor | None = None
     student_wide: Tensor | None = None
@@ -124,9 +127,14 @@ class Method(nn.Module, ABC):
         """Whether `forward` and `prepare` ask for the nearest training images of each image of a batch."""
         return False
 
-    def prepare(self, x: Tensor, neighbours: Tensor | None = None) -> Any:
-        """What `forward` needs of f_phi(x) [b, D] and of `Points.neighbours` alone: it may be called while the student
-        is still embedding. A collective."""
+    def prepare(self, x: Tensor, shares: Shares | None = None, neighbours: Tensor | None = None) -> Any:
+        """What `forward` needs of f_phi(x) [b, D] alone: it may be called while the student is still embedding. A
+        collective.
+
+        Args:
+            shares: As in `Points`.
+            neighbours: As in `Points`.
+        """
         return None
 
     @abstractmethod

@@ -228,7 +228,8 @@ class Planner:
         """Embeddings of the training images by the momentum encoder, `batch.refresh_epochs` old at most."""
         started = time.monotonic()
         # STML finds neighbours by the wide head; a sweep by the other one, of the same weights, must not pass for it.
-        wide, teacher = bool(self.config.model.wide_dim), learner.strategy.whole(learner.teacher)
+        wide = bool(self.config.model.wide_dim)
+        teacher = learner.whole("teacher")
         if self._refreshing(at) or not self._is_kept(at):
             at.sweep = digest(teacher) + "_wide" * wide + "_fp16" * (self.config.index.precision == "fp16")
         embeddings = self._swept(at, learner)
@@ -238,7 +239,7 @@ class Planner:
     def _swept(self, at: Position, learner: Learner) -> Embeddings:
         """The embeddings named by `at.sweep`; shards that are missing are embedded by the present teacher."""
         return sweep(
-            learner.embed_with(learner.strategy.whole(learner.teacher), wide=bool(self.config.model.wide_dim)),
+            learner.embed_with(learner.whole("teacher"), wide=bool(self.config.model.wide_dim)),
             self.store,
             self.directory.sweep(at.sweep),
             config=self.config,
