@@ -18,8 +18,8 @@ class ManifoldConfig:
         n_alpha: Decay of similarity across a neighbourhood (equation 3).
         n_beta: Decay of similarity along a neighbourhood (equation 4).
         scope: Where the neighbours of a point come from: the whole batch on any number of ranks (`global`), a rank's
-            groups (`rank`, which needs the same number of whole groups on each), or all training images, as the momentum encoder embedded them at the last refresh
-            (`gallery`); there a point's other views come first.
+            groups (`rank`, which needs the same number of whole groups on each), or all training images, as the
+            momentum encoder embedded them at the last refresh (`gallery`); there a point's other views come first.
         piece: With scope `gallery`: a neighbourhood for each view of an image (`view`), or one around the mean of its
             views (`image`).
         project: Compute targets from points projected onto their own neighbourhood, x_i -> c_i + UU'(x_i - c_i), with
