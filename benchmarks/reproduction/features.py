@@ -54,9 +54,9 @@ class Features:
     def load(cls, folder: Path, cut: str) -> "Features":
         """The maps that enter `cut`."""
         maps = [np.load(folder / cut / f"{name}.npy", mmap_mode="r") for name in ("crops", "train", "test")]
+        features = cls(*maps, *(np.load(folder / f"{split}_labels.npy") for split in ("train", "test")))
         crops = folder / cut / "test_crops.npy"
-        labels = [np.load(folder / f"{split}_labels.npy") for split in ("train", "test")]
-        return cls(*maps, *labels, np.load(crops, mmap_mode="r") if crops.exists() else None)
+        return replace(features, test_crops=np.load(crops, mmap_mode="r")) if crops.exists() else features
 
     def on_test(self) -> "Features":
         """The test images in place of the training images: without labels, a user's own folder is both."""
