@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 RANK_SECONDS = 240  # until a rank of `on_ranks` is killed
 # Ranks are forked from a process that has imported everything: a start takes a second of CPU time, not seven.
-PRELOAD = ["dist_plm.training.trainer", "torch.utils.tensorboard", "webdataset.tariterators", "sklearn.cluster",
-           "torch.distributed.launcher.api"]  # fmt: skip
+PRELOAD = ["deepspeed.runtime.engine", "dist_plm.train", "dist_plm.training.trainer", "faiss", "sklearn.cluster",
+           "torch._dynamo", "torch.distributed.launcher.api", "torch.utils.tensorboard",
+           "webdataset.tariterators"]  # fmt: skip
 SERVER = get_context("forkserver")
 SERVER.set_forkserver_preload(PRELOAD)
 
