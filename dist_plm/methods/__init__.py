@@ -1,4 +1,7 @@
-"""What is trained on a batch: a method turns the embeddings of a batch into a loss. `build_method` is the registry."""
+"""Training objectives: a method turns the embeddings of a batch into a loss and says how batches are sampled.
+
+`build_method` is the registry.
+"""
 
 from dist_plm.config import Config
 from dist_plm.distributed.world import World

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from benchmarks.common import on_ranks
 from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, ProxiesConfig, RuntimeConfig
 from dist_plm.distributed.shares import Shares
 from dist_plm.distributed.world import World, _GatherRows
 from dist_plm.methods import Points, build_method
 from dist_plm.parallel.optimiser import Updates
 from dist_plm.parallel.strategy import DataParallel, data_parallel
-from tests.distributed.ranks import on_ranks
 
 GROUPS, GROUP_SIZE, VIEWS, DIM = 12, 2, 2, 6
 POINTS = GROUPS * GROUP_SIZE * VIEWS
