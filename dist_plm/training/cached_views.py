@@ -12,7 +12,7 @@ seed of their own, and KEY is a hash of the images, the views and the frozen wei
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import astuple
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from dist_plm.model.digest import digest
 from dist_plm.telemetry.progress import Display
 from dist_plm.training.learner import Learner
 
+Around = Callable[[np.ndarray], np.ndarray]
 VIEWS_SEED = 0  # of the cached views, whatever the run's: runs of other seeds share them
 
 
@@ -72,16 +73,19 @@ class CachedViews:
         rows = self._swept(store, "eval", f"features of {store.split}")
         return from_rows(rows, self.shape, self._config.evaluation.batch_size)
 
-    def batches(self, plan_rows: np.ndarray, labels: np.ndarray | None, *, epoch: int, first_step: int) -> "Rows":
+    def batches(
+        self, plan_rows: np.ndarray, labels: np.ndarray | None, around: Around | None, *, epoch: int, first_step: int
+    ) -> "Rows":
         """The batches of an epoch from `first_step` on, as Loader's.
 
         Args:
             plan_rows: int64 [steps, b], this rank's sample ids of every step.
             labels: int64 [n], classes of all images, to be handed out with them; or None.
+            around: As Loader's.
         """
         count, candidates = self._config.views.count, len(self._train)
         chosen = chosen_views(count, candidates, len(self._train[0]), seed=self._config.seed, epoch=epoch)
-        return Rows(self._train, self.shape, plan_rows, chosen, labels, first_step)
+        return Rows(self._train, self.shape, plan_rows, chosen, labels, around, first_step)
 
     def _swept(self, store: Store, name: str, title: str, view: int | None = None) -> Embeddings:
         config = self._config
@@ -117,10 +121,10 @@ class Rows:
 
     def __init__(
         self, views: list[Embeddings], shape: tuple[int, ...], plan_rows: np.ndarray, chosen: np.ndarray,
-        labels: np.ndarray | None, first_step: int,
+        labels: np.ndarray | None, around: Around | None, first_step: int,
     ) -> None:  # fmt: skip
         self._views, self._shape, self._plan_rows, self._chosen = views, shape, plan_rows, chosen
-        self._labels, self._first_step = labels, first_step
+        self._labels, self._around, self._first_step = labels, around, first_step
 
     def __len__(self) -> int:
         return max(0, len(self._plan_rows) - self._first_step)
@@ -135,7 +139,9 @@ class Rows:
                 if len(which[0]):
                     rows[which] = view.take(ids[which[0]])
             labels = None if self._labels is None else torch.from_numpy(np.asarray(self._labels[ids], np.int64))
-            yield Batch(step, torch.from_numpy(ids), torch.from_numpy(rows.reshape(-1, *self._shape)), labels)
+            neighbours = None if self._around is None else torch.from_numpy(self._around(ids))
+            features = torch.from_numpy(rows.reshape(-1, *self._shape))
+            yield Batch(step, torch.from_numpy(ids), features, labels, neighbours)
 
 
 def chosen_views(count: int, candidates: int, images: int, *, seed: int, epoch: int) -> np.ndarray:

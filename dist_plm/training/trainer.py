@@ -197,13 +197,15 @@ class Trainer:
     def _loader(self, plan: Plan, first: int) -> "Loader | Rows":
         """The batches of the epoch from step `first` on."""
         config, rows = self.config, rank_rows(plan.ids, self.shares, self.world.rank)
+        around = plan.nearest.around if plan.nearest else None
         if self.views:
-            return self.views.batches(rows, plan.labels, epoch=self.at.epochs, first_step=first)
+            return self.views.batches(rows, plan.labels, around, epoch=self.at.epochs, first_step=first)
         return Loader(
             self.store,
             rows,
             node_rows=node_rows(plan.ids, self.shares, self.world),
             labels=plan.labels,
+            around=around,
             views=config.views,
             seed=config.seed,
             epoch=self.at.epochs,
@@ -239,7 +241,8 @@ class Trainer:
 
     def _next_phase(self) -> None:
         at = self.at
-        at.phase, at.epoch, at.batch, at.plan, at.sweep, at.labels = at.phase + 1, 0, 0, "", "", ""
+        at.phase, at.epoch, at.batch, at.plan = at.phase + 1, 0, 0, ""
+        at.sweep = at.labels = at.nearest = ""
         self.learner.enter(self.phase)
 
     def _save(self, *, best: bool = False) -> None:
