@@ -45,6 +45,8 @@ class ViewsConfig:
         scale: Smallest and largest share of the image's area that a crop covers.
         flip: Probability of a horizontal flip.
         brightness: Largest relative change of brightness and of contrast; 0 leaves colours alone.
+        interpolation: Filter that resizes; `auto` is the one of the backbone's pretraining where timm knows it, and
+            `bilinear` for all others.
     """
 
     size: int = 227
@@ -53,6 +55,7 @@ class ViewsConfig:
     scale: tuple[float, float] = (0.16, 1.0)
     flip: float = 0.5
     brightness: float = 0.0
+    interpolation: Literal["auto", "bilinear", "bicubic"] = "auto"
 
 
 @dataclass
