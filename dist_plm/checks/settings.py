@@ -167,7 +167,7 @@ def _check_strategy(config: Config, world_size: int) -> None:
     if config.runtime.lanes < world_size:
         raise UserError(
             f"runtime.lanes {config.runtime.lanes} is less than the {world_size} ranks, and each computes whole lanes: "
-            "raise --runtime.lanes, which gives other bits, or set --runtime.strategy ddp"
+            "raise --runtime.lanes, which changes the bits of the result, or set --runtime.strategy ddp"
         )
     if config.batch.locality:
         raise UserError(
