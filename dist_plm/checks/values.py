@@ -14,11 +14,12 @@ POSITIVE = (
     "loss.delta", "optimiser.lr", "warm_up.lr", "warm_up.temperature", "train.epochs", "train.evaluate_epochs",
     "train.log_steps", "evaluation.ks", "evaluation.batch_size", "checkpoint.every_steps", "checkpoint.keep",
     "runtime.timeout_seconds", "index.nprobe", "index.nprobe_max", "index.recall_sample", "index.memory_gb",
+    "optimiser.layer_decay",
 )  # fmt: skip
 SHARES = ("model.momentum", "manifold.threshold", "views.flip", "index.recall_floor")
 NOT_NEGATIVE = (
     "seed", "data.decoded_side", "proxies.count", "batch.epoch_steps", "warm_up.epochs", "train.max_steps",
-    "runtime.threads", "optimiser.clip_norm",
+    "runtime.threads", "optimiser.clip_norm", "views.cached",
 )  # fmt: skip
 MOST = {
     "seed": 2**31 - 1,  # of faiss

@@ -1,4 +1,4 @@
-"""The schema of an experiment: one dataclass per concept, checked before any process group or GPU is touched.
+"""The configuration schema: one dataclass per section, with defaults and help texts.
 
 Defaults are the paper's values where it states them (section 4.1) and otherwise the readings named beside them.
 This module imports nothing heavy, so that `--help` and a wrong key answer at once.
@@ -11,7 +11,7 @@ from dist_plm.config.baselines import DadaConfig, ProxyAnchorConfig, PseudoLabel
 from dist_plm.config.images import BatchConfig, DataConfig, ViewsConfig
 from dist_plm.config.index import IndexConfig
 from dist_plm.config.method import LossConfig, ManifoldConfig, ProxiesConfig, WarmUpConfig
-from dist_plm.config.network import ModelConfig, OptimiserConfig
+from dist_plm.config.network import LoraConfig, ModelConfig, OptimiserConfig
 from dist_plm.config.training import CheckpointConfig, EvaluationConfig, RuntimeConfig, TrainConfig, ZeroConfig
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "DataConfig",
     "EvaluationConfig",
     "IndexConfig",
+    "LoraConfig",
     "LossConfig",
     "ManifoldConfig",
     "ModelConfig",

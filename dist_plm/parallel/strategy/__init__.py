@@ -12,7 +12,16 @@ from dist_plm.parallel.strategy.data_parallel import DataParallel
 from dist_plm.parallel.strategy.reproducible import Reproducible
 from dist_plm.parallel.strategy.zero import Zero
 
-__all__ = ["PRECISIONS", "DataParallel", "Reproducible", "Strategy", "Zero", "build_strategy", "method_dtype"]
+__all__ = [
+    "PRECISIONS",
+    "DataParallel",
+    "Reproducible",
+    "Strategy",
+    "Zero",
+    "build_strategy",
+    "cuts_weights",
+    "method_dtype",
+]
 
 
 def build_strategy(config: Config, student: nn.Module, teacher: nn.Module, updates: Updates, world: World) -> Strategy:
@@ -28,6 +37,11 @@ def build_strategy(config: Config, student: nn.Module, teacher: nn.Module, updat
         return Reproducible(student, updates, world, precision=precision, pieces=pieces)
     compile = config.runtime.compile
     return DataParallel(student, updates, world, precision=precision, micro_batches=micro_batches, compile=compile)
+
+
+def cuts_weights(config: Config) -> bool:
+    """Whether each rank keeps but a slice of the networks' weights, outside of a forward pass."""
+    return config.runtime.strategy == "deepspeed" and config.runtime.zero.stage == 3
 
 
 def method_dtype(config: Config) -> torch.dtype:

@@ -1,6 +1,6 @@
 """The same bits on any number of ranks, in float32: the work is cut where no rank ends, and sums don't round."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ class Reproducible(Replicated):
             self._pieces = [self.student(piece) for piece in views.split(self._sizes)]
         return torch.cat(self._pieces)
 
-    def embed_constant(self, network: nn.Module, views: Tensor) -> Tensor:
+    def embed_constant(self, network: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
         with self.autocast():
             return torch.cat([network(piece) for piece in views.split(self._sizes)])
 
