@@ -17,10 +17,9 @@ def account(source: str, taken: int, rejected: Iterable[str], ignored: Iterable[
         ignored: The rule by which each other file was not looked at.
     """
     reasons, rules = Counter(map(_kind, rejected)), Counter(map(_kind, ignored))
-    parts = (("taken", taken, Counter()), ("rejected", reasons.total(), reasons), ("ignored", rules.total(), rules))
-    lines = [f"files of {source}: {taken + reasons.total() + rules.total():,}"]
-    for name, count, kinds in parts:
-        lines.append(f"{count:>11,}  {name}")
+    lines = [f"files of {source}: {taken + reasons.total() + rules.total():,}", f"{taken:>11,}  taken"]
+    for name, kinds in (("rejected", reasons), ("ignored", rules)):
+        lines.append(f"{kinds.total():>11,}  {name}")
         lines += [f"{each:>15,}  {kind}" for kind, each in kinds.most_common()]
     return "\n".join(lines)
 
