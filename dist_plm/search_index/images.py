@@ -1,18 +1,18 @@
 """Images by number, from a split of shards or from a folder: what is embedded, and later shown beside a query."""
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from dist_plm.config import DataConfig
 from dist_plm.data.opening import open_split
+from dist_plm.data.picture import read_file
 from dist_plm.data.place import is_url
+from dist_plm.datasets.tree import Tree
 from dist_plm.errors import UserError
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-MOST_BYTES = 1 << 30  # of one file: a larger one is no photograph
 
 
 class Images(ABC):
@@ -28,6 +28,14 @@ class Images(ABC):
     @abstractmethod
     def about(self, number: int) -> dict[str, Any]:
         """`name`, `label` where there is one, and `id` where `reopen` needs it."""
+
+    def seen(self, number: int, data: bytes) -> dict[str, Any]:
+        """What is noted of an image that was read, `data` being its bytes: what tells later whether it changed."""
+        return {}
+
+    def digest(self) -> str:
+        """Of the images as they are now: names, sizes, times; the fingerprint of a data set stands in its place."""
+        return ""
 
     @abstractmethod
     def place(self) -> dict[str, Any]:
@@ -61,36 +69,76 @@ class ShardImages(Images):
 
 
 class FolderImages(Images):
-    """All files below a folder with the suffix of an image, in the order of their names; a sub-folder is a label.
+    """The files below a folder, found as the builder of shards finds them, in the order of their names.
 
-    Links to folders are not followed, since they may lead in a circle.
+    Every file that no rule leaves out is one, whatever its name: what it holds decides. Its folder is its label.
+
+    Args:
+        folder: Where they lie; links to folders are followed.
+        names: The files to take, by relative path; all where not given.
+
+    Attributes:
+        ignored: Path and rule of each file that was left out; empty where names were given.
     """
 
     def __init__(self, folder: str | Path, names: list[str] | None = None) -> None:
         self._folder = Path(folder)
-        if names is None and not self._folder.is_dir():
-            raise UserError(f"--images {folder} is not a folder")
-        self._names = _walk(self._folder) if names is None else names
-        if not self._names:
-            raise UserError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
+        self.ignored: list[tuple[str, str]] = []
+        self._stamps: list[Stamp] | None = None
+        if names is None:
+            if not self._folder.is_dir():
+                raise UserError(f"--images {folder} is not a folder")
+            found = list(Tree(self._folder).walk())
+            names = [path for path, rule in found if not rule]
+            self.ignored = [(path, rule) for path, rule in found if rule]
+            self._stamps = [self._stamp(name) for name in names]
+            if not names:
+                raise UserError(f"{folder} holds no files, or hidden ones alone")
+        self._names = names
 
     def __len__(self) -> int:
         return len(self._names)
 
     def read(self, number: int) -> bytes:
-        path = self._folder / self._names[number]
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size > MOST_BYTES:
-                raise OSError(f"larger than {MOST_BYTES:,} bytes")
-            return file.read()
+        return read_file(self._folder / self._names[number])
 
     def about(self, number: int) -> dict[str, Any]:
         name = self._names[number]
         folder = str(PurePosixPath(name).parent)
         return {"name": name, **({"label": folder} if folder != "." else {})}
 
+    def seen(self, number: int, data: bytes) -> dict[str, Any]:
+        # The size and time of before the file was read: one that changed meanwhile differs from them later.
+        size, changed = self._stamps[number] if self._stamps else self._stamp(self._names[number])
+        return {"size": size, "mtime_ns": changed, "sha256": hashlib.sha256(data).hexdigest()}
+
+    def digest(self) -> str:
+        stamps = self._stamps or [self._stamp(name) for name in self._names]
+        whole = hashlib.sha256()
+        for name, stamp in zip(self._names, stamps, strict=True):
+            whole.update(f"{name}\0{stamp.size}\0{stamp.mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        return whole.hexdigest()
+
+    def stamps(self) -> dict[str, "Stamp"]:
+        """Size and time of each file, by name."""
+        return dict(zip(self._names, self._stamps or [self._stamp(name) for name in self._names], strict=True))
+
     def place(self) -> dict[str, Any]:
         return {"kind": "folder", "folder": str(self._folder.resolve())}
+
+    def _stamp(self, name: str) -> "Stamp":
+        try:
+            status = os.stat(self._folder / name)
+        except (OSError, ValueError):
+            return Stamp(-1, 0)
+        return Stamp(status.st_size, status.st_mtime_ns)
+
+
+class Stamp(NamedTuple):
+    """What tells whether a file changed; -1 bytes where there is none."""
+
+    size: int
+    mtime_ns: int
 
 
 def reopen(place: dict[str, Any], rows: list[dict[str, Any]]) -> Images:
@@ -115,13 +163,3 @@ def reopen(place: dict[str, Any], rows: list[dict[str, Any]]) -> Images:
     if images.place()["fingerprint"] != place["fingerprint"]:
         raise UserError(f"{place['folder']} holds another data set than this index was made of: embed it again")
     return images
-
-
-def _walk(folder: Path) -> list[str]:
-    """Relative paths with forward slashes, folder by folder, sorted."""
-    found = []
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
-        below = Path(parent).relative_to(folder)
-        found += [(below / name).as_posix() for name in sorted(files) if Path(name).suffix.lower() in SUFFIXES]
-    return found
