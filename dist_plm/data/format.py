@@ -10,6 +10,7 @@ rejected.jsonl         {"source", "reason"}, one line for each source that could
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ from dist_plm.errors import UserError
 from dist_plm.runtime.atomic import replacing
 
 FORMAT = 1
+
+PLAIN_NAME = re.compile(r"\w[\w.+ -]*")
+"""Names of splits and files. A manifest may come from a stranger: no separator (`../x`), no scheme, no hidden file."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
 MANIFEST = "manifest.json"
 REJECTED = "rejected.jsonl"
 
@@ -152,13 +159,13 @@ def _parse(document: dict[str, Any]) -> Manifest:
     if document["format"] != FORMAT:
         raise ValueError(f"it says format {document['format']}")
     splits = {
-        name: SplitInfo(
+        _plain(name): SplitInfo(
             samples=_count(split["samples"]),
             labelled=bool(split["labelled"]),
             classes=[str(c) for c in split["classes"]],
             shards=[ShardInfo(_plain(s["file"]), _count(s["samples"]), _count(s["bytes"])) for s in split["shards"]],
             tables={
-                _plain(file): TableInfo(_count(table["bytes"]), str(table["sha256"]))
+                _plain(file): TableInfo(_count(table["bytes"]), _sha256(table["sha256"]))
                 for file, table in split.get("tables", {}).items()
             },
         )
@@ -169,7 +176,7 @@ def _parse(document: dict[str, Any]) -> Manifest:
             raise ValueError(f"the shards of {name} do not add up to {info.samples} samples")
     return Manifest(
         name=str(document["name"]),
-        fingerprint=str(document["fingerprint"]),
+        fingerprint=_sha256(document["fingerprint"]),
         splits=splits,
         rejected=int(document["rejected"]),
         inputs=str(document.get("inputs", "")),
@@ -184,7 +191,13 @@ def _count(value: Any) -> int:
 
 
 def _plain(name: str) -> str:
-    # A manifest may come from anywhere: a shard is a file of its folder and of no other.
-    if Path(name).name != name:
-        raise ValueError(f"{name!r} is not the name of a file")
+    if not PLAIN_NAME.fullmatch(name):
+        raise ValueError(f"{name!a:.200} is not a plain name of a split or a file")
     return name
+
+
+def _sha256(text: str) -> str:
+    # The fingerprint names a folder of the cache.
+    if not _SHA256.fullmatch(text):
+        raise ValueError(f"{text!a:.200} is not the 64 hexadecimal digits of a SHA-256")
+    return text
