@@ -25,7 +25,7 @@ def main() -> int:
     from dist_plm.catalogue.sheet import contact_sheet
     from dist_plm.data.decode import decode
 
-    catalogue = Catalogue(options.index)
+    catalogue = Catalogue(options.index, images=options.images)
     try:
         query = decode(data)
         (neighbours,) = catalogue.search(catalogue.embed(data), options.k)
@@ -49,6 +49,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("index", type=weights_path, metavar="INDEX_DIR", help="made by python -m dist_plm.embed")
     parser.add_argument("--image", type=Path, required=True, help="the query")
     parser.add_argument("--k", type=int, default=10, help="neighbours to show")
+    parser.add_argument(
+        "--images", default="", help="folder or data set of the images, where the index is not your own"
+    )
     parser.add_argument("--sheet", type=Path, help="PNG of the query and its neighbours")
     options = parser.parse_args()
     if options.sheet and options.sheet.suffix.lower() != ".png":

@@ -23,7 +23,7 @@ def main() -> int:
     from dist_plm.catalogue import Catalogue
     from dist_plm.catalogue.web import create_app
 
-    catalogue = Catalogue(options.index)
+    catalogue = Catalogue(options.index, images=options.images)
     _ = catalogue.images  # gone images are told now, not to the first visitor
     most_bytes = int(options.max_upload_mb * 1e6)
     app = create_app(catalogue, most_bytes=most_bytes, host=options.host)
@@ -52,6 +52,9 @@ def _leave(*_: object) -> NoReturn:
 def _parse() -> argparse.Namespace:
     parser = OneLineParser(prog="python -m dist_plm.serve", description=__doc__)
     parser.add_argument("index", type=weights_path, metavar="INDEX_DIR", help="made by python -m dist_plm.embed")
+    parser.add_argument(
+        "--images", default="", help="folder or data set of the images, where the index is not your own"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address; another one shows your images to all")
     parser.add_argument("--port", type=int, default=8000, help="0 takes any free one")
     parser.add_argument("--max_upload_mb", type=float, default=16.0, help="largest upload, 10^6 bytes")

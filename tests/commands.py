@@ -27,7 +27,10 @@ PRELOAD = ["tests.end_to_end.conftest", "dist_plm.training.trainer", "torch.util
            "webdataset.tariterators", "sklearn.cluster", "torch.distributed.launcher.api"]  # fmt: skip
 SERVER = get_context("forkserver")
 SERVER.set_forkserver_preload(PRELOAD)
-os.environ.update(OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")  # the server starts at its first use and inherits them
+_STATE = tempfile.TemporaryDirectory(prefix="state_")  # not the account's own, which holds the key of its indexes
+os.environ.update(
+    OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", XDG_STATE_HOME=_STATE.name
+)  # the server starts at its first use and inherits them
 
 
 @dataclass(frozen=True)

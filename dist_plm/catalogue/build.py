@@ -20,6 +20,7 @@ from numpy.lib.format import write_array_header_1_0
 
 from dist_plm.catalogue.catalogue import EMBEDDINGS, ENCODER, FORMAT, INDEX, ROWS, SUMMARY, UNREADABLE
 from dist_plm.catalogue.images import Images
+from dist_plm.catalogue.ownership import signature
 from dist_plm.config import ViewsConfig
 from dist_plm.data.decode import decode
 from dist_plm.data.views import eval_view
@@ -169,6 +170,7 @@ class Builder:
             "dim": self.embedder.dim,
             "unreadable": len(self.images) - count,
             "images": self.images.place(),
+            "signature": signature(self.images.place()),
             "encoder": self.embedder.source,
             "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()},
         }

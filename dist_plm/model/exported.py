@@ -25,7 +25,7 @@ from dist_plm.model.bvlc_googlenet import BvlcGooglenet
 from dist_plm.model.embedder import Embedder, ready
 from dist_plm.model.encoder import Encoder
 from dist_plm.runtime.atomic import replacing
-from dist_plm.runtime.checkpoint import file_digest
+from dist_plm.runtime.reading import file_digest
 from dist_plm.runtime.strategy import PRECISIONS
 
 FORMAT = 1

@@ -21,43 +21,15 @@ from dist_plm.errors import RunFailure
 from dist_plm.index.embeddings import Embeddings
 from dist_plm.index.global_index import GlobalIndex
 from dist_plm.index.placement import place_run
-from dist_plm.index.sweep import sweep
+from dist_plm.index.sweep import Embed, sweep
 from dist_plm.model.digest import digest
 from dist_plm.runtime.metrics import Metrics
 from dist_plm.runtime.parts import part
+from dist_plm.runtime.position import Position
 from dist_plm.runtime.progress import Display
 from dist_plm.runtime.world import World
 from dist_plm.training.learner import Learner
 from dist_plm.training.run_directory import RunDirectory
-
-
-@dataclass
-class Position:
-    """Where a run is: all that is not a function of the configuration, besides the tensors.
-
-    Attributes:
-        phase: Index of the phase.
-        epoch: Epoch within the phase.
-        batch: Next step within the epoch.
-        step: Steps done in all.
-        epochs: Epochs ended in all; seeds plans and views.
-        plan: sha256 of the epoch's plan; empty until it is made.
-        sweep: Name of the teacher's weights whose embeddings the plans rest on.
-        labels: sha256 of the classes made up at the last refresh; empty where there are none.
-        metrics_bytes: Length of metrics.jsonl.
-        best: Highest recall of an evaluation so far that decides which checkpoint is the best.
-    """
-
-    phase: int = 0
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    epochs: int = 0
-    plan: str = ""
-    sweep: str = ""
-    labels: str = ""
-    metrics_bytes: int = 0
-    best: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -173,33 +145,39 @@ class Planner:
     def _refreshing(self, at: Position) -> bool:
         return at.epoch % self.config.batch.refresh_epochs == 0
 
-    def _is_kept(self, at: Position) -> bool:
-        """Whether the last refresh's embeddings are still there; a run that fell back behind a later one lost them."""
-        folder = self.directory.sweep(at.sweep) / self.store.split
-        swept = bool(self._shared(lambda: at.sweep if folder.is_dir() else ""))
-        if not swept:
-            message = f"the embeddings {at.sweep} of the last refresh are gone: those of the present weights are taken"
-            self.metrics.write("warning", step=at.step, message=message)
-            self.display.say(f"warning: {message}")
-        return swept
-
     def _embeddings(self, at: Position, learner: Learner) -> Embeddings:
         """Embeddings of the training images by the momentum encoder, `batch.refresh_epochs` old at most."""
         started = time.monotonic()
         # STML finds neighbours by the wide head; a sweep by the other one, of the same weights, must not pass for it.
         wide = bool(self.config.model.wide_dim)
         teacher = learner.strategy.whole(learner.teacher)
-        if self._refreshing(at) or not self._is_kept(at):
-            at.sweep = digest(teacher) + "_wide" * wide + "_fp16" * (self.config.index.precision == "fp16")
-        embeddings = sweep(
-            learner.embed_with(teacher, wide=wide),
+        present = digest(teacher) + "_wide" * wide + "_fp16" * (self.config.index.precision == "fp16")
+        if self._refreshing(at):
+            at.sweep = present
+        embed = learner.embed_with(teacher, wide=wide)
+        try:
+            embeddings = self._swept(embed, at.sweep, renewable=at.sweep == present)
+        except RunFailure as lost:
+            if at.sweep == present or not self.directory.force:
+                raise
+            message = f"{lost}: those of the present weights are taken"
+            self.metrics.write("warning", step=at.step, message=message)
+            self.display.say(f"warning: {message}")
+            at.sweep = present
+            embeddings = self._swept(embed, present, renewable=True)
+        self.metrics.write("sweep", step=at.step, epoch=at.epochs, seconds=time.monotonic() - started)
+        return embeddings
+
+    def _swept(self, embed: Embed, weights: str, *, renewable: bool) -> Embeddings:
+        """The sweep called `weights`; what is missing of it is made where it is `renewable` by `embed`."""
+        return sweep(
+            embed,
             self.store,
-            self.directory.sweep(at.sweep),
+            self.directory.sweep(weights),
             config=self.config,
             world=self.world,
             display=self.display,
             title=f"sweep {self.store.split}",
             precision=self.config.index.precision,
+            renewable=renewable,
         )
-        self.metrics.write("sweep", step=at.step, epoch=at.epochs, seconds=time.monotonic() - started)
-        return embeddings

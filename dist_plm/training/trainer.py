@@ -18,6 +18,7 @@ from dist_plm.model.digest import digest
 from dist_plm.runtime import checkpoint
 from dist_plm.runtime.atomic import NO_ROOM
 from dist_plm.runtime.metrics import Metrics
+from dist_plm.runtime.position import Position
 from dist_plm.runtime.preemption import Preempted
 from dist_plm.runtime.profile import Profiler
 from dist_plm.runtime.progress import Clock, Display
@@ -27,7 +28,7 @@ from dist_plm.runtime.world import World
 from dist_plm.training.evaluator import Evaluator
 from dist_plm.training.journal import Journal
 from dist_plm.training.learner import Learner, Phase, phases
-from dist_plm.training.planner import Planner, Position
+from dist_plm.training.planner import Planner
 from dist_plm.training.resumption import newest
 from dist_plm.training.run_directory import RunDirectory
 from dist_plm.training.warnings import batch_norm_warning, start_warning
@@ -52,7 +53,7 @@ class Trainer:
         self.store = open_split(config.data, config.data.train_split)
         self.phases = phases(config)
         self.found = newest(config, self.directory, self.store, self.phases, world)
-        self.at = Position(**self.found.summary["position"]) if self.found else Position()
+        self.at = Position.read(self.found.summary["position"]) if self.found else Position()
 
     def run(self) -> None:
         """Train what is left.
@@ -116,6 +117,8 @@ class Trainer:
         self.display.say(self.greeting)
         self.metrics = Metrics(self.directory.path, self.world, self.at.metrics_bytes)
         self.journal = Journal(self.config, self.store, self.directory, self.world, self.display, self.metrics, self.at)
+        if self.metrics.fault:
+            self.journal.warn(self.metrics.fault)
         if self.config.train.wandb and (fault := self.metrics.add_wandb(self.config.train.wandb)):
             self.journal.warn(fault)
         self.profiler = Profiler(self.directory.path, self.metrics, self.display, wanted=self.profile)

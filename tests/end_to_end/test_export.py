@@ -18,7 +18,7 @@ from dist_plm.data.store import Store
 from dist_plm.errors import RunFailure, UserError
 from dist_plm.model import Encoder, graphs
 from dist_plm.model.exported import read_export
-from dist_plm.runtime.checkpoint import file_digest
+from dist_plm.runtime.reading import file_digest
 from tests.end_to_end.conftest import contents, events, refused, tensors
 
 CPU = torch.device("cpu")

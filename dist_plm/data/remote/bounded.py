@@ -27,14 +27,14 @@ def bounded(scheme: str, patience: float) -> Any:
     Raises:
         ImportError: The package that reads it is not installed.
     """
-    parent = fsspec.get_filesystem_class(scheme)
+    parent: Any = fsspec.get_filesystem_class(scheme)
     if scheme in ("http", "https"):
         return _web(parent, patience)
     options: dict[str, Any] = {}
     if scheme == "s3":
         options["config_kwargs"] = {"connect_timeout": spans.CONNECT_SECONDS, "read_timeout": spans.READ_SECONDS}
 
-    class Bucket(parent):  # type: ignore[misc, valid-type]
+    class Bucket(parent):
         async def _cat_file(self, path: str, start: int = 0, end: int = 0, **options: Any) -> bytes:
             read = super()._cat_file(path, start=start, end=end, **options)
             return bytes(await asyncio.wait_for(read, seconds_for(end - start, patience)))
@@ -42,10 +42,10 @@ def bounded(scheme: str, patience: float) -> Any:
     return Bucket(skip_instance_cache=True, **options)
 
 
-def _web(parent: type, patience: float) -> Any:
+def _web(parent: Any, patience: float) -> Any:
     import aiohttp
 
-    class Web(parent):  # type: ignore[misc, valid-type]
+    class Web(parent):
         async def _cat_file(self, url: str, start: int = 0, end: int = 0, **_: Any) -> bytes:
             """Bytes start .. end - 1, fewer where the file ends, one more where the server sends too many."""
             limits = aiohttp.ClientTimeout(
@@ -56,7 +56,7 @@ def _web(parent: type, patience: float) -> Any:
             session, ask = await self.set_session(), {"Range": f"bytes={start}-{end - 1}"}
             checked = end - start <= spans.WHOLE_BYTES  # images and tables have checksums, the manifest has none
             place = url
-            for _ in range(_REDIRECTS):
+            for _hop in range(_REDIRECTS):
                 async with session.get(
                     self.encode_url(place), headers=ask, timeout=limits, allow_redirects=checked
                 ) as answer:
