@@ -10,6 +10,9 @@ from typing import NoReturn
 from dist_plm.cli import OneLineParser, run_command, weights_path
 from dist_plm.errors import UserError
 
+# A connection that sends nothing for a while is closed; many that are open hold up none that asks.
+BOUNDS = {"threads": 4, "connection_limit": 500, "channel_timeout": 20, "cleanup_interval": 5}
+
 
 def main() -> int:
     """Open the index and serve it until SIGINT or SIGTERM."""
@@ -26,12 +29,14 @@ def main() -> int:
     catalogue = Catalogue(options.index, images=options.images)
     _ = catalogue.images  # gone images are told now, not to the first visitor
     most_bytes = int(options.max_upload_mb * 1e6)
-    app = create_app(catalogue, most_bytes=most_bytes, host=options.host)
     listening = _listen(options.host, options.port)
-    server = create_server(app, sockets=[listening], threads=4, max_request_body_size=most_bytes + 1, ident=None)
+    address, port = listening.getsockname()[:2]
+    # By its address: localhost has many spellings (127.1, 0x7f000001, ::1).
+    app = create_app(catalogue, most_bytes=most_bytes, host=address)
+    server = create_server(app, sockets=[listening], max_request_body_size=most_bytes + 1, ident=None, **BOUNDS)
     signal.signal(signal.SIGTERM, _leave)
-    port = listening.getsockname()[1]
-    print(f"{len(catalogue):,} images on http://{options.host}:{port}/  (Ctrl-C ends)", flush=True)
+    name = f"[{options.host}]" if ":" in options.host else options.host
+    print(f"{len(catalogue):,} images on http://{name}:{port}/  (Ctrl-C ends)", flush=True)
     server.run()
     return 0
 
