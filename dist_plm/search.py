@@ -31,9 +31,10 @@ def main() -> int:
         (neighbours,) = catalogue.search(catalogue.embed(data), options.k)
     except ValueError as error:
         raise UserError(f"--image {options.image}: {error}") from error
-    _print(neighbours, f"nearest to {options.image.name} in {catalogue.folder}")
     if options.sheet:
         _ = catalogue.images  # a sheet of empty tiles helps nobody
+    _print(neighbours, f"nearest to {options.image.name} in {catalogue.folder}")
+    if options.sheet:
         sheet = contact_sheet(query, options.image.name, neighbours, catalogue)
         try:
             with replacing(options.sheet) as file:

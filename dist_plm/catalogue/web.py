@@ -11,13 +11,13 @@ Errors are {"error": "in words"} with status 400, 404, 413, or 503 where the ser
 
 import io
 import ipaddress
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
-from urllib.parse import urlsplit
 
 from flask import Flask, Response, jsonify, request
 from PIL import Image
@@ -149,10 +149,8 @@ def loopback_names(host: str) -> frozenset[str]:
 
 
 def _refuse_strangers(names: frozenset[str]) -> None:
-    try:
-        name = urlsplit(f"//{request.headers.get('Host', '')}").hostname
-    except ValueError:
-        name = None
+    found = re.fullmatch(r"\[([0-9a-fA-F:]+)\](?::\d+)?|([\w.-]+)(?::\d+)?", request.headers.get("Host", ""))
+    name = (found[1] or found[2]).lower() if found else ""
     if names and name not in names:
         raise BadRequest(f"this server is known as {', '.join(sorted(names))} alone")
 
