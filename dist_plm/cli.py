@@ -14,6 +14,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsin
 from dist_plm.config import Config
 from dist_plm.errors import MachineError, RunFailure, UserError
 from dist_plm.runtime.names import escape_streams, is_utf8
+from dist_plm.runtime.process import prepare_process
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -124,6 +125,7 @@ def weights_path(text: str) -> Path:
 
 def run_command(command: Callable[[], int]) -> NoReturn:
     """Run a command and leave with its status: 2 after a UserError, 1 after a RunFailure, each in its own words."""
+    prepare_process()
     escape_streams()
     try:
         status = command()
