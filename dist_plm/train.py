@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from dist_plm import __version__
 from dist_plm.cli import ConfigParser, config_of, config_parser, run_command
 from dist_plm.config import Config
-from dist_plm.runtime.environment import number
+from dist_plm.distributed.environment import number
 
 if TYPE_CHECKING:
-    from dist_plm.runtime.world import World
+    from dist_plm.distributed.world import World
 
 
 def command_line() -> ConfigParser:
@@ -38,7 +38,7 @@ def main() -> int:
     world_size = number("WORLD_SIZE", 1, least=1)
     check(config, world_size)
     if parsed.plan:
-        from dist_plm.training.estimate import estimate
+        from dist_plm.training.resources import estimate
 
         estimate(config, world_size)
         return 0
@@ -46,11 +46,11 @@ def main() -> int:
 
 
 def _train(config: Config, *, force: bool, profile: bool) -> int:
-    from dist_plm.reporting.at_end import report_at_end
-    from dist_plm.runtime.connection import connect, disconnect
-    from dist_plm.runtime.preemption import PREEMPTED, Preempted, Preemption
-    from dist_plm.runtime.progress import Display
-    from dist_plm.runtime.world import RankFailure
+    from dist_plm.distributed.connection import connect, disconnect
+    from dist_plm.distributed.preemption import PREEMPTED, Preempted, Preemption
+    from dist_plm.distributed.world import RankFailure
+    from dist_plm.report.at_end import report_at_end
+    from dist_plm.telemetry.progress import Display
     from dist_plm.training.precision import resolve_precision
     from dist_plm.training.trainer import Trainer
 
@@ -86,7 +86,7 @@ def _detected(config: Config, world: "World", precision_reason: str) -> str:
     from dist_plm.index.flat import describe
     from dist_plm.index.placement import place_run
     from dist_plm.methods import is_searched
-    from dist_plm.training.estimate import batch_arithmetic
+    from dist_plm.training.resources import batch_arithmetic
 
     if world.device.type == "cuda":
         device = f"{torch.cuda.get_device_name(world.device)} with NCCL"

@@ -1,5 +1,5 @@
 """What can be known to be wrong before anything starts: each fault is a UserError that names the keys and the mend."""
 
-from .run import check
+from dist_plm.checks.settings import check
 
 __all__ = ["check"]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from dist_plm import train as training
-from dist_plm.runtime import checkpoint
-from dist_plm.runtime.metrics import Metrics
-from dist_plm.runtime.world import World
+from dist_plm.checkpoint import checkpoint
+from dist_plm.distributed.world import World
+from dist_plm.telemetry.metrics import Metrics
 from tests.end_to_end.conftest import STEPS_PER_EPOCH, events, timeless, train
 from tests.end_to_end.test_resume import assert_same_end
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from dist_plm.errors import UserError
-from launch import record, script, snapshot, status
-from launch import slurm as launcher
-from launch.cluster import Cluster
-from launch.submission import _token
+from dist_plm.slurm import __main__ as launcher
+from dist_plm.slurm import record, script, snapshot, status
+from dist_plm.slurm.cluster import Cluster
+from dist_plm.slurm.submission import _token
 
 # What a shell would make of a name that it sees unquoted, in double quotes, or in single ones.
 NAMES = ["$(touch {p})", "`touch {p}`", '"; touch {p}; "', "'; touch {p}; '", "a b; touch {p} #", "$HOME\\", "*"]

@@ -10,8 +10,8 @@ import pytest
 from waitress import create_server
 
 from dist_plm import serve
-from dist_plm.catalogue import web
-from dist_plm.catalogue.web import create_app, loopback_names
+from dist_plm.search_index import web
+from dist_plm.search_index.web import create_app, loopback_names
 from tests.end_to_end.test_serve import catalogue  # noqa: F401
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from dist_plm.errors import UserError
-from dist_plm.reporting.at_end import missing
-from launch import slurm as launcher
-from launch import sweep
-from launch.cluster import Cluster, seconds
+from dist_plm.report.at_end import missing
+from dist_plm.slurm import __main__ as launcher
+from dist_plm.slurm import sweep
+from dist_plm.slurm.cluster import Cluster, seconds
 from tests.commands import Command
 from tests.slurm.conftest import Slurm, events, job_of
 
@@ -145,7 +145,9 @@ def test_a_key_that_no_cluster_file_has(tmp_path):
 
 
 def test_help_is_quick():
-    code = "import sys; from launch import slurm; slurm._parser(); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from dist_plm.slurm import __main__ as slurm; slurm._parser(); assert 'torch' not in sys.modules"
+    )
     assert Command(["-c", code]).wait().status == 0 and "torch" in sys.modules
 
 

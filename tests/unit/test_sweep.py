@@ -9,10 +9,10 @@ import torch
 
 from dist_plm.config import Config, ViewsConfig
 from dist_plm.data.store import Store
+from dist_plm.distributed.world import World
 from dist_plm.errors import RunFailure
-from dist_plm.index.sweep import sweep
-from dist_plm.runtime.progress import Display
-from dist_plm.runtime.world import World
+from dist_plm.index.embedding_pass import sweep
+from dist_plm.telemetry.progress import Display
 
 CONFIG = Config(views=ViewsConfig(size=8, resize=8))
 

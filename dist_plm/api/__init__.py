@@ -1,0 +1,133 @@
+"""What a notebook needs: a network from disk, embeddings of images, neighbours in an index, metrics.
+
+Errors that a person can mend are `dist_plm.errors.UserError`.
+"""
+
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from dist_plm.data.decode import decode
+from dist_plm.data.views import eval_view
+from dist_plm.encoders.embedder import Embedder
+from dist_plm.encoders.networks import load_network, locate
+from dist_plm.errors import UserError
+from dist_plm.evaluation import nmi, retrieval_counts
+from dist_plm.index.embedding_pass import DIVERGED
+from dist_plm.search_index import Catalogue, Neighbour
+
+Picture = str | Path | bytes | Image.Image
+
+__all__ = ["embed_images", "evaluate_embeddings", "load_encoder", "search_images"]
+
+
+def load_encoder(path: str | Path, model: str = "", device: str | torch.device = "cpu") -> Embedder:
+    """The trained network at a path.
+
+    Args:
+        path: A run directory, of which the newest intact checkpoint is read, or an export.
+        model: `student` or `teacher` of a run; the student by default.
+        device: Where it will embed.
+
+    Raises:
+        UserError: There is none, or it is damaged.
+    """
+    return load_network(locate(Path(path)), model, torch.device(device))
+
+
+def embed_images(encoder: Embedder, images: Iterable[Picture], *, batch_size: int = 64) -> np.ndarray:
+    """Embeddings of images, float32 [n, D] of unit length, in their order.
+
+    Args:
+        encoder: From `load_encoder`.
+        images: Paths, bytes of image files, or PIL images; any size.
+        batch_size: Images in memory at a time.
+
+    Raises:
+        UserError: One of them is not an image; says which.
+    """
+    rows, views = [np.empty((0, encoder.dim), np.float32)], []
+    for number, image in enumerate(images):
+        views.append(eval_view(_opened(image, number), config=encoder.views))
+        if len(views) == batch_size:
+            rows.append(_embedded(encoder, views))
+            views = []
+    if views:
+        rows.append(_embedded(encoder, views))
+    return np.concatenate(rows)
+
+
+def search_images(index: str | Path | Catalogue, images: Iterable[Picture], k: int = 10) -> list[list[Neighbour]]:
+    """The k images of an index that are nearest to each query, nearest first.
+
+    Args:
+        index: Folder written by `python -m dist_plm.embed`, or a Catalogue that was opened before.
+        images: As for `embed_images`.
+        k: Neighbours of a query.
+
+    Raises:
+        UserError: No index there; not an image; k beyond the index.
+    """
+    catalogue = index if isinstance(index, Catalogue) else Catalogue(index)
+    return catalogue.search(embed_images(catalogue.embedder, images), k)
+
+
+def evaluate_embeddings(
+    embeddings: np.ndarray, labels: Sequence[Hashable] | np.ndarray, ks: Sequence[int] = (1, 2, 4, 8)
+) -> dict[str, Any]:
+    """The field's metrics, every row being a query against all others.
+
+    Args:
+        embeddings: [N, D] of any floating type.
+        labels: [N], of any hashable kind (numbers, strings, tuples, ...); equal labels are one class. None, NaN and
+            the integer -1 mean unlabelled.
+        ks: K of recall@K.
+
+    Returns:
+        {"recall": {K: share}, "map_at_r": share, "nmi": share, "queries": n, "dropped": n}, shares in [0, 1].
+
+    Raises:
+        UserError: An embedding is not finite, a label is not hashable, or embeddings and labels differ in number.
+        ValueError: No label occurs twice.
+    """
+    points = torch.as_tensor(np.asarray(embeddings))
+    if points.ndim != 2 or len(points) != len(labels):
+        raise UserError(f"embeddings of shape {tuple(points.shape)} and {len(labels):,} labels: one label a row [N, D]")
+    if bad := int((~points.isfinite()).any(1).sum()):
+        raise UserError(f"{bad:,} of {len(points):,} embeddings are not finite: {DIVERGED}")
+    classes = torch.as_tensor(_numbered(labels))
+    counts = retrieval_counts(points, classes, points, classes, ks, own_rows=torch.arange(len(points)))
+    return {**counts.metrics(), "nmi": nmi(points.numpy(), classes.numpy(), seed=0)}
+
+
+def _numbered(labels: Sequence[Hashable] | np.ndarray) -> np.ndarray:
+    """Classes int64 [N] by the equality of labels, in order of first occurrence; -1 where there is none."""
+    numbers: dict[Hashable, int] = {}
+    found = np.empty(len(labels), np.int64)
+    for row, label in enumerate(labels.tolist() if isinstance(labels, np.ndarray | torch.Tensor) else labels):
+        label = label.item() if isinstance(label, np.generic | torch.Tensor) else label
+        try:
+            # Of all values NaN alone differs from itself.
+            none = label is None or label != label or (isinstance(label, int) and label == -1)
+            found[row] = -1 if none else numbers.setdefault(label, len(numbers))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"label {row} is {label!r:.80}: labels are hashable, such as numbers or strings") from error
+    return found
+
+
+def _opened(image: Picture, number: int) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    try:
+        return decode(image if isinstance(image, bytes) else Path(image).read_bytes())
+    except (ValueError, OSError) as error:
+        name = f"image {number}" if isinstance(image, bytes) else str(image)
+        raise UserError(f"{name}: {error}") from error
+
+
+def _embedded(encoder: Embedder, views: list[np.ndarray]) -> np.ndarray:
+    return encoder.embed(torch.from_numpy(np.stack(views))).float().cpu().numpy()
