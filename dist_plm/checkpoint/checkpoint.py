@@ -28,12 +28,12 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
-from dist_plm.distributed.reading import file_digest
+from dist_plm.checkpoint.summary import SUMMARY, fault, signed, summary
 from dist_plm.distributed.shares import balanced
-from dist_plm.distributed.summary import SUMMARY, fault, signed, summary
 from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing, sync_folder
+from dist_plm.files.reading import file_digest
 
 SMALL_BYTES = 1 << 16
 FILE_BYTES = 1 << 27  # about: a tensor is in one file

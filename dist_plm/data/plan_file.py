@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dist_plm.distributed.reading import map_array
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
+from dist_plm.files.reading import map_array
 
 
 def save_plan(path: str | Path, plan: np.ndarray) -> str:

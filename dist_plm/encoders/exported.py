@@ -19,10 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from dist_plm.config import ModelConfig, ViewsConfig
-from dist_plm.distributed.reading import file_digest
 from dist_plm.encoders.embedder import Embedder, ready
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
+from dist_plm.files.reading import file_digest
 from dist_plm.model import weights
 from dist_plm.model.bvlc_googlenet import BvlcGooglenet
 from dist_plm.model.encoder import Encoder

@@ -14,11 +14,11 @@ from torch import Tensor
 from dist_plm.config import Config
 from dist_plm.data.store import Store
 from dist_plm.data.stream import sweep_shards
-from dist_plm.distributed.reading import file_digest, map_array, read_document
 from dist_plm.distributed.shares import balanced
 from dist_plm.distributed.world import World
 from dist_plm.errors import RunFailure
 from dist_plm.files.atomic import replacing
+from dist_plm.files.reading import file_digest, map_array, read_document
 from dist_plm.index.embedding_files import Embeddings
 from dist_plm.telemetry.progress import Display, Phase
 

@@ -24,10 +24,10 @@ import torch
 
 from dist_plm.data.decode import decode
 from dist_plm.data.views import eval_view
-from dist_plm.distributed.reading import map_array, parse_document, read_document
 from dist_plm.encoders.embedder import Embedder
 from dist_plm.encoders.exported import read_export
 from dist_plm.errors import UserError
+from dist_plm.files.reading import map_array, parse_document, read_document
 from dist_plm.search_index.images import Images, reopen
 from dist_plm.search_index.ownership import is_own
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dist_plm.distributed.reading import parse_document
 from dist_plm.files.atomic import replacing
+from dist_plm.files.reading import parse_document
 from dist_plm.telemetry.boards import Board, TensorBoard, Unreachable, WeightsAndBiases
 from dist_plm.telemetry.speaker import Speaker
 

@@ -3,8 +3,8 @@
 import time
 from dataclasses import dataclass
 
+from dist_plm.checkpoint.position import Position
 from dist_plm.config import Config
-from dist_plm.distributed.position import Position
 from dist_plm.distributed.world import World
 from dist_plm.evaluation.protocol import evaluate, raw_pixels
 from dist_plm.index.embedding_pass import Embed

@@ -5,9 +5,9 @@ from contextlib import suppress
 
 import numpy as np
 
+from dist_plm.checkpoint.position import Position
 from dist_plm.config import Config
 from dist_plm.data.store import Store
-from dist_plm.distributed.position import Position
 from dist_plm.distributed.world import World
 from dist_plm.errors import RunFailure
 from dist_plm.evaluation.live import batch_quality

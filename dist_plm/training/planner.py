@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dist_plm.checkpoint.position import Position
 from dist_plm.config import Config
 from dist_plm.data.plan import class_plan, coverage, plan_blocks, plan_steps, random_plan
 from dist_plm.data.plan_file import load_plan, save_blocks
 from dist_plm.data.store import Store
-from dist_plm.distributed.position import Position
 from dist_plm.distributed.world import World
 from dist_plm.errors import RunFailure
 from dist_plm.index.embedding_files import Embeddings

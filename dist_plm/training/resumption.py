@@ -3,10 +3,10 @@
 from typing import Any
 
 from dist_plm.checkpoint import checkpoint
+from dist_plm.checkpoint.position import Position
 from dist_plm.config import Config
 from dist_plm.data.plan_file import load_plan
 from dist_plm.data.store import Store
-from dist_plm.distributed.position import Position
 from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
 from dist_plm.training.learner import Phase

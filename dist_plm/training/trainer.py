@@ -6,6 +6,7 @@ import torch
 
 from dist_plm import __version__
 from dist_plm.checkpoint import checkpoint
+from dist_plm.checkpoint.position import Position
 from dist_plm.checkpoint.retention import is_kept_for_good
 from dist_plm.checkpoint.saver import Saver
 from dist_plm.config import Config
@@ -14,7 +15,6 @@ from dist_plm.data.loader import Loader, to_device
 from dist_plm.data.locality import near_shards, node_rows
 from dist_plm.data.opening import open_split
 from dist_plm.data.plan import rank_rows
-from dist_plm.distributed.position import Position
 from dist_plm.distributed.preemption import Preempted
 from dist_plm.distributed.world import World
 from dist_plm.errors import RunFailure

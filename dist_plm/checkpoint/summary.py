@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dist_plm.distributed.position import Position
-from dist_plm.distributed.reading import file_digest, read_document
+from dist_plm.checkpoint.position import Position
+from dist_plm.files.reading import file_digest, read_document
 
 SUMMARY = "checkpoint.json"
 OWN = "sha256"  # key of the hash over all the others
