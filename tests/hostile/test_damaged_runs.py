@@ -45,7 +45,7 @@ def misspell(document: Any) -> None:
 
 # As the newest checkpoint has them, and as one of an older version that has no hash of its own.
 CHANGES = {
-    "batch": put("position", "batch", value=0),
+    "batch": put("position", "batch", value=3),
     "epoch": put("position", "epoch", value=0),
     "step": put("position", "step", value=3),
     "steps": put("step", value=3),
