@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dist_plm.cli import OneLineParser, run_command, weights_path
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
+from dist_plm.files.names import printable
 
 if TYPE_CHECKING:
     from dist_plm.search_index import Neighbour
@@ -73,8 +74,10 @@ def _print(neighbours: "list[Neighbour]", title: str) -> None:
         table.add_column("label", overflow="fold")
     table.add_column("name", overflow="fold")
     for each in neighbours:
-        label = [escape(each.label or "")] if labelled else []
-        table.add_row(str(each.rank), f"{each.cosine:.4f}", f"{each.distance:.4f}", *label, escape(each.name))
+        label = [escape(printable(each.label or ""))] if labelled else []
+        table.add_row(
+            str(each.rank), f"{each.cosine:.4f}", f"{each.distance:.4f}", *label, escape(printable(each.name))
+        )
     # Into a file or a pipe a name is written on one line, however long.
     Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(table)
 

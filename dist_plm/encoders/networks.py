@@ -37,7 +37,7 @@ class TrainedRun:
         # The checkpoint holds all weights; the file that training started from may be gone.
         model = replace(self.config.model, weights="", wide_dim=0)
         precision = self.config.train.precision
-        network = ready(Encoder(model), precision, device)
+        network = ready(Encoder(model, blank=True), precision, device)
         self._fill(name, network)
         summary: dict[str, Any] = self.found.summary
         position = summary["position"]

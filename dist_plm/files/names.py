@@ -1,4 +1,4 @@
-"""Names of files: bytes that need not be text, printed where a terminal need not know all letters."""
+"""Names and texts of others, printed: bytes that need not be text, letters that a terminal lacks, escape sequences."""
 
 import sys
 from io import TextIOWrapper
@@ -14,3 +14,17 @@ def escape_streams() -> None:
 def is_utf8(text: str) -> bool:
     """Whether a path is text. Bytes that are none come as surrogates, and safetensors opens no such path."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def printable(text: object, most: int = 4_000) -> str:
+    """A text for a terminal: what would move its cursor or set its colours is written as an escape, \\x1b.
+
+    Args:
+        most: Characters kept; an ellipsis stands for the others.
+    """
+    text = str(text)
+    shown = "".join(
+        letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode()
+        for letter in text[:most]
+    )
+    return shown + "…" * (len(text) > most)

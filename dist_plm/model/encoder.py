@@ -17,23 +17,26 @@ class Encoder(nn.Module):
     Args:
         config: Which backbone, weights, pooling and dimension.
         seed: Of the weights that are drawn: the same seed gives every rank the same network, whatever was drawn before.
+        blank: Leave the heads' weights as they come from memory, since a file's follow: their shapes are compared first.
         all_reduce_sum: Differentiable sum over the ranks, needed to train with `batch_norm: synchronised`.
 
     Raises:
         UserError: An unknown backbone, or weights that are missing or fit another network.
     """
 
-    def __init__(self, config: ModelConfig, *, seed: int = 0, all_reduce_sum: AllReduceSum | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, *, seed: int = 0, blank: bool = False, all_reduce_sum: AllReduceSum | None = None
+    ) -> None:
         super().__init__()
         self.pooling = config.pooling
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed, which would also reset the generators of the GPUs.
             torch.default_generator.manual_seed(seed)
             self.backbone = build_backbone(config)
-            self.head = _head(self.backbone.features, config.dim)  # type: ignore[arg-type]
+            self.head = _head(self.backbone.features, config.dim, blank)  # type: ignore[arg-type]
             self.wide_head: nn.Linear | None = None
             if config.wide_dim:
-                self.wide_head = _head(self.backbone.features, config.wide_dim)  # type: ignore[arg-type]
+                self.wide_head = _head(self.backbone.features, config.wide_dim, blank)  # type: ignore[arg-type]
         self.norm = nn.LayerNorm(config.dim) if config.layer_norm else nn.Identity()
         convert_batch_norm(self.backbone, config.batch_norm, all_reduce_sum)
 
@@ -71,7 +74,9 @@ class Encoder(nn.Module):
         return maps.mean((2, 3)) + maps.amax((2, 3))
 
 
-def _head(features: int, dim: int) -> nn.Linear:
+def _head(features: int, dim: int, blank: bool) -> nn.Linear:
+    if blank:
+        return nn.utils.skip_init(nn.Linear, features, dim)
     head = nn.Linear(features, dim)
     nn.init.orthogonal_(head.weight)
     nn.init.zeros_(head.bias)

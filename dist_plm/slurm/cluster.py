@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import docstring_parser
-import yaml
 from jsonargparse import ArgumentParser
 
 from dist_plm.errors import UserError
+from dist_plm.files.plain_yaml import PlainTextLoader, read_yaml
 
 
 @dataclass(frozen=True)
@@ -173,8 +173,8 @@ def _texts(value: Any) -> list[str]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         # All scalars stay text: YAML 1.1 would read 24:00:00 as a number to base 60.
-        values = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        values = read_yaml(path, PlainTextLoader)
+    except (OSError, ValueError) as error:
         raise UserError(f"--cluster {path} can't be read: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"--cluster {path} is no mapping of keys to values")
