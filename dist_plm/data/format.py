@@ -19,6 +19,7 @@ import numpy as np
 
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
+from dist_plm.files.reading import parse_document
 
 FORMAT = 1
 
@@ -28,6 +29,9 @@ PLAIN_NAME = re.compile(r"\w[\w.+ -]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 MANIFEST = "manifest.json"
+MANIFEST_BYTES = 1 << 26
+"""Largest manifest, 64 MiB; 100,000 shards take 8 MB."""
+
 REJECTED = "rejected.jsonl"
 
 MAX_BYTES = 2**28
@@ -99,7 +103,8 @@ class Manifest:
         """Read `folder`/manifest.json. Raises UserError where it is missing, damaged or of another format."""
         path = Path(folder) / MANIFEST
         try:
-            text = path.read_bytes()
+            with path.open("rb") as file:
+                text = file.read(MANIFEST_BYTES + 1)
         except FileNotFoundError:
             raise UserError(
                 f"{folder} holds no data set: {MANIFEST} is missing; make one with `python shards/build.py`"
@@ -112,8 +117,8 @@ class Manifest:
     def parse(cls, text: bytes, place: str) -> "Manifest":
         """The manifest in `text`, which came from `place`. Raises UserError where it is none."""
         try:
-            return _parse(json.loads(text))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            return _parse(parse_document(text, MANIFEST_BYTES))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise UserError(
                 f"{place} is no manifest of format {FORMAT} ({type(error).__name__}: {error}); build the data set again"
             ) from error

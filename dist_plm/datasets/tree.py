@@ -10,6 +10,7 @@ from typing import Any
 
 from dist_plm.datasets.entry import FileEntry
 from dist_plm.errors import UserError
+from dist_plm.files.tar_header import SmallHeader
 
 
 class Tree:
@@ -122,14 +123,24 @@ class Tree:
 
 
 def _index(path: Path) -> dict[str, tuple[int, int]]:
-    """Offset and size of each regular file of a tar."""
+    """Offset and size of each regular file of a tar. Raises UserError where two have one name."""
+    found: dict[str, tuple[int, int]] = {}
     try:
-        with tarfile.open(path, "r:") as tar:
-            return {str(PurePosixPath(m.name)): (m.offset_data, m.size) for m in tar if m.isreg() and not m.issparse()}
+        with tarfile.open(path, "r:", tarinfo=SmallHeader) as tar:
+            for member in tar:
+                tar.members.clear()  # type: ignore[attr-defined]  # else it keeps every header
+                name = str(PurePosixPath(member.name))
+                if member.isreg() and not member.issparse():
+                    if name in found:
+                        raise UserError(
+                            f"{path} holds two files called {name!a:.200}: unpack it and give the folder, or remove one"
+                        )
+                    found[name] = member.offset_data, member.size
     except OSError as error:
         raise _unreadable(path, error) from error
     except (tarfile.TarError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not an uncompressed tar ({error}); unpack it and give the folder") from error
+    return found
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:

@@ -1,7 +1,10 @@
 """Names and texts of others, printed: bytes that need not be text, letters that a terminal lacks, escape sequences."""
 
 import sys
+import unicodedata
 from io import TextIOWrapper
+
+_DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 def escape_streams() -> None:
@@ -24,7 +27,12 @@ def printable(text: object, most: int = 4_000) -> str:
     """
     text = str(text)
     shown = "".join(
-        letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode()
+        letter.encode("unicode_escape").decode() if _moves(letter) and letter not in "\n\t" else letter
         for letter in text[:most]
     )
     return shown + "…" * (len(text) > most)
+
+
+def _moves(letter: str) -> bool:
+    """Whether a terminal does more with it than show it: control characters, ends of lines, changes of direction."""
+    return unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(letter) in _DIRECTIONS

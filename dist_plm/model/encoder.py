@@ -17,7 +17,7 @@ class Encoder(nn.Module):
     Args:
         config: Which backbone, weights, pooling and dimension.
         seed: Of the weights that are drawn: the same seed gives every rank the same network, whatever was drawn before.
-        blank: Leave the heads' weights as they come from memory, since a file's follow: their shapes are compared first.
+        blank: Leave the weights of the heads undrawn, since those of a file follow: shapes are compared first.
         all_reduce_sum: Differentiable sum over the ranks, needed to train with `batch_norm: synchronised`.
 
     Raises:

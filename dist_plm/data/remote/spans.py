@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from dist_plm.data.format import MANIFEST_BYTES
 from dist_plm.errors import RunFailure, UserError
 
 BLOCK = 1 << 23  # bytes of a request for a part of a table, or of a sweep
@@ -19,7 +20,7 @@ IN_FLIGHT_BYTES = 1 << 29  # asked for at once: a stranger's table may claim 256
 WRONG_TRIES = 3  # a store that fails may come back; wrong bytes that come thrice are there to stay
 CONNECT_SECONDS, READ_SECONDS = 10, 30  # a connection that is silent for longer is taken for dead
 SLOWEST = 100_000  # bytes a second below which a request is given up
-WHOLE_BYTES = 1 << 28  # most bytes of a file whose size is not known before it is read: the manifest
+WHOLE_BYTES = MANIFEST_BYTES  # most bytes of a file whose size is not known before it is read
 # A closed list: a URL may come from a stranger's configuration, and others of fsspec's schemes read local files, run
 # commands over SSH or render templates.
 SCHEMES = ("http", "https", "s3", "gs")
