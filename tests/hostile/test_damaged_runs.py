@@ -195,7 +195,8 @@ def test_metrics_are_cut_back_to_whole_lines(tmp_path, name):
 def test_a_run_says_that_its_metrics_were_cut(tmp_path, tiny, refreshed, here):
     run = shutil.copytree(refreshed, tmp_path / "run", symlinks=True)
     path = run / "metrics.jsonl"
-    path.write_bytes(path.read_bytes()[:-10])
+    keep = json.loads((newest(run) / "checkpoint.json").read_text())["position"]["metrics_bytes"]
+    path.write_bytes(path.read_bytes()[: keep - 10])
     outcome = here(training.main, "--config", tiny, "--run_dir", run, *REFRESH)
     assert outcome.status == 0 and "metrics.jsonl is damaged" in outcome.err, outcome.err
     assert [json.loads(line) for line in path.read_text().splitlines()]
