@@ -13,7 +13,7 @@ import json
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 from safetensors.torch import load_file, save
@@ -33,7 +33,9 @@ from dist_plm.parallel.strategy import PRECISIONS
 FORMAT = 1
 DESCRIPTION = "model.json"
 WEIGHTS = "model.safetensors"
-_TRAINING_ONLY = ("weights", "momentum", "wide_dim")  # keys of ModelConfig that the exported network doesn't depend on
+FILTERS = {"auto": "bilinear", "bilinear": "bilinear", "bicubic": "bicubic"}
+# Keys of ModelConfig that the exported network does not depend on.
+_TRAINING_ONLY = ("weights", "momentum", "wide_dim", "trainable", "lora", "checkpointing")
 
 
 def write_weights(folder: Path, embedder: Embedder) -> None:
@@ -57,7 +59,7 @@ def write_description(folder: Path, embedder: Embedder, checks: dict[str, Any]) 
             "resize": embedder.views.resize,
             "size": embedder.views.size,
             "order": "upright by EXIF; shorter side to `resize`; centre crop of `size` x `size`",
-            "filter": "bilinear with antialiasing, as Pillow's",
+            "filter": f"{FILTERS[embedder.views.interpolation]} with antialiasing, as Pillow's",
         },
         "input": {"name": "images", "layout": "[batch, 3, size, size]", "colours": "RGB", "range": [0, 255]},
         "inside_the_network": {
@@ -87,7 +89,7 @@ def read_export(folder: Path, device: torch.device) -> Embedder:
         PRECISIONS[precision]
         source = _source(document)
         check_limits(Config(model=model, views=views))
-    except (KeyError, TypeError, ValueError, OverflowError, UserError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UserError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{folder / DESCRIPTION} is damaged ({reason}): copy or export it again") from error
     if path.is_file() and file_digest(path) != told:
@@ -124,7 +126,7 @@ def read_weights(folder: Path, model: ModelConfig) -> Encoder:
 def _architecture(document: dict[str, Any]) -> ModelConfig:
     """Raises KeyError, TypeError or ValueError for what is none."""
     told = document["architecture"]
-    default = asdict(ModelConfig())
+    default = {key: value for key, value in asdict(ModelConfig()).items() if key not in _TRAINING_ONLY}
     if wrong := [key for key, value in told.items() if type(value) is not type(default.get(key))]:
         raise ValueError(f"architecture.{wrong[0]} is {told[wrong[0]]!r:.80}")
     model = ModelConfig(**told)
@@ -135,7 +137,7 @@ def _architecture(document: dict[str, Any]) -> ModelConfig:
 
 def _views(document: dict[str, Any]) -> ViewsConfig:
     crop = document["preprocessing"]
-    views = ViewsConfig(size=int(crop["size"]), resize=int(crop["resize"]))
+    views = ViewsConfig(size=int(crop["size"]), resize=int(crop["resize"]), interpolation=_filter(crop["filter"]))
     if not 1 <= views.size <= views.resize:
         raise ValueError(f"a crop of {views.size} pixels from {views.resize}")
     return views
@@ -150,6 +152,10 @@ def _source(document: dict[str, Any]) -> dict[str, Any]:
     for key in ("step", "epochs"):
         told[key] = int(source.get(key, 0))
     return told
+
+
+def _filter(told: str) -> Literal["bilinear", "bicubic"]:
+    return "bicubic" if told.startswith("bicubic") else "bilinear"
 
 
 def _description(folder: Path) -> dict[str, Any]:

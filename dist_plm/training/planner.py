@@ -150,7 +150,7 @@ class Planner:
         started = time.monotonic()
         # STML finds neighbours by the wide head; a sweep by the other one, of the same weights, must not pass for it.
         wide = bool(self.config.model.wide_dim)
-        teacher = learner.strategy.whole(learner.teacher)
+        teacher = learner.whole("teacher")
         present = digest(teacher) + "_wide" * wide + "_fp16" * (self.config.index.precision == "fp16")
         if self._refreshing(at):
             at.sweep = present
