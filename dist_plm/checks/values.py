@@ -4,8 +4,8 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from dist_plm.cli.limits import check_limits
 from dist_plm.config import Config, flat
-from dist_plm.config.limits import check_limits
 from dist_plm.errors import UserError
 from dist_plm.files.names import is_utf8
 

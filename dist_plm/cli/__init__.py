@@ -11,8 +11,8 @@ from typing import Any, NoReturn, get_args, get_type_hints
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
 
+from dist_plm.cli.limits import check_limits
 from dist_plm.config import Config, ModelConfig
-from dist_plm.config.limits import check_limits
 from dist_plm.distributed.process import prepare_process
 from dist_plm.errors import MachineError, RunFailure, UserError
 from dist_plm.files.names import escape_streams, is_utf8, printable

@@ -18,8 +18,8 @@ from typing import Any, Literal, get_args, get_type_hints
 import torch
 from safetensors.torch import load_file, save
 
+from dist_plm.cli.limits import check_limits
 from dist_plm.config import Config, ModelConfig, ViewsConfig
-from dist_plm.config.limits import check_limits
 from dist_plm.encoders.embedder import Embedder, ready
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
