@@ -23,6 +23,7 @@ class Position:
         plan: sha256 of the epoch's plan; empty until it is made.
         sweep: Name of the teacher's weights whose embeddings the plans rest on.
         labels: sha256 of the classes made up at the last refresh; empty where there are none.
+        nearest: sha256 of the table of nearest images made at the last refresh; empty where nothing reads it.
         metrics_bytes: Length of metrics.jsonl.
         best: Highest recall of an evaluation so far that decides which checkpoint is the best.
     """
@@ -35,6 +36,7 @@ class Position:
     plan: str = ""
     sweep: str = ""
     labels: str = ""
+    nearest: str = ""
     metrics_bytes: int = 0
     best: float = 0.0
 

@@ -1,4 +1,4 @@
-"""The command line: YAML and typed overrides in, a Config out; a person's mistake ends in one line and status 2."""
+"""Command lines: YAML and typed overrides to a Config; a usage error is one line and exit status 2."""
 
 import argparse
 import os

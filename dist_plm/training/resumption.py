@@ -49,6 +49,8 @@ def _plan_fault(at: Position, directory: RunDirectory) -> str:
             return f"position.batch is {at.batch}, beyond the end of {directory.plan(at.epochs)}"
         if at.labels:
             load_plan(directory.labels(at.labels), at.labels)
+        if at.nearest:
+            load_plan(directory.nearest(at.sweep), at.nearest)
     except UserError as error:
         return str(error)
     return ""

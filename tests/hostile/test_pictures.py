@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from dist_plm.data import decode as decoding
+from dist_plm.data import rgb
 from dist_plm.data.decode import MAX_DEEP_PIXELS, MAX_SCANS, decode
 from tests.hostile.limits import limited
 
@@ -88,7 +89,7 @@ def test_strips_are_the_whole(monkeypatch, mode):
     buffer = io.BytesIO()
     image.save(buffer, kind, **({"transparency": 7} if mode in ("P", "PA") else {}))
     whole = np.asarray(decode(buffer.getvalue()))
-    monkeypatch.setattr(decoding, "_STRIP", 7 * 30)
+    monkeypatch.setattr(rgb, "STRIP", 7 * 30)
     assert np.array_equal(np.asarray(decode(buffer.getvalue())), whole)
 
 
