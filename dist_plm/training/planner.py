@@ -20,6 +20,7 @@ from dist_plm.data.plan import class_plan, coverage, plan_blocks, plan_steps, ra
 from dist_plm.data.plan_file import load_plan, save_blocks
 from dist_plm.data.store import Store
 from dist_plm.distributed.world import World
+from dist_plm.errors import RunFailure
 from dist_plm.index.embedding_files import Embeddings
 from dist_plm.index.embedding_pass import sweep
 from dist_plm.index.global_index import GlobalIndex
