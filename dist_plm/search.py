@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dist_plm.cli import OneLineParser, run_command, weights_path
+from dist_plm.cli import OneLineParser, add_code_option, run_command, weights_path
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
 from dist_plm.files.names import printable
@@ -23,10 +23,16 @@ def main() -> int:
         raise UserError(f"--image {options.image} cannot be read: {error.strerror}") from error
 
     from dist_plm.data.decode import decode
+    from dist_plm.model.own_backbone import allow
     from dist_plm.search_index import Catalogue
     from dist_plm.search_index.sheet import contact_sheet
 
+<<<<<<< HEAD
     catalogue = Catalogue(options.index, images=options.images)
+=======
+    allow(options.backbone)
+    catalogue = Catalogue(options.index)
+>>>>>>> main
     try:
         query = decode(data)
         (neighbours,) = catalogue.search(catalogue.embed(data), options.k)
@@ -55,6 +61,7 @@ def _parse() -> argparse.Namespace:
         "--images", default="", help="folder or data set of the images, where the index is not your own"
     )
     parser.add_argument("--sheet", type=Path, help="PNG of the query and its neighbours")
+    add_code_option(parser)
     options = parser.parse_args()
     if options.sheet and options.sheet.suffix.lower() != ".png":
         parser.error(f"--sheet {options.sheet}: a sheet is a PNG, let its name end in .png")
