@@ -27,12 +27,8 @@ def main() -> int:
     from dist_plm.search_index import Catalogue
     from dist_plm.search_index.sheet import contact_sheet
 
-<<<<<<< HEAD
-    catalogue = Catalogue(options.index, images=options.images)
-=======
     allow(options.backbone)
-    catalogue = Catalogue(options.index)
->>>>>>> main
+    catalogue = Catalogue(options.index, images=options.images)
     try:
         query = decode(data)
         (neighbours,) = catalogue.search(catalogue.embed(data), options.k)

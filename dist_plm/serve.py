@@ -27,12 +27,8 @@ def main() -> int:
     from dist_plm.search_index import Catalogue
     from dist_plm.search_index.web import create_app
 
-<<<<<<< HEAD
-    catalogue = Catalogue(options.index, images=options.images)
-=======
     allow(options.backbone)
-    catalogue = Catalogue(options.index)
->>>>>>> main
+    catalogue = Catalogue(options.index, images=options.images)
     _ = catalogue.images  # gone images are told now, not to the first visitor
     most_bytes = int(options.max_upload_mb * 1e6)
     listening = _listen(options.host, options.port)

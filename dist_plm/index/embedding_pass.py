@@ -36,7 +36,7 @@ def sweep(
     display: Display,
     title: str,
     precision: Literal["fp32", "fp16"] = "fp32",
-<<<<<<< HEAD
+    source: Source | None = None,
     renewable: bool = True,
 ) -> Embeddings:
     """Embeddings [n, D] of all images of `store`, for every rank to read. A collective.
@@ -47,19 +47,9 @@ def sweep(
     whichever rank computes it. `folder` must be named after the weights of `embed`.
 
     Args:
+        source: Where batches come from, if not from the evaluation views of the images.
         renewable: Whether `embed` has the weights that `folder` is named after, so that what is missing or damaged can
             be computed again; otherwise the sweep must be whole.
-=======
-    source: Source | None = None,
-) -> Embeddings:
-    """Embeddings [n, D] of all images of `store`, for every rank to read. A collective.
-
-    Each rank streams shards of its own in order and writes one file per shard under `folder`/split; a shard whose file
-    is there is not read again, so a killed sweep goes on where it was. The others are shared out by their size, so that
-    the ranks end together. A batch never spans two shards: an embedding is the same to the bit whichever rank computes
-    it. `folder` must be named after the weights of `embed`. `source` is where batches come from, if not from the
-    evaluation views of the images.
->>>>>>> main
 
     Raises:
         RunFailure: an embedding is not finite, or a file of a sweep that is not renewable is missing or damaged.
@@ -79,14 +69,8 @@ def sweep(
     shares = balanced([store.shards[number].samples for number in missing], world.size)
     own = [missing[position] for position in shares[world.rank]]
     total = sum(store.shards[number].samples for number in own)
-<<<<<<< HEAD
-    shards = sweep_shards(
-        store, own, config=config.views, batch_size=config.evaluation.batch_size, workers=config.data.workers
-    )
-    infinite = ""
-=======
     shards = (source or from_images(config))(store, own)
->>>>>>> main
+    infinite = ""
     with display.phase(title, total, "images") as phase, closing(shards):
         for number, batches in shards:
             embedded = _embedded(embed, batches, world, phase)

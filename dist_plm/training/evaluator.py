@@ -3,12 +3,9 @@
 import time
 from dataclasses import dataclass
 
-<<<<<<< HEAD
-from dist_plm.checkpoint.position import Position
-=======
 from torch.nn.functional import normalize
 
->>>>>>> main
+from dist_plm.checkpoint.position import Position
 from dist_plm.config import Config
 from dist_plm.distributed.world import World
 from dist_plm.evaluation.protocol import evaluate, raw_pixels

@@ -223,9 +223,6 @@ class Planner:
             display=self.display,
             title=f"sweep {self.store.split}",
             precision=self.config.index.precision,
-<<<<<<< HEAD
-            renewable=at.sweep == self._present(learner),
-=======
             source=self.views.source(self.store) if self.views else None,
->>>>>>> main
+            renewable=at.sweep == self._present(learner),
         )

@@ -30,11 +30,7 @@ from dist_plm.training.cached_views import CachedViews, Rows
 from dist_plm.training.evaluator import Evaluator
 from dist_plm.training.journal import Journal
 from dist_plm.training.learner import Learner, Phase, phases
-<<<<<<< HEAD
-from dist_plm.training.planner import Planner
-=======
-from dist_plm.training.planner import Plan, Planner, Position
->>>>>>> main
+from dist_plm.training.planner import Plan, Planner
 from dist_plm.training.resumption import newest
 from dist_plm.training.run_directory import RunDirectory
 from dist_plm.training.warnings import batch_norm_warning, start_warning
