@@ -194,7 +194,7 @@ def test_headers_of_a_tar_are_small(tmp_path, kind):
 
 
 def indexed(path: Path) -> list[str]:
-    return list(Tree(path).walk())
+    return [found.path for found in Tree(path).walk()]
 
 
 def streamed(path: Path) -> int:
@@ -208,14 +208,14 @@ def test_names_of_usual_length_are_read(tmp_path):
             info = tarfile.TarInfo(name)
             info.size = 3
             tar.addfile(info, io.BytesIO(b"abc"))
-        assert list(Tree(path).walk()) == [name]
+        assert indexed(path) == [name]
 
 
 @pytest.mark.parametrize("names", [("a/x.jpg", "a/x.jpg"), ("a/x.jpg", "./a/x.jpg"), ("a//x.jpg", "a/x.jpg")])
 def test_two_members_of_one_name_are_refused(tmp_path, names):
     path = tmp_path / "x.tar"
     path.write_bytes(b"".join(member(name, data) for name, data in zip(names, (b"1", b"2"), strict=True)) + bytes(1024))
-    with pytest.raises(UserError, match=r"holds two files called 'a/x\.jpg'"):
+    with pytest.raises(UserError, match=r"holds two files called '.*a/+x\.jpg'"):
         Tree(path)
 
 
