@@ -13,11 +13,13 @@ def main() -> int:
     """Embed; what can't be read is counted, told and left out."""
     options = _parse()
     if options.out.exists():
-        raise UserError(f"{options.out} exists: remove it, or name another folder with --out")
+        raise UserError(f"{options.out} exists{_difference(options)}: remove it, or name another folder with --out")
 
+    from dist_plm.datasets.account import account, reasons
     from dist_plm.distributed.connection import connect, disconnect
     from dist_plm.encoders.frozen import frozen_network
     from dist_plm.encoders.networks import load_network, locate
+    from dist_plm.index.directory import IGNORED, UNREADABLE
     from dist_plm.model.own_backbone import allow
     from dist_plm.search_index.build import Builder
     from dist_plm.search_index.images import FolderImages, ShardImages
@@ -42,9 +44,29 @@ def main() -> int:
         disconnect(world)
     if world.is_first:
         print(f"{options.out}: {summary['count']:,} images in dimension {summary['dim']}, by the {embedder}")
+        if options.images:
+            lists = [options.out / name for name in (UNREADABLE, IGNORED)]
+            print(account(str(options.images), summary["count"], *map(reasons, lists)))
         if summary["unreadable"]:
-            print(f"{summary['unreadable']:,} unreadable, left out: {options.out / 'unreadable.jsonl'}")
+            print(f"{summary['unreadable']:,} unreadable, left out: {options.out / UNREADABLE}")
+        if summary["ignored"]:
+            print(f"{summary['ignored']:,} ignored: {options.out / IGNORED}")
     return 0
+
+
+def _difference(options: argparse.Namespace) -> str:
+    """What an index that is there and the folder that was named differ in; empty where it is not of that folder."""
+    from dist_plm.search_index import Catalogue
+    from dist_plm.search_index.maintenance import changes
+
+    try:
+        catalogue = Catalogue(options.out)
+        if not options.images or catalogue.images.place().get("folder") != str(options.images.resolve()):
+            return ""
+        command = f"`python -m dist_plm.search_index update {options.out}` brings it up to date"
+        return f" ({changes(catalogue)} in {options.images} since; {command})"
+    except UserError:
+        return ""
 
 
 def _parse() -> argparse.Namespace:
@@ -52,7 +74,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, help="run directory or export")
     parser.add_argument("--model", choices=("student", "teacher"), default="", help="of a run: student by default")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--images", type=Path, help="folder of images, with all folders below")
+    source.add_argument(
+        "--images", type=Path, help="folder of images, with all folders below; what a file holds decides, not its name"
+    )
     source.add_argument("--shards", help="data set folder, or its URL")
     parser.add_argument("--split", default="test", help="split of the shards")
     parser.add_argument("--out", type=weights_path, required=True, help="index directory to make")

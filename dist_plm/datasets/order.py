@@ -14,6 +14,7 @@ import numpy as np
 
 from dist_plm.datasets.entry import Entry, Source
 from dist_plm.errors import UserError
+from dist_plm.index.directory import EMBEDDINGS, ROWS, SUMMARY, file_of
 
 IMAGES_PER_CLUSTER = 16  # several clusters for what is one in truth: one that covers two of them would mix them
 MAX_CLUSTERS = 4096  # the tree takes their square in memory
@@ -30,13 +31,15 @@ def order_by(source: Source, index: Path) -> Source:
         UserError: It is no index, or has none of the images.
     """
     try:
-        embeddings = np.load(index / "embeddings.npy", allow_pickle=False).astype(np.float32, copy=False)
-        with open(index / "images.jsonl", encoding="utf-8") as file:
+        generation = int(json.loads((index / SUMMARY).read_text(encoding="utf-8")).get("generation", 1))
+        vectors, rows = (index / file_of(name, generation) for name in (EMBEDDINGS, ROWS))
+        embeddings = np.load(vectors, allow_pickle=False).astype(np.float32, copy=False)
+        with open(rows, encoding="utf-8") as file:
             names = [str(json.loads(line)["name"]) for line in file]
         if not names:
             raise ValueError("it is empty")
         place = dict(zip(names, cluster_order(embeddings).tolist(), strict=True))
-    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, RecursionError) as error:
         raise UserError(f"--order-by {index} is no index of `python -m dist_plm.embed` ({error})") from error
     if not any(entry.source in place for entry in source.entries()):
         raise UserError(f"--order-by {index} has none of these images: it knows {names[0]!r} and others")

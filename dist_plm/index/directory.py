@@ -1,7 +1,7 @@
 """Names of the files of an index directory, which changes without disturbing those who read it.
 
-Each change writes files of a new generation, and then index.json, which says the generation. The files of the one before
-stay until the next change: a reader that has read index.json opens what it names, whatever is written meanwhile.
+Each change writes files of a new generation, and then index.json, which says the generation. The files of the one
+before stay until the next change: a reader that has read index.json opens what it names, whatever is written since.
 """
 
 from pathlib import Path

@@ -15,8 +15,21 @@ from dist_plm.datasets.tree import Tree
 from dist_plm.errors import UserError
 
 
+class Stamp(NamedTuple):
+    """What tells whether a file changed; -1 bytes where there is none."""
+
+    size: int
+    mtime_ns: int
+
+
 class Images(ABC):
-    """Numbered images, each with a name and perhaps a label."""
+    """Numbered images, each with a name and perhaps a label.
+
+    Attributes:
+        ignored: Path and rule of each file that was found beside them and left out.
+    """
+
+    ignored: Sequence[tuple[str, str]] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -29,9 +42,9 @@ class Images(ABC):
     def about(self, number: int) -> dict[str, Any]:
         """`name`, `label` where there is one, and `id` where `reopen` needs it."""
 
-    def seen(self, number: int, data: bytes) -> dict[str, Any]:
-        """What is noted of an image that was read, `data` being its bytes: what tells later whether it changed."""
-        return {}
+    def stamp(self, number: int) -> Stamp | None:
+        """What tells later whether an image changed; None where it can't."""
+        return None
 
     def digest(self) -> str:
         """Of the images as they are now: names, sizes, times; the fingerprint of a data set stands in its place."""
@@ -76,14 +89,10 @@ class FolderImages(Images):
     Args:
         folder: Where they lie; links to folders are followed.
         names: The files to take, by relative path; all where not given.
-
-    Attributes:
-        ignored: Path and rule of each file that was left out; empty where names were given.
     """
 
     def __init__(self, folder: str | Path, names: list[str] | None = None) -> None:
         self._folder = Path(folder)
-        self.ignored: list[tuple[str, str]] = []
         self._stamps: list[Stamp] | None = None
         if names is None:
             if not self._folder.is_dir():
@@ -91,7 +100,7 @@ class FolderImages(Images):
             found = list(Tree(self._folder).walk())
             names = [path for path, rule in found if not rule]
             self.ignored = [(path, rule) for path, rule in found if rule]
-            self._stamps = [self._stamp(name) for name in names]
+            self._stamps = [_stamp(self._folder / name) for name in names]
             if not names:
                 raise UserError(f"{folder} holds no files, or hidden ones alone")
         self._names = names
@@ -107,38 +116,27 @@ class FolderImages(Images):
         folder = str(PurePosixPath(name).parent)
         return {"name": name, **({"label": folder} if folder != "." else {})}
 
-    def seen(self, number: int, data: bytes) -> dict[str, Any]:
-        # The size and time of before the file was read: one that changed meanwhile differs from them later.
-        size, changed = self._stamps[number] if self._stamps else self._stamp(self._names[number])
-        return {"size": size, "mtime_ns": changed, "sha256": hashlib.sha256(data).hexdigest()}
+    def stamp(self, number: int) -> Stamp:
+        # As found, before the file is read: one that changes meanwhile differs from it later.
+        return self._stamps[number] if self._stamps else _stamp(self._folder / self._names[number])
 
     def digest(self) -> str:
-        stamps = self._stamps or [self._stamp(name) for name in self._names]
         whole = hashlib.sha256()
-        for name, stamp in zip(self._names, stamps, strict=True):
-            whole.update(f"{name}\0{stamp.size}\0{stamp.mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        for number, name in enumerate(self._names):
+            size, changed = self.stamp(number)
+            whole.update(f"{name}\0{size}\0{changed}\n".encode("utf-8", "surrogateescape"))
         return whole.hexdigest()
-
-    def stamps(self) -> dict[str, "Stamp"]:
-        """Size and time of each file, by name."""
-        return dict(zip(self._names, self._stamps or [self._stamp(name) for name in self._names], strict=True))
 
     def place(self) -> dict[str, Any]:
         return {"kind": "folder", "folder": str(self._folder.resolve())}
 
-    def _stamp(self, name: str) -> "Stamp":
-        try:
-            status = os.stat(self._folder / name)
-        except (OSError, ValueError):
-            return Stamp(-1, 0)
-        return Stamp(status.st_size, status.st_mtime_ns)
 
-
-class Stamp(NamedTuple):
-    """What tells whether a file changed; -1 bytes where there is none."""
-
-    size: int
-    mtime_ns: int
+def _stamp(path: Path) -> Stamp:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return Stamp(-1, 0)
+    return Stamp(status.st_size, status.st_mtime_ns)
 
 
 def reopen(place: Any, rows: list[dict[str, Any]]) -> Images:

@@ -2,11 +2,14 @@
 
 DIR/
     embeddings.npy      float32 [N, D], rows of unit length
-    images.jsonl        one line a row: name, label where there is one, id in the shards
-    unreadable.jsonl    name and reason of each image that was left out
+    images.jsonl        one line a row: name, label where there is one; id in the shards, or size, time and SHA-256
+    unreadable.jsonl    name and reason of each file that is no image
+    ignored.jsonl       name and rule of each file that was not looked at
     index.faiss         IndexFlatIP over the rows, for other programs; here the index is rebuilt from embeddings.npy
     encoder/            the network as an export (encoders/exported.py)
-    index.json          N, D, where the images are and who said so (ownership.py), bytes of each file
+    index.json          N, D, where the images are and who said so (ownership.py), generation, bytes of each file
+
+After a change (maintenance.py) the first five names have the number of their generation: embeddings.2.npy.
 
 An index may come from a stranger: faiss.read_index is no parser for hostile files (it opens paths that a file names),
 and an image that lies outside of the index is only shown from a folder that this account named.
@@ -28,13 +31,13 @@ from dist_plm.encoders.embedder import Embedder
 from dist_plm.encoders.exported import read_export
 from dist_plm.errors import UserError
 from dist_plm.files.reading import map_array, parse_document, read_document
+from dist_plm.index.directory import EMBEDDINGS, ENCODER, ROWS, SUMMARY, file_of
 from dist_plm.search_index.images import Images, reopen
 from dist_plm.search_index.ownership import is_own
 
-FORMAT = 1
-SUMMARY, EMBEDDINGS, ROWS, UNREADABLE, INDEX, ENCODER = (
-    *("index.json", "embeddings.npy", "images.jsonl", "unreadable.jsonl", "index.faiss", "encoder"),
-)
+FORMAT, CHANGED_FORMAT = 1, 2
+"""Of an index as `embed` writes it, and of one that was changed since: its files are named by their generation."""
+
 _AGAIN = "make the index again: python -m dist_plm.embed"
 _BLOCK = 1 << 16  # rows added to the index at once
 _LINE_BYTES = 1 << 20  # of what is said of an image
@@ -79,6 +82,7 @@ class Catalogue:
         embeddings: float32 [N, D], memory-mapped.
         rows: What is known of each image: `name`, perhaps `label`.
         summary: index.json.
+        generation: Changes since it was made, from 1.
 
     Raises:
         UserError: No index there, or a damaged one.
@@ -90,10 +94,11 @@ class Catalogue:
         self.embedder: Embedder = read_export(self.folder / ENCODER, device or torch.device("cpu"))
         try:
             shape = (int(self.summary["count"]), int(self.summary["dim"]))
-            self.embeddings = map_array(self.folder / EMBEDDINGS)
+            self.generation = int(self.summary.get("generation", 1))
+            self.embeddings = map_array(self.file(EMBEDDINGS))
             if self.embeddings.dtype != np.float32:
                 raise ValueError(f"{EMBEDDINGS} holds {self.embeddings.dtype}, not float32")
-            self.rows = list(_rows(self.folder / ROWS))
+            self.rows = list(_rows(self.file(ROWS)))
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             reason = str(error).splitlines()[0][:160]
             raise UserError(f"{self.folder} is a damaged index ({reason}): {_AGAIN}") from error
@@ -109,6 +114,10 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def file(self, name: str) -> Path:
+        """The file that is called so in the first generation."""
+        return self.folder / file_of(name, self.generation)
 
     @cached_property
     def images(self) -> Images:
@@ -156,7 +165,7 @@ class Catalogue:
             block = np.ascontiguousarray(self.embeddings[low : low + _BLOCK], dtype=np.float32)
             # A network may give nothing, a row of zeros, for an image.
             if fault := unit_fault(block[block.any(1)]):
-                raise UserError(f"{self.folder / EMBEDDINGS} has {fault}: {_AGAIN}")
+                raise UserError(f"{self.file(EMBEDDINGS)} has {fault}: {_AGAIN}")
             index.add(block)
         return index
 
@@ -207,8 +216,10 @@ def _summary(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} holds no index ({SUMMARY} is missing): python -m dist_plm.embed makes one") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): {_AGAIN}") from error
-    if found != FORMAT:
-        raise UserError(f"{path} is of format {found!a:.40}, this version reads {FORMAT}: {_AGAIN}")
+    if found not in (FORMAT, CHANGED_FORMAT):
+        raise UserError(
+            f"{path} is of format {found!a:.40}, this version reads {FORMAT} and {CHANGED_FORMAT}: {_AGAIN}"
+        )
     for file, size in sizes.items():
         if not file.is_file() or file.stat().st_size != size:
             raise UserError(f"{file} is not as it was written ({size:,} bytes): copy it again, or {_AGAIN}")

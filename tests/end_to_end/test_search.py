@@ -42,7 +42,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
     (folder / "empty.png").write_bytes(b"")
     (folder / "text.jpg").write_text("not an image")
     (folder / "half.jpeg").write_bytes(path.read_bytes()[:300])
-    (folder / "notes.txt").write_text("left alone")
+    (folder / "notes.txt").write_text("no image either")
+    (folder / ".hidden.jpg").write_bytes(path.read_bytes())
     return folder
 
 
@@ -103,11 +104,13 @@ def test_a_folder_with_files_that_are_no_images(photos, finished, tmp_path, here
     out = tmp_path / "index"
     outcome = here(embedding.main, "--checkpoint", finished, "--images", photos, "--out", out)
     assert outcome.status == 0, outcome.err
-    assert "30 images in dimension 16" in outcome.out and "3 unreadable" in outcome.out
+    assert "30 images in dimension 16" in outcome.out and "4 unreadable" in outcome.out
+    assert f"files of {photos}: 35\n" in outcome.out and "1 ignored" in outcome.out
     left_out = [json.loads(line) for line in (out / "unreadable.jsonl").read_text().splitlines()]
     assert {each["name"]: each["reason"].split(":")[0] for each in left_out} == {
         "empty.png": "empty file",
         "half.jpeg": "damaged image",
+        "notes.txt": "not an image",
         "text.jpg": "not an image",
     }
     catalogue = Catalogue(out)
@@ -177,7 +180,7 @@ def test_wrong_uses(tmp_path, finished, demo, indexed, photos, here):
         ("--shards", embedding.main, into),
         ("not allowed with", embedding.main, (*into, "--shards", demo, "--images", photos)),
         ("is not a folder", embedding.main, (*into, "--images", tmp_path / "nowhere")),
-        ("holds no images", embedding.main, (*into, "--images", tmp_path / "none")),
+        ("holds no files", embedding.main, (*into, "--images", tmp_path / "none")),
         ("none of the 1 images", embedding.main, (*into, "--images", tmp_path / "blank")),
         ("has no split 'tset'", embedding.main, (*into, "--shards", demo, "--split", "tset")),
         ("exists", embedding.main, ("--checkpoint", finished, "--out", indexed, "--images", photos)),

@@ -1,0 +1,93 @@
+"""`python -m dist_plm.search_index`: list an index, or bring it up to date with the folder that it was made of.
+
+Images that came, changed, moved or went are told by name, size and time, and those that moved by their content. Whoever
+searches the index meanwhile is not disturbed; a server shows the changes after its next start.
+"""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dist_plm.cli import OneLineParser, run_command, weights_path
+
+if TYPE_CHECKING:
+    from dist_plm.search_index import Catalogue
+    from dist_plm.telemetry.progress import Display
+
+
+def main() -> int:
+    """Run one of the four commands."""
+    options = _parse()
+
+    from dist_plm.search_index import Catalogue
+    from dist_plm.search_index.maintenance import add, remove, update
+
+    if options.command == "list":
+        _list(Catalogue(options.index))
+    elif options.command == "remove":
+        _say(options.index, remove(Catalogue(options.index), options.names))
+    else:
+        with _display() as display:
+            catalogue = Catalogue(options.index, display.device)
+            if options.command == "update":
+                done = update(catalogue, options.workers, display)
+            else:
+                done = add(catalogue, options.paths, options.workers, display)
+        _say(options.index, done)
+    return 0
+
+
+@contextmanager
+def _display() -> "Iterator[Display]":
+    """A bar, and the device of this machine."""
+    from dist_plm.config import RuntimeConfig
+    from dist_plm.distributed.connection import connect, disconnect
+    from dist_plm.telemetry.progress import Display
+
+    world = connect(RuntimeConfig())
+    display = Display(world)
+    try:
+        yield display
+    finally:
+        display.close()
+        disconnect(world)
+
+
+def _list(catalogue: "Catalogue") -> None:
+    """A line for each image: row, name, and label where there is one, parted by tabs."""
+    for row, known in enumerate(catalogue.rows):
+        print(*(part for part in (row, known["name"], known.get("label")) if part is not None), sep="\t")
+
+
+def _say(index: Path, done: str) -> None:
+    print(f"{index}: {done}")
+
+
+def _parse() -> argparse.Namespace:
+    parser = OneLineParser(prog="python -m dist_plm.search_index", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=OneLineParser)
+    kinds = {
+        "list": "print row, name and label of each image",
+        "add": "embed new and changed files among those named",
+        "remove": "drop images by name, or all below a folder",
+        "update": "embed what is new or changed, drop what is gone",
+    }
+    for name, words in kinds.items():
+        command = commands.add_parser(name, help=words, description=words)
+        command.add_argument("index", type=weights_path, metavar="INDEX_DIR", help="made by python -m dist_plm.embed")
+        if name == "add":
+            command.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="below the folder of the index")
+        if name == "remove":
+            command.add_argument("names", nargs="+", metavar="NAME", help="of an image or folder, as `list` prints it")
+        if name in ("add", "update"):
+            command.add_argument("--workers", type=int, default=2, help="decoding threads")
+    options = parser.parse_args()
+    if getattr(options, "workers", 1) < 1:
+        parser.error(f"--workers is {options.workers}: at least 1")
+    return options
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,125 @@
+"""The next generation of an index: rows that stay, rows that came, and the files that say so."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dist_plm.errors import UserError
+from dist_plm.index.directory import CHANGING, IGNORED, ROWS, UNREADABLE, file_of
+from dist_plm.search_index.embedding import embed_numbers
+from dist_plm.search_index.images import FolderImages
+from dist_plm.search_index.search_index import CHANGED_FORMAT, Catalogue
+from dist_plm.search_index.writing import write_lines, write_summary, write_vectors
+from dist_plm.telemetry.progress import Display
+
+BLOCK = 4_096  # rows of the old index in memory at once
+Line = dict[str, Any]
+
+
+@dataclass
+class Generation:
+    """What an index shall hold.
+
+    Args:
+        places: Rows of the index as it is, whose embeddings stay.
+        rows: What is known of those, and then of the images in `vectors`.
+        vectors: float32 [n, D], embeddings of new images.
+        unreadable: Lines of unreadable.jsonl.
+        ignored: Lines of ignored.jsonl.
+    """
+
+    places: list[int]
+    rows: list[Line]
+    vectors: np.ndarray
+    unreadable: list[Line]
+    ignored: list[Line]
+
+    @classmethod
+    def of(cls, catalogue: Catalogue, kept: list[int]) -> "Generation":
+        """The index as it is, of its rows only `kept`."""
+        rows = [catalogue.rows[row] for row in kept]
+        nothing = np.empty((0, catalogue.embedder.dim), np.float32)
+        return cls(list(kept), rows, nothing, list(lines(catalogue, UNREADABLE)), list(lines(catalogue, IGNORED)))
+
+    def take(
+        self,
+        catalogue: Catalogue,
+        images: FolderImages,
+        fresh: list[int],
+        workers: int,
+        display: Display,
+    ) -> str:
+        """Add the files with the numbers `fresh`; the embedding of a file that moved is that of its row. What was done.
+
+        Raises:
+            RunFailure: an embedding is not finite.
+        """
+        moved = _moved(catalogue, images, fresh)
+        new = [number for number in fresh if number not in moved]
+        with display.phase("embed", len(new), "images") as phase, ThreadPoolExecutor(workers) as pool:
+            made = embed_numbers(images, new, catalogue.embedder, pool, phase.advance)
+        for number, row in moved.items():
+            stamp = images.stamp(number)._asdict()
+            self.places.append(row)
+            self.rows.append({**images.about(number), **stamp, "sha256": catalogue.rows[row]["sha256"]})
+        self.rows += made.rows
+        self.vectors = made.vectors
+        tried = {images.about(number)["name"] for number in fresh}
+        self.unreadable = [each for each in self.unreadable if each["name"] not in tried] + made.unreadable
+        return f"{len(made.rows):,} embedded, {len(moved):,} moved or copied, {len(made.unreadable):,} unreadable"
+
+    def write(self, catalogue: Catalogue) -> None:
+        """Write it into the folder of the index; index.json comes last and names the files.
+
+        Raises:
+            UserError: it has no rows.
+        """
+        if not self.rows:
+            raise UserError(f"{catalogue.folder} would be left without images: remove the folder instead")
+        folder, generation = catalogue.folder, catalogue.generation + 1
+        write_vectors(
+            folder, generation, self._blocks(catalogue), (len(self.rows), catalogue.embedder.dim), lambda _: None
+        )
+        for name, told in ((ROWS, self.rows), (UNREADABLE, self.unreadable), (IGNORED, self.ignored)):
+            write_lines(folder / file_of(name, generation), told)
+        files = [file_of(name, generation) for name in CHANGING]
+        summary = {**catalogue.summary, "format": CHANGED_FORMAT, "generation": generation, "count": len(self.rows)}
+        summary |= {"unreadable": len(self.unreadable), "ignored": len(self.ignored)}
+        write_summary(folder, {**summary, "files": {name: (folder / name).stat().st_size for name in files}})
+        for old in range(1, generation - 1):  # the one before stays for those who are about to read it
+            for name in CHANGING:
+                (folder / file_of(name, old)).unlink(missing_ok=True)
+
+    def _blocks(self, catalogue: Catalogue) -> Iterator[np.ndarray]:
+        for start in range(0, len(self.places), BLOCK):
+            rows = catalogue.embeddings[self.places[start : start + BLOCK]]
+            yield np.ascontiguousarray(rows, dtype=np.float32)
+        yield self.vectors
+
+
+def lines(catalogue: Catalogue, name: str) -> Iterator[Line]:
+    """Of unreadable.jsonl or ignored.jsonl; none in an index of before there was such a list."""
+    path = catalogue.file(name)
+    if path.exists():
+        with path.open(encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+
+def _moved(catalogue: Catalogue, images: FolderImages, fresh: list[int]) -> dict[int, int]:
+    """Of files that are new by name, those that are known by content: their number, and the row of that content."""
+    by_content = {each["sha256"]: row for row, each in enumerate(catalogue.rows) if "sha256" in each}
+    sizes = {each.get("size") for each in catalogue.rows}
+    found = {}
+    for number in fresh:
+        if images.stamp(number).size in sizes:
+            with suppress(OSError, ValueError):
+                row = by_content.get(hashlib.sha256(images.read(number)).hexdigest())
+                if row is not None:
+                    found[number] = row
+    return found
