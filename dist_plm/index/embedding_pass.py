@@ -17,7 +17,7 @@ from dist_plm.distributed.shares import balanced
 from dist_plm.distributed.world import World
 from dist_plm.files.atomic import replacing
 from dist_plm.index.embedding_files import Embeddings
-from dist_plm.telemetry.progress import Display, Phase
+from dist_plm.telemetry.progress import Display, Task
 
 Embed = Callable[[Tensor], Tensor]
 
@@ -67,7 +67,7 @@ def sweep(
     return Embeddings(files)
 
 
-def _embedded(embed: Embed, batches: Iterable[Tensor], world: World, phase: Phase) -> Tensor | None:
+def _embedded(embed: Embed, batches: Iterable[Tensor], world: World, phase: Task) -> Tensor | None:
     """The embeddings of a shard, float32 [n, D] on the CPU; None where a rank was told to leave."""
     rows = []
     for batch in batches:
