@@ -104,17 +104,44 @@ def _check_neighbours(config: Config, world_size: int) -> None:
         )
     if method == "plm" and manifold.dim > config.model.dim:
         raise UserError(f"manifold.dim {manifold.dim} is larger than model.dim {config.model.dim}")
-    if method == "neighbour_contrast" and manifold.scope == "rank":
+    if method == "neighbour_contrast" and manifold.scope != "global":
         raise UserError(
-            "manifold.scope rank is a reading of plm, neighbour_contrast looks for neighbours in the whole batch: set "
-            "--manifold.scope global"
+            f"manifold.scope {manifold.scope} is a reading of plm, neighbour_contrast looks for neighbours in the "
+            "whole batch: set --manifold.scope global"
         )
+    _check_pieces(config)
+    if method == "plm" and manifold.scope == "gallery":
+        return
     points = config.batch.images * config.views.count // (world_size if manifold.scope == "rank" else 1)
     if manifold.k >= points:
         raise UserError(
             f"manifold.k {manifold.k} neighbours don't exist among {points} points "
             f"(batch.groups x batch.group_size x views.count{' / ranks' if manifold.scope == 'rank' else ''}): "
             "lower manifold.k or enlarge the batch"
+        )
+
+
+def _check_pieces(config: Config) -> None:
+    """Where the neighbours of PLM come from, and what is projected."""
+    manifold = config.manifold
+    if manifold.scope == "gallery":
+        if manifold.similarity == "binary":
+            raise UserError(
+                "manifold.similarity binary asks which points of the batch are neighbours, and with manifold.scope "
+                "gallery the neighbours are not in the batch: set --manifold.similarity graded"
+            )
+        images = manifest_of(config.data).splits[config.data.train_split].samples
+        if manifold.k >= images:
+            raise UserError(
+                f"manifold.k {manifold.k} neighbours don't exist among the {images} images of split "
+                f"{config.data.train_split!r}: lower manifold.k"
+            )
+    elif manifold.piece == "image":
+        raise UserError("manifold.piece image needs --manifold.scope gallery: in a batch each view has its own piece")
+    if manifold.project and manifold.centre != "mean":
+        raise UserError(
+            f"manifold.project has no effect with manifold.centre {manifold.centre}, whose pieces contain the point "
+            "itself or the origin: set --manifold.centre mean"
         )
 
 

@@ -30,7 +30,8 @@ METHODS: dict[str, type[Method]] = {
 
 def is_searched(config: Config) -> bool:
     """Whether a refresh makes an index of all images and searches it."""
-    return METHODS[config.train.method].is_searched(config.batch)
+    method = METHODS[config.train.method]
+    return method.is_searched(config.batch) or method.reads_gallery(config)
 
 
 def is_swept(config: Config) -> bool:

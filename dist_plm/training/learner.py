@@ -150,7 +150,7 @@ class Learner:
         with part("student"):
             embedded = self.strategy.embed(views)
         with self.side_stream.work():
-            x, prepared = self._look(views) if self.method.reads_teacher else (None, None)
+            x, prepared = self._look(views, batch) if self.method.reads_teacher else (None, None)
         self.side_stream.join()
         x = embedded if x is None else x
         sound = embedded.detach().isfinite().all() & x.isfinite().all()
@@ -189,12 +189,13 @@ class Learner:
         network = self.strategy.whole(self.student if name == "student" else self.teacher)
         return network if self.frozen is None else Joined(self.frozen, network)
 
-    def _look(self, views: Tensor) -> tuple[Tensor, Any]:
+    def _look(self, entering: Tensor, batch: Batch) -> tuple[Tensor, Any]:
         """f_phi of the views [b, D + wide_dim], and what the method makes of it while the student is embedding."""
         with part("teacher"):
-            x = self.strategy.embed_constant(self._teacher_forward, views)
+            x = self.strategy.embed_constant(self._teacher_forward, entering)
+        neighbours = None if batch.neighbours is None else batch.neighbours.to(self.method_dtype)
         with part("losses"):
-            return x, self.method.prepare(self._usable(x)[:, : self.config.model.dim], self.shares)
+            return x, self.method.prepare(self._usable(x)[:, : self.config.model.dim], self.shares, neighbours)
 
     def _usable(self, embedded: Tensor) -> Tensor:
         """A constant in the method's precision, finite: an eigendecomposition raises on what is not, and a step that is

@@ -170,6 +170,7 @@ class Trainer:
             rank_rows(plan.ids, self.shares, self.world.rank),
             node_rows=node_rows(plan.ids, self.shares, self.world),
             labels=plan.labels,
+            around=plan.nearest.around if plan.nearest else None,
             views=config.views,
             seed=config.seed,
             epoch=at.epochs,
@@ -224,7 +225,8 @@ class Trainer:
 
     def _next_phase(self) -> None:
         at = self.at
-        at.phase, at.epoch, at.batch, at.plan, at.sweep, at.labels = at.phase + 1, 0, 0, "", "", ""
+        at.phase, at.epoch, at.batch, at.plan = at.phase + 1, 0, 0, ""
+        at.sweep = at.labels = at.nearest = ""
         self.learner.enter(self.phase)
 
     def _save(self, *, best: bool = False) -> None:
