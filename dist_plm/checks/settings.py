@@ -60,6 +60,15 @@ def _check_sizes(config: Config) -> None:
             f"train.wandb is {config.train.wandb!r}, but wandb is not installed: pip install -e '.[wandb]', "
             "or leave the key empty"
         )
+    cached, wanted = config.views.cached, config.views.count
+    if cached and config.model.trainable == "all" and not config.model.lora.rank:
+        raise UserError(
+            f"views.cached {cached} keeps what the frozen part of the network computes, and with model.trainable all "
+            "there is none: set --model.trainable head or blocks:N, or --views.cached 0"
+        )
+    if 0 < cached < wanted - 1:
+        raise UserError(f"views.count {wanted} views of an image can't be drawn from {cached} cached ones and the "
+                        f"evaluation view: raise --views.cached to {wanted - 1}")  # fmt: skip
 
 
 def _check_batch(config: Config, world_size: int) -> None:
@@ -94,7 +103,7 @@ def _check_strategy(config: Config, world_size: int) -> None:
     if config.runtime.lanes < world_size:
         raise UserError(
             f"runtime.lanes {config.runtime.lanes} is less than the {world_size} ranks, and each computes whole lanes: "
-            "raise --runtime.lanes, which gives other bits, or set --runtime.strategy ddp"
+            "raise --runtime.lanes, which changes the bits of the result, or set --runtime.strategy ddp"
         )
     if config.batch.locality:
         raise UserError(
