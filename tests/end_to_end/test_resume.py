@@ -200,17 +200,6 @@ def test_what_is_kept(tmp_path, tiny, here):
     assert (run / "checkpoints" / "best").resolve().name == f"step_{best:08d}"
 
 
-def test_embeddings_that_are_gone_are_made_again_under_their_own_name(tmp_path, tiny, here):
-    run = tmp_path / "run"
-    arguments = ("--config", tiny, "--run_dir", run, "--batch.refresh_epochs", 2)
-    assert here(training.main, *arguments, "--train.max_steps", 2 * STEPS_PER_EPOCH).status == 0
-    (before,) = (path.parent for path in run.glob("sweeps/*/train"))
-    shutil.rmtree(before)
-    outcome = here(training.main, *arguments)
-    assert outcome.status == 0 and f"the embeddings {before.name} of the last refresh are gone" in outcome.err
-    assert not before.exists() and events(run, "end")
-
-
 def test_a_checkpoint_says_what_it_is(finished):
     found = checkpoint.find(finished / "checkpoints", World())
     assert found is not None
