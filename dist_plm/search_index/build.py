@@ -26,7 +26,7 @@ from dist_plm.search_index.images import Images
 from dist_plm.search_index.ownership import signature
 from dist_plm.search_index.search_index import FORMAT
 from dist_plm.search_index.writing import begin_array, write_lines, write_summary, write_vectors
-from dist_plm.telemetry.progress import Display, Phase
+from dist_plm.telemetry.progress import Display, Task
 
 BLOCK = 2_048  # images a file of the work in progress
 
@@ -106,7 +106,7 @@ class Builder:
                 else:
                     self._block(numbers, pool, phase)
 
-    def _block(self, numbers: range, pool: ThreadPoolExecutor, phase: Phase) -> None:
+    def _block(self, numbers: range, pool: ThreadPoolExecutor, phase: Task) -> None:
         def advance(count: int) -> None:
             phase.advance(count, scale=self.world.size)
 
