@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dist_plm import __version__
 from dist_plm.cli import ConfigParser, config_of, config_parser, run_command
 from dist_plm.config import Config
-from dist_plm.runtime.environment import number
+from dist_plm.runtime.environment import place
 
 if TYPE_CHECKING:
     from dist_plm.runtime.world import World
@@ -35,7 +35,7 @@ def main() -> int:
 
     from dist_plm.checks import check
 
-    world_size = number("WORLD_SIZE", 1, least=1)
+    world_size = place().size
     check(config, world_size)
     if parsed.plan:
         from dist_plm.training.estimate import estimate

@@ -1,0 +1,16 @@
+"""The command line: YAML and typed overrides in, a Config out; a wrong value ends in one line and status 2."""
+
+from dist_plm.cli.config_parser import ConfigParser, config_of, config_parser, load_config
+from dist_plm.cli.parsers import OneLineParser, user_path, weights_path
+from dist_plm.cli.running import run_command
+
+__all__ = [
+    "ConfigParser",
+    "OneLineParser",
+    "config_of",
+    "config_parser",
+    "load_config",
+    "run_command",
+    "user_path",
+    "weights_path",
+]
