@@ -50,6 +50,7 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
     from dist_plm.runtime.connection import connect, disconnect
     from dist_plm.runtime.preemption import PREEMPTED, Preempted, Preemption
     from dist_plm.runtime.progress import Display
+    from dist_plm.runtime.torchrun import leave_status
     from dist_plm.runtime.world import RankFailure
     from dist_plm.training.trainer import Trainer
 
@@ -63,7 +64,8 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
             status = PREEMPTED
         except RankFailure as failure:
             display.close()
-            print(f"rank {world.rank}: {failure}", file=sys.stderr, flush=True)
+            print(line := f"rank {world.rank}: {failure}", file=sys.stderr, flush=True)
+            leave_status(1, line)
             os._exit(1)  # leaving the process group in order would wait for the dead
         finally:
             display.close()

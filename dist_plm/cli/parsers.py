@@ -3,10 +3,10 @@
 import argparse
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dist_plm.cli.ending import end
 from dist_plm.config.spelling import suggestion
 from dist_plm.errors import UserError
 from dist_plm.runtime.environment import speaks
@@ -24,9 +24,7 @@ class OneLineParser(argparse.ArgumentParser):
         text = " ".join(str(message).split())
         if found := re.search(r"unrecognized arguments: --([\w.-]+)", text):
             text += suggestion(found[1], self.names())
-        if speaks():
-            print(f"{self.prog}: {text} (see --help)", file=sys.stderr)
-        sys.exit(2)
+        end(2, f"{self.prog}: {text} (see --help)" if speaks() else "")
 
     def names(self) -> list[str]:
         """All options, without dashes."""

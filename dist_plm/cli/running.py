@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from dist_plm.cli.ending import end
 from dist_plm.errors import MachineError, RunFailure, UserError
 from dist_plm.runtime.environment import speaks
 from dist_plm.runtime.names import escape_streams
@@ -13,13 +14,10 @@ def run_command(command: Callable[[], int]) -> NoReturn:
     """Run a command and exit with its status: 2 after a UserError, 1 after a RunFailure, 130 after Ctrl-C."""
     escape_streams()
     try:
-        status = command()
+        status, line = command(), ""
     except (UserError, RunFailure) as error:
-        if speaks() or isinstance(error, RunFailure | MachineError):
-            print(f"error: {error}", file=sys.stderr)
-        status = 2 if isinstance(error, UserError) else 1
+        said = speaks() or isinstance(error, RunFailure | MachineError)
+        status, line = 2 if isinstance(error, UserError) else 1, f"error: {error}" if said else ""
     except KeyboardInterrupt:
-        if speaks():
-            print("interrupted", file=sys.stderr)
-        status = 130
-    sys.exit(status)
+        status, line = 130, "interrupted" if speaks() else ""
+    end(status, line)

@@ -1,4 +1,4 @@
-"""Signals noticed by a thread: a handler of Python's waits until the main thread returns from C++, which may take hours.
+"""Signals noticed by a thread: a Python handler waits until the main thread returns from C++, which may take hours.
 
 The C level of CPython's handlers writes each signal's number to a file at once (`signal.set_wakeup_fd`), whatever the
 main thread does; a thread reads it there.
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from dist_plm.runtime.environment import place
+from dist_plm.runtime.torchrun import leave_status
 
 
 @contextmanager
@@ -57,7 +58,8 @@ def ending_at_once(doing: str, status: int | None = None, caught: int = 0) -> It
         if place().local == 0:
             name = signal.Signals(number).name
             print(f"{name} while {doing}: nothing was begun; rerun the command to start", file=sys.stderr, flush=True)
-        os._exit(128 + number if status is None else status)
+        leave_status(code := 128 + number if status is None else status, "")
+        os._exit(code)
 
     if caught:
         leave(caught)
