@@ -102,6 +102,7 @@ def _measured(
     from dist_plm.checks import check
     from dist_plm.runtime.connection import connect, disconnect
     from dist_plm.runtime.world import World
+    from dist_plm.training.precision import resolve_precision
 
     groups = {
         ("P1", "P2"): step.overhead,
@@ -121,7 +122,7 @@ def _measured(
         data = replace(config.data, shards=shards, test_split="", gallery_split="")
         check(replace(config, data=data), ranks)
         world = connect(config.runtime)
-        setting = replace(setting, world=world)
+        setting = replace(setting, world=world, config=resolve_precision(config, world)[0])
         ratios: list[Ratio] = []
         try:
             for members, measure in groups.items():

@@ -47,6 +47,7 @@ def main() -> int:
     from dist_plm.reporting.supervision_table import show
     from dist_plm.runtime.connection import connect, disconnect
     from dist_plm.runtime.progress import Display
+    from dist_plm.training.precision import resolve_precision
 
     with open_split(config.data, config.data.test_split) as store:
         if options.clusters > len(store):
@@ -56,6 +57,7 @@ def main() -> int:
         world = connect(config.runtime)
         display = Display(world)
         try:
+            config, _ = resolve_precision(config, world)
             result = _judge(config, options, store, world, display)
             display.close()
             show(result)

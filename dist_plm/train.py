@@ -52,13 +52,16 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
     from dist_plm.runtime.progress import Display
     from dist_plm.runtime.torchrun import leave_status
     from dist_plm.runtime.world import RankFailure
+    from dist_plm.training.precision import resolve_precision
     from dist_plm.training.trainer import Trainer
 
     with Preemption(config.runtime.signals) as preemption:
         world = connect(config.runtime, preemption)
         display, status = Display(world), 0
         try:
-            Trainer(config, world, display, greeting=_detected(config, world), force=force, profile=profile).run()
+            config, reason = resolve_precision(config, world)
+            greeting = _detected(config, world, reason)
+            Trainer(config, world, display, greeting=greeting, force=force, profile=profile).run()
         except Preempted as reason:
             display.say(str(reason))
             status = PREEMPTED
@@ -77,7 +80,7 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
     return status
 
 
-def _detected(config: Config, world: "World") -> str:
+def _detected(config: Config, world: "World", precision_reason: str) -> str:
     """What was found on this machine and what follows from it, said once."""
     import torch
 
@@ -99,6 +102,7 @@ def _detected(config: Config, world: "World") -> str:
     return (
         f"dist_plm {__version__}, torch {torch.__version__}: {world.size} rank(s) on {device}, "
         f"{torch.get_num_threads()} compute thread(s) each\n"
+        f"precision: {config.train.precision} ({precision_reason})\n"
         f"batch: {batch_arithmetic(config, world.size)}\n"
         f"nearest neighbours: {describe(config.index.backend, world.device)}{index}"
         + ("\nkernels: compiled at the first step, which takes minutes" if config.runtime.compile else "")

@@ -8,10 +8,12 @@ from dist_plm.cli.ending import end
 from dist_plm.errors import MachineError, RunFailure, UserError
 from dist_plm.runtime.environment import speaks
 from dist_plm.runtime.names import escape_streams
+from dist_plm.runtime.process import prepare_process
 
 
 def run_command(command: Callable[[], int]) -> NoReturn:
     """Run a command and exit with its status: 2 after a UserError, 1 after a RunFailure, 130 after Ctrl-C."""
+    prepare_process()
     escape_streams()
     try:
         status, line = command(), ""

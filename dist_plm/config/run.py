@@ -18,7 +18,9 @@ class TrainConfig:
         report: Write RUN/report.html at the end, where its libraries are installed (`pip install -e '.[report]'`).
         non_finite: What to do about a step whose loss or gradient is not finite: the step is void either way.
         precision: Of the encoders (weights stay fp32 in fp16 and bf16); distances, PCA and losses are always fp32 at
-            least.
+            least. `auto` is bf16 on hardware that multiplies it natively (GPUs from Ampere on, x86 CPUs with
+            AVX512-BF16 or AMX) and fp32 elsewhere and under `runtime.strategy: reproducible`; config.yaml of the run
+            holds the choice, and a resumed run keeps it on any machine.
     """
 
     method: Literal["plm", "instance", "neighbour_contrast", "stml", "proxy_anchor", "dada", "pseudo_labels"] = "plm"
@@ -29,7 +31,7 @@ class TrainConfig:
     wandb: str = ""
     report: bool = True
     non_finite: Literal["stop", "skip"] = "stop"
-    precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = "fp32"
 
 
 @dataclass

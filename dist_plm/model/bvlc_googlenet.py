@@ -3,33 +3,72 @@
 torchvision's `googlenet` is another network (batch norm, 3x3 in place of 5x5) with other weights.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.nn.functional import conv2d, max_pool2d, relu
 
 from dist_plm.model.pixels import Pixels
 
 
+def _response(maps: Tensor, band: Tensor, one: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalised maps, r = s^-1/2 and s^-3/4 = r sqrt(r), with s = 1 + band * maps^2; all [b, C, h, w]."""
+    root = conv2d(maps * maps, band, one).rsqrt_()
+    factor = root.sqrt().mul_(root)
+    return maps * factor, root, factor
+
+
+class _Response(torch.autograd.Function):
+    """Keeps r and s^-3/4 for the backward, which then needs no power: with y_i = x_i s_i^-3/4,
+
+    dL/dx_i = g_i s_i^-3/4 - 3/2 x_i sum_j band_ij g_j x_j s_j^-7/4,    s^-7/4 = s^-3/4 r^2,   band symmetric.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, maps: Tensor, band: Tensor, one: Tensor) -> Tensor:
+        normalised, root, factor = _response(maps, band, one)
+        ctx.save_for_backward(maps, root, factor, band)
+        return normalised
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        maps, root, factor, band = ctx.saved_tensors
+        direct = gradients[0] * factor
+        through_sum = conv2d((direct * maps).mul_(root).mul_(root), band)
+        return direct.addcmul_(maps, through_sum, value=-1.5), None, None
+
+
 class LocalResponseNorm(nn.Module):
-    """x / (1 + alpha / n * sum of x^2 over the n nearest channels)^beta, with Caffe's n = 5, alpha = 1e-4, beta = .75.
+    """x / (1 + alpha / n * sum of x^2 over the n nearest channels)^(3/4), with Caffe's n = 5 and alpha = 1e-4.
 
     The sum is a 1x1 convolution with a banded matrix, on a CPU 6 times as fast as the 3-D pooling of torch's own layer.
     """
 
     band: Tensor
+    one: Tensor
 
-    def __init__(self, channels: int, n: int = 5, alpha: float = 1e-4, beta: float = 0.75) -> None:
+    def __init__(self, channels: int, n: int = 5, alpha: float = 1e-4) -> None:
         super().__init__()
-        self.beta = beta
         index = torch.arange(channels)
         near = (index[:, None] - index).abs() <= n // 2
         self.register_buffer("band", (near * (alpha / n))[:, :, None, None], persistent=False)
+        self.register_buffer("one", torch.ones(channels), persistent=False)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """[b, C, h, w] -> [b, C, h, w], never in half precision: activations above 256 have squares beyond fp16."""
-        with torch.autocast(maps.device.type, enabled=False):
-            maps = maps.to(self.band.dtype)
-            return maps * (1 + conv2d(maps * maps, self.band)).pow(-self.beta)
+        """[b, C, h, w] -> [b, C, h, w], under bf16 autocast in bf16.
+
+        Under fp16 autocast in fp32: activations above 256 have squares beyond fp16's range.
+        """
+        device = maps.device.type
+        lower = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+        dtype = torch.bfloat16 if lower else self.band.dtype
+        operands = (maps.to(dtype), self.band.to(dtype), self.one.to(dtype))
+        with torch.autocast(device, enabled=False):
+            if torch.is_grad_enabled() and maps.requires_grad:
+                return _Response.apply(*operands)
+            return _response(*operands)[0]  # exporters trace no custom function
 
 
 class Inception(nn.Module):

@@ -75,6 +75,46 @@ def test_local_response_norm_equals_a_loop_over_channels():
     torch.testing.assert_close(LocalResponseNorm(7).double()(maps), expected, rtol=1e-7, atol=0)
 
 
+def reference_norm(maps):
+    """The layer as plain operations, differentiated by autograd."""
+    near = (torch.arange(maps.shape[1])[:, None] - torch.arange(maps.shape[1])).abs() <= 2
+    return maps * (1 + F.conv2d(maps * maps, near[:, :, None, None] * maps.new_tensor(1e-4 / 5))).pow(-0.75)
+
+
+def value_and_gradient(norm, maps, weights):
+    leaf = maps.clone().requires_grad_()
+    out = norm(leaf)
+    (gradient,) = torch.autograd.grad((out * weights).sum(), leaf)
+    return out.detach(), gradient
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0, 3000.0])
+def test_local_response_norm_has_the_value_and_gradient_of_plain_operations(scale):
+    draw = torch.Generator().manual_seed(0)
+    maps, weights = (torch.randn(2, 64, 9, 9, generator=draw, dtype=torch.float64) for _ in range(2))
+    maps *= scale
+    norm = LocalResponseNorm(64)
+    truth = value_and_gradient(reference_norm, maps, weights)
+    for dtype, value_error, gradient_error in ((torch.float64, 1e-7, 1e-7), (torch.float32, 2e-5, 5e-7)):
+        found = value_and_gradient(norm.to(dtype), maps.to(dtype), weights.to(dtype))
+        torch.testing.assert_close(found[0].double(), truth[0], rtol=value_error, atol=0)
+        assert (found[1].double() - truth[1]).norm() <= gradient_error * truth[1].norm()
+        with torch.no_grad():
+            assert torch.equal(norm(maps.to(dtype)), found[0]), "the path without gradients has other bits"
+    assert torch.autograd.gradcheck(LocalResponseNorm(6).double(), maps[:1, :6, :2, :2].clone().requires_grad_())
+
+
+def test_local_response_norm_stays_in_bf16_under_its_autocast():
+    draw = torch.Generator().manual_seed(0)
+    maps, weights = (100 * torch.randn(2, 64, 9, 9, generator=draw) for _ in range(2))
+    truth = value_and_gradient(reference_norm, maps, weights)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = value_and_gradient(LocalResponseNorm(64), maps.bfloat16(), weights)
+        assert LocalResponseNorm(64)(maps).dtype == torch.bfloat16
+    for actual, expected in zip(found, truth, strict=True):
+        assert (actual.float() - expected).norm() <= 0.01 * expected.norm()  # bf16 has 8 bits: 0.2 % an operation
+
+
 def test_local_response_norm_survives_activations_whose_squares_overflow_half_precision():
     maps = torch.full((1, 8, 2, 2), 1000.0)
     with torch.autocast("cpu", dtype=torch.float16):

@@ -31,7 +31,8 @@ class Strategy(ABC):
     def __init__(self, student: nn.Module, updates: Updates, world: World, *, precision: str) -> None:
         self.student, self.updates, self.world = student, updates, world
         self.overflow = torch.zeros((), dtype=torch.bool, device=world.device)
-        self._autocast_dtype = PRECISIONS[precision] if precision in ("fp16", "bf16") else None
+        dtype = PRECISIONS[precision]  # `auto` is resolved before
+        self._autocast_dtype = dtype if precision in ("fp16", "bf16") else None
 
     def autocast(self) -> torch.autocast:
         """The precision in which encoders run; distances, PCA and losses stay outside of it."""

@@ -1,0 +1,76 @@
+"""`train.precision: auto`: what it becomes, and that a run keeps it; the process settings that every command makes."""
+
+import ctypes
+import os
+from pathlib import Path
+
+import pytest
+
+from dist_plm.config import Config, RuntimeConfig, TrainConfig
+from dist_plm.runtime.process import prepare_process
+from dist_plm.runtime.world import World
+from dist_plm.training import precision
+from dist_plm.training.precision import has_native_bf16, resolve_precision
+from dist_plm.training.run_directory import dump
+
+
+def resolved(folder: Path, asked: str = "auto", strategy: str = "ddp") -> tuple[str, str]:
+    config = Config(run_dir=str(folder), train=TrainConfig(precision=asked), runtime=RuntimeConfig(strategy=strategy))
+    found, reason = resolve_precision(config, World())
+    return found.train.precision, reason
+
+
+@pytest.fixture(params=[True, False], ids=["native", "emulated"])
+def native(request, monkeypatch):
+    monkeypatch.setattr(precision, "has_native_bf16", lambda device: request.param)
+    return request.param
+
+
+def test_auto_is_bf16_only_where_the_hardware_has_it(tmp_path, native):
+    assert resolved(tmp_path)[0] == ("bf16" if native else "fp32")
+    assert resolved(tmp_path, strategy="reproducible")[0] == "fp32"
+    for asked in ("fp32", "bf16", "fp16", "fp64"):
+        assert resolved(tmp_path, asked)[0] == asked
+
+
+@pytest.mark.parametrize("began", ["fp32", "bf16"])
+def test_a_run_keeps_the_precision_that_it_began_with(tmp_path, native, began):
+    (tmp_path / "config.yaml").write_text(dump(Config(train=TrainConfig(precision=began))))
+    found, reason = resolved(tmp_path)
+    assert found == began and "as the run began" in reason
+    assert ("emulated" in reason) == (began == "bf16" and not native)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [("fma avx512f avx512_bf16", True), ("amx_bf16", True), ("fma avx512f avx512_bf16x", False)]
+)
+def test_bf16_is_told_by_the_flags_of_the_cpu(monkeypatch, flags, expected):
+    text = f"processor\t: 0\nmodel name\t: avx512_bf16\nflags\t\t: fpu {flags}\n"
+    monkeypatch.setattr(Path, "read_text", lambda self: text)
+    assert has_native_bf16(World().device) == expected
+
+
+class Calls:
+    """Stands in for the C library."""
+
+    def __init__(self, name):
+        self.made = []
+
+    def mallopt(self, parameter, value):
+        self.made.append((parameter, value))
+
+
+def test_a_command_sets_the_allocator_unless_the_environment_does(monkeypatch):
+    libraries = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: libraries.append(Calls(name)) or libraries[-1])
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "OMP_WAIT", "KMP_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.setenv("KMP_BLOCKTIME", "7")
+    monkeypatch.setattr("sys.platform", "linux")
+    prepare_process()
+    assert {parameter for parameter, _ in libraries[0].made} == {-1, -2, -4}
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE" and os.environ["KMP_BLOCKTIME"] == "7"
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "100000")
+    prepare_process()
+    assert len(libraries) == 1
