@@ -1,6 +1,5 @@
 """How a command ends: its status, and for a mistake or a failure one line on standard error."""
 
-import sys
 from collections.abc import Callable
 from typing import NoReturn
 

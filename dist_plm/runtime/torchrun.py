@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -65,10 +66,7 @@ def plug_in() -> Callable[..., Any]:
 
 def starts_this_package(words: list[str]) -> bool:
     """Whether these are the words of a `torchrun ... -m dist_plm.MODULE`."""
-    return any(
-        flag in ("-m", "--module") and word.partition(".")[0] == "dist_plm"
-        for flag, word in zip(words, words[1:], strict=False)
-    )
+    return any(flag in ("-m", "--module") and word.partition(".")[0] == "dist_plm" for flag, word in pairwise(words))
 
 
 def ending(error: BaseException, statuses: set[int]) -> tuple[int, str]:
