@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jsonargparse import Namespace
+
 from dist_plm import __version__
 from dist_plm.cli import ConfigParser, config_of, config_parser, run_command
 from dist_plm.config import Config
@@ -31,18 +33,36 @@ def main() -> int:
     """Parse, check, train. Status 0 done, 1 failure, 2 wrong usage, 75 preempted and saved."""
     parser = command_line()
     parsed = parser.parse_args()
-    config = config_of(parser, parsed)
-
-    from dist_plm.checks import check
-
     world_size = place().size
-    check(config, world_size)
+    config = checked_config(parser, parsed, world_size)
     if parsed.plan:
         from dist_plm.training.estimate import estimate
 
         estimate(config, world_size)
         return 0
     return _train(config, force=parsed.force_resume, profile=parsed.profile)
+
+
+def checked_config(parser: ConfigParser, parsed: Namespace, world_size: int, *, build: bool = True) -> Config:
+    """The configuration of a run that can start, and its data set: the demo's is built if it is missing.
+
+    Args:
+        build: False leaves missing data missing, which is an error then.
+
+    Raises:
+        UserError: it can't start.
+    """
+    from dist_plm.checks import ask_for_settings, check, check_settings
+
+    config = config_of(parser, parsed)
+    check_settings(config, world_size)
+    if build:
+        from shards.on_demand import build_if_missing
+
+        build_if_missing(config.data, config.runtime.timeout_seconds)
+    check(config, world_size)
+    ask_for_settings(config, parser.given)
+    return config
 
 
 def _train(config: Config, *, force: bool, profile: bool) -> int:

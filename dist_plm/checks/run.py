@@ -15,14 +15,19 @@ from dist_plm.methods import is_searched
 
 def check(config: Config, world_size: int) -> None:
     """Raise a UserError that names the keys at fault and what mends them; return in silence otherwise."""
-    check_values(config)
-    _check_sizes(config)
-    _check_batch(config, world_size)
+    check_settings(config, world_size)
     _check_data(config, world_size)
     from dist_plm.model.backbones import check_model
 
     check_model(config.model)
     check_method(config)
+
+
+def check_settings(config: Config, world_size: int) -> None:
+    """The part of `check` that needs no data."""
+    check_values(config)
+    _check_sizes(config)
+    _check_batch(config, world_size)
 
 
 def _check_sizes(config: Config) -> None:

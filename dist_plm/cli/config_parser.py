@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -45,6 +46,7 @@ class ConfigParser(OneLineParser, ArgumentParser):
     """
 
     shows_all = False
+    given: frozenset[str] = frozenset()  # keys that a file or an option set, once parsed
     _file = ""  # being read
 
     def parse_args(  # type: ignore[override]
@@ -52,6 +54,7 @@ class ConfigParser(OneLineParser, ArgumentParser):
     ) -> Namespace:
         """As jsonargparse's, with files before options and American spelling understood."""
         words = list(respelled(sys.argv[1:] if args is None else args))
+        self.given = frozenset(word.removeprefix("--").partition("=")[0] for word in words)
         return super().parse_args(files_first(words), *arguments, **options)
 
     def parse_path(self, cfg_path: Any, *arguments: Any, **options: Any) -> Namespace:
@@ -72,6 +75,9 @@ class ConfigParser(OneLineParser, ArgumentParser):
             content = checked_text(content, KEYS)
         except ValueError as error:
             self.error(str(error))
+        with suppress(yaml.YAMLError):  # said by the parser
+            found = yaml.safe_load(content)
+            self.given |= flat(found).keys() if isinstance(found, dict) else set()
         return super().parse_string(content, *arguments, **options)
 
     def error(self, message: str, *details: object) -> NoReturn:
