@@ -28,9 +28,9 @@ from benchmarks.proxies_memory import machine
 from dist_plm.config import BatchConfig, Config, DataConfig, ManifoldConfig, ModelConfig, ViewsConfig
 from dist_plm.data.loader import Loader, to_device
 from dist_plm.data.store import Store
+from dist_plm.distributed.connection import connect, disconnect
 from dist_plm.model import Encoder
-from dist_plm.runtime.connection import connect, disconnect
-from dist_plm.runtime.parts import Stopwatch
+from dist_plm.telemetry.parts import Stopwatch
 from dist_plm.training.learner import Learner, phases
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.forked_ranks import Start
-from dist_plm.runtime import checkpoint
+from dist_plm.checkpoint import checkpoint
 from tests.end_to_end.conftest import build_demo, tensors, timeless
 
 CONFIG = """

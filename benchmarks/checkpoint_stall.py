@@ -19,12 +19,12 @@ from typing import Any
 import torch
 
 from benchmarks.proxies_memory import machine
+from dist_plm.checkpoint.saver import Saver
 from dist_plm.config import BatchConfig, CheckpointConfig, Config, ManifoldConfig, ModelConfig, RuntimeConfig
 from dist_plm.data.loader import Batch
-from dist_plm.runtime.connection import connect, disconnect
-from dist_plm.runtime.progress import Display
-from dist_plm.runtime.saver import Saver
-from dist_plm.runtime.world import World
+from dist_plm.distributed.connection import connect, disconnect
+from dist_plm.distributed.world import World
+from dist_plm.telemetry.progress import Display
 from dist_plm.training.learner import Learner, phases
 
 FACTS: dict[str, Any] = {"position": {"epochs": 0, "batch": 1}}

@@ -2,7 +2,7 @@
 
     python benchmarks/communication.py --ranks 2 4
 
-The collectives of dist_plm.runtime.world are wrapped and their operands measured; the gradient all-reduce of
+The collectives of dist_plm.distributed.world are wrapped and their operands measured; the gradient all-reduce of
 DistributedDataParallel runs in C++ and is counted by a communication hook, bucket by bucket.
 """
 
@@ -22,9 +22,9 @@ from torch import Tensor
 
 from dist_plm.config import Config, ModelConfig, ProxiesConfig
 from dist_plm.data.loader import Batch
-from dist_plm.runtime import world as collectives
-from dist_plm.runtime.strategy.data_parallel import DataParallel
-from dist_plm.runtime.world import World
+from dist_plm.distributed import world as collectives
+from dist_plm.distributed.world import World
+from dist_plm.parallel.strategy.data_parallel import DataParallel
 from dist_plm.training.learner import Learner, phases
 from tests.distributed.ranks import on_ranks
 

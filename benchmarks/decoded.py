@@ -14,8 +14,8 @@ from dist_plm.config import DataConfig, ViewsConfig
 from dist_plm.data.decoded import decode_once
 from dist_plm.data.loader import Loader
 from dist_plm.data.store import Store
-from dist_plm.runtime.progress import Display
-from dist_plm.runtime.world import World
+from dist_plm.distributed.world import World
+from dist_plm.telemetry.progress import Display
 
 IMAGES, BATCH, REPEATS = 200, 50, 5
 

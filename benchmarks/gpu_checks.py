@@ -29,11 +29,11 @@ from torchvision.io import decode_jpeg
 from dist_plm.config import BatchConfig, Config, ModelConfig
 from dist_plm.data.decode import decode
 from dist_plm.data.loader import Batch
+from dist_plm.distributed.world import World, _GatherRows
 from dist_plm.index.flat import nearest
 from dist_plm.manifold import selection
-from dist_plm.runtime.parts import Stopwatch
-from dist_plm.runtime.side_stream import SideStream
-from dist_plm.runtime.world import World, _GatherRows
+from dist_plm.parallel.side_stream import SideStream
+from dist_plm.telemetry.parts import Stopwatch
 from dist_plm.training.learner import Learner, phases
 
 REPEATS = 20

@@ -24,11 +24,11 @@ from dist_plm.config import BatchConfig, RuntimeConfig
 from dist_plm.config.index import IndexConfig
 from dist_plm.data.plan import coverage, make_plan, plan_blocks, plan_steps
 from dist_plm.data.plan_file import load_plan, save_blocks
-from dist_plm.index.embeddings import Embeddings
+from dist_plm.distributed.connection import connect, disconnect
+from dist_plm.distributed.world import World
+from dist_plm.index.embedding_files import Embeddings
 from dist_plm.index.global_index import GlobalIndex
 from dist_plm.index.placement import Placement, place
-from dist_plm.runtime.connection import connect, disconnect
-from dist_plm.runtime.world import World
 
 SHARD = 50_000
 SPREAD = 0.6  # length of what is added to a centre of length 1

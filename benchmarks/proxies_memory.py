@@ -70,9 +70,9 @@ def one_step(count: int) -> dict[str, float | str]:
     from torch import nn
 
     from dist_plm.config import Config, OptimiserConfig, ProxiesConfig, RuntimeConfig
+    from dist_plm.distributed.connection import connect
     from dist_plm.methods import Points, build_method
-    from dist_plm.runtime.connection import connect
-    from dist_plm.runtime.optimiser import begun, build_updates
+    from dist_plm.parallel.optimiser import begun, build_updates
 
     world = connect(RuntimeConfig(device="cpu", threads=1))
     torch.manual_seed(world.rank)

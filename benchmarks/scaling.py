@@ -23,9 +23,9 @@ from torch.nn.functional import normalize
 from benchmarks.proxies_memory import machine
 from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, OptimiserConfig, ProxiesConfig
 from dist_plm.data.loader import Batch
+from dist_plm.distributed.world import World
 from dist_plm.methods import Points, build_method
-from dist_plm.runtime.optimiser import begun, build_updates
-from dist_plm.runtime.world import World
+from dist_plm.parallel.optimiser import begun, build_updates
 from dist_plm.training.learner import Learner, phases
 from tests.distributed.ranks import on_ranks
 

@@ -81,11 +81,11 @@ def report(backbone: str, stage: int) -> None:
     from torch import nn
 
     from dist_plm.config import ModelConfig, OptimiserConfig, RuntimeConfig, ZeroConfig
+    from dist_plm.distributed.connection import connect
     from dist_plm.model import Encoder
-    from dist_plm.runtime.connection import connect
-    from dist_plm.runtime.optimiser import build_updates
-    from dist_plm.runtime.strategy import DataParallel, Strategy, Zero
-    from dist_plm.runtime.strategy.memory import FLOAT, network_bytes
+    from dist_plm.parallel.optimiser import build_updates
+    from dist_plm.parallel.strategy import DataParallel, Strategy, Zero
+    from dist_plm.parallel.strategy.memory import FLOAT, network_bytes
 
     world = connect(RuntimeConfig(device="cpu", threads=1))
     with torch.device("meta"):

@@ -9,13 +9,13 @@ from dist_plm.errors import UserError
 
 if TYPE_CHECKING:
     from dist_plm.config import DataConfig
-    from dist_plm.evaluation.comparison import Row, Run
+    from dist_plm.report.comparison import Row, Run
 
 
 def main() -> int:
     """Print a table for each data set, on a terminal or as Markdown."""
     options = _parse()
-    from dist_plm.evaluation.comparison import paper_rows, rows_of
+    from dist_plm.report.comparison import paper_rows, rows_of
 
     runs = [_read(path, options.model, options.data) for path in options.runs]
     for data in dict.fromkeys(run.data for run in runs):
@@ -42,8 +42,8 @@ def _read(path: Path, model: str, data: str) -> "Run":
     from dataclasses import asdict
 
     from dist_plm.config import flat
-    from dist_plm.evaluation.comparison import Run
-    from dist_plm.reporting.history import History
+    from dist_plm.report.comparison import Run
+    from dist_plm.report.history import History
     from dist_plm.training.run_directory import HARMLESS
 
     history = History.read(path)
@@ -80,7 +80,7 @@ def _heads(columns: list[str]) -> list[str]:
 
 
 def _markdown(title: str, rows: list["Row"]) -> str:
-    from dist_plm.evaluation.comparison import columns_of
+    from dist_plm.report.comparison import columns_of
 
     columns = columns_of(rows)
     table = [_heads(columns), ["---", *["---:"] * (3 + len(columns))], *(_cells(row, columns) for row in rows)]
@@ -91,7 +91,7 @@ def _print(title: str, rows: list["Row"]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from dist_plm.evaluation.comparison import columns_of
+    from dist_plm.report.comparison import columns_of
 
     columns = columns_of(rows)
     table = Table(title=title, title_justify="left")

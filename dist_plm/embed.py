@@ -14,11 +14,11 @@ def main() -> int:
     if options.out.exists():
         raise UserError(f"{options.out} exists: remove it, or name another folder with --out")
 
-    from dist_plm.catalogue.build import Builder
-    from dist_plm.catalogue.images import FolderImages, ShardImages
-    from dist_plm.networks import load_network, locate
-    from dist_plm.runtime.connection import connect, disconnect
-    from dist_plm.runtime.progress import Display
+    from dist_plm.distributed.connection import connect, disconnect
+    from dist_plm.encoders.networks import load_network, locate
+    from dist_plm.search_index.build import Builder
+    from dist_plm.search_index.images import FolderImages, ShardImages
+    from dist_plm.telemetry.progress import Display
 
     images = FolderImages(options.images) if options.images else ShardImages(options.shards, options.split)
     world = connect(RuntimeConfig())

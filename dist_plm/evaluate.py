@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from dist_plm.cli import OneLineParser, run_command
 from dist_plm.config import Config, RuntimeConfig
 from dist_plm.errors import UserError
-from dist_plm.runtime.atomic import replacing
+from dist_plm.files.atomic import replacing
 
 if TYPE_CHECKING:
-    from dist_plm.networks import TrainedExport, TrainedRun
-    from dist_plm.runtime.world import World
+    from dist_plm.distributed.world import World
+    from dist_plm.encoders.networks import TrainedExport, TrainedRun
 
 
 def main() -> int:
@@ -23,8 +23,8 @@ def main() -> int:
     options = _parse()
     runtime = _runtime(options.checkpoint)
 
-    from dist_plm.networks import locate
-    from dist_plm.runtime.connection import connect, disconnect
+    from dist_plm.distributed.connection import connect, disconnect
+    from dist_plm.encoders.networks import locate
 
     world = connect(runtime)
     try:
@@ -96,7 +96,7 @@ def _evaluate(
     trained: "TrainedRun | TrainedExport", config: Config, folder: Path, world: "World"
 ) -> list[dict[str, Any]]:
     from dist_plm.evaluation.protocol import evaluate
-    from dist_plm.runtime.progress import Display
+    from dist_plm.telemetry.progress import Display
 
     display = Display(world)
     results = []

@@ -16,9 +16,9 @@ from dist_plm.errors import RunFailure, UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dist_plm.model.embedder import Embedder
-    from dist_plm.model.graphs import Run
-    from dist_plm.runtime.progress import Display
+    from dist_plm.encoders.embedder import Embedder
+    from dist_plm.encoders.graphs import Run
+    from dist_plm.telemetry.progress import Display
 
 FORMATS = ("safetensors", "onnx", "torch_export")
 IMAGES = 32
@@ -34,13 +34,13 @@ def main() -> int:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists: remove it, or name another folder with --out")
 
-    from dist_plm.model.graphs import require
+    from dist_plm.encoders.graphs import require
 
     require(options.format)
 
-    from dist_plm.networks import load_network, locate
-    from dist_plm.runtime.progress import Display
-    from dist_plm.runtime.world import World
+    from dist_plm.distributed.world import World
+    from dist_plm.encoders.networks import load_network, locate
+    from dist_plm.telemetry.progress import Display
 
     trained = locate(options.checkpoint)
     embedder = load_network(trained, options.model)
@@ -94,9 +94,9 @@ def _write(
     folder: Path, embedder: "Embedder", views: "Tensor", formats: list[str], display: "Display"
 ) -> dict[str, Any]:
     """Write and check every file; model.json last. Returns what model.json says of the checks."""
-    from dist_plm.model.embedder import ready
-    from dist_plm.model.exported import WEIGHTS, read_weights, write_description, write_weights
-    from dist_plm.model.graphs import WRITERS
+    from dist_plm.encoders.embedder import ready
+    from dist_plm.encoders.exported import WEIGHTS, read_weights, write_description, write_weights
+    from dist_plm.encoders.graphs import WRITERS
 
     # In its weights' precision: a run in bf16 embeds by kernels that no other program has.
     expected = _embedded(embedder.network, views)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from dist_plm.cli import OneLineParser, run_command, weights_path
 from dist_plm.errors import UserError
-from dist_plm.runtime.atomic import replacing
+from dist_plm.files.atomic import replacing
 
 if TYPE_CHECKING:
-    from dist_plm.catalogue import Neighbour
+    from dist_plm.search_index import Neighbour
 
 
 def main() -> int:
@@ -21,9 +21,9 @@ def main() -> int:
     except OSError as error:
         raise UserError(f"--image {options.image} cannot be read: {error.strerror}") from error
 
-    from dist_plm.catalogue import Catalogue
-    from dist_plm.catalogue.sheet import contact_sheet
     from dist_plm.data.decode import decode
+    from dist_plm.search_index import Catalogue
+    from dist_plm.search_index.sheet import contact_sheet
 
     catalogue = Catalogue(options.index)
     try:

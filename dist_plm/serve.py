@@ -20,8 +20,8 @@ def main() -> int:
 
     from waitress import create_server
 
-    from dist_plm.catalogue import Catalogue
-    from dist_plm.catalogue.web import create_app
+    from dist_plm.search_index import Catalogue
+    from dist_plm.search_index.web import create_app
 
     catalogue = Catalogue(options.index)
     _ = catalogue.images  # gone images are told now, not to the first visitor

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from dist_plm.cli import OneLineParser, run_command
 from dist_plm.config import Config, ManifoldConfig, ModelConfig, ProxiesConfig
 from dist_plm.errors import UserError
-from dist_plm.runtime.atomic import replacing
+from dist_plm.files.atomic import replacing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -121,9 +121,9 @@ def train(steps: int, count: int, seed: int, frames: int = 25) -> tuple[list[Fra
     """Train on all points at once; the frames, about `frames` of them from first to last, and the points' curves."""
     import torch
 
+    from dist_plm.distributed.world import World
     from dist_plm.methods import Points, build_method
     from dist_plm.model.teacher import Teacher
-    from dist_plm.runtime.world import World
 
     x, curve = curves(count, seed)
     student, method = network(seed), build_method("plm", CONFIG, World())
@@ -145,7 +145,7 @@ def train(steps: int, count: int, seed: int, frames: int = 25) -> tuple[list[Fra
 def _look(step: int, points: "Tensor", curve: "Tensor") -> Frame:
     import torch
 
-    from dist_plm.evaluation.supervision import Purity
+    from dist_plm.evaluation.pair_quality import Purity
     from dist_plm.methods.piecewise import neighbourhoods
 
     found = neighbourhoods(points, points, torch.arange(len(points)), CONFIG.manifold)

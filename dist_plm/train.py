@@ -10,10 +10,10 @@ from jsonargparse import Namespace
 from dist_plm import __version__
 from dist_plm.cli import ConfigParser, config_of, config_parser, run_command
 from dist_plm.config import Config
-from dist_plm.runtime.environment import place
+from dist_plm.distributed.environment import place
 
 if TYPE_CHECKING:
-    from dist_plm.runtime.world import World
+    from dist_plm.distributed.world import World
 
 
 def command_line() -> ConfigParser:
@@ -36,7 +36,7 @@ def main() -> int:
     world_size = place().size
     config = checked_config(parser, parsed, world_size)
     if parsed.plan:
-        from dist_plm.training.estimate import estimate
+        from dist_plm.training.resources import estimate
 
         estimate(config, world_size)
         return 0
@@ -57,7 +57,7 @@ def checked_config(parser: ConfigParser, parsed: Namespace, world_size: int, *, 
     config = config_of(parser, parsed)
     check_settings(config, world_size)
     if build:
-        from shards.on_demand import build_if_missing
+        from dist_plm.datasets.on_demand import build_if_missing
 
         build_if_missing(config.data, config.runtime.timeout_seconds)
     check(config, world_size)
@@ -66,12 +66,12 @@ def checked_config(parser: ConfigParser, parsed: Namespace, world_size: int, *, 
 
 
 def _train(config: Config, *, force: bool, profile: bool) -> int:
-    from dist_plm.reporting.at_end import report_at_end
-    from dist_plm.runtime.connection import connect, disconnect
-    from dist_plm.runtime.preemption import PREEMPTED, Preempted, Preemption
-    from dist_plm.runtime.progress import Display
-    from dist_plm.runtime.torchrun import leave_status
-    from dist_plm.runtime.world import RankFailure
+    from dist_plm.distributed.connection import connect, disconnect
+    from dist_plm.distributed.preemption import PREEMPTED, Preempted, Preemption
+    from dist_plm.distributed.torchrun import leave_status
+    from dist_plm.distributed.world import RankFailure
+    from dist_plm.report.at_end import report_at_end
+    from dist_plm.telemetry.progress import Display
     from dist_plm.training.precision import resolve_precision
     from dist_plm.training.trainer import Trainer
 
@@ -108,7 +108,7 @@ def _detected(config: Config, world: "World", precision_reason: str) -> str:
     from dist_plm.index.flat import describe
     from dist_plm.index.placement import place_run
     from dist_plm.methods import is_searched
-    from dist_plm.training.estimate import batch_arithmetic
+    from dist_plm.training.resources import batch_arithmetic
 
     if world.device.type == "cuda":
         device = f"{torch.cuda.get_device_name(world.device)} with NCCL"

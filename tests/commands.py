@@ -130,7 +130,12 @@ def _run(line: list[str], environment: dict[str, str], printed: list[Path]) -> N
     os.chdir(ROOT)
     os.environ.update(environment)
     sys.argv = line
-    run_command(importlib.import_module(line[0]).main)
+    run_command(importlib.import_module(command_module(line[0])).main)
+
+
+def command_module(name: str) -> str:
+    """The module that `python -m name` runs: that of a package is its `__main__`."""
+    return f"{name}.__main__" if (ROOT / name.replace(".", "/")).is_dir() else name
 
 
 def lives(pid: int) -> bool:

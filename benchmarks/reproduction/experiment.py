@@ -14,13 +14,13 @@ from benchmarks.reproduction.features import Features
 from dist_plm.config import Config
 from dist_plm.data.loader import Batch
 from dist_plm.data.plan import class_plan, make_plan, random_plan
+from dist_plm.distributed.world import World
 from dist_plm.evaluation.live import batch_quality
 from dist_plm.evaluation.retrieval import recall_at_k
 from dist_plm.index import nearest
+from dist_plm.index.embedding_pass import Embed
 from dist_plm.index.rows import HeldRows
-from dist_plm.index.sweep import Embed
 from dist_plm.model.batch_norm import convert_batch_norm
-from dist_plm.runtime.world import World
 from dist_plm.training.learner import Learner, phases
 
 BLOCK = 500  # images in a forward pass

@@ -6,7 +6,7 @@ from typing import Any
 
 from dist_plm.config import Config, flat
 from dist_plm.errors import UserError
-from dist_plm.runtime.names import is_utf8
+from dist_plm.files.names import is_utf8
 
 POSITIVE = (
     "data.workers", "data.prefetch", "data.cache_gb", "data.retry_seconds", "views.size", "views.count", "model.dim",

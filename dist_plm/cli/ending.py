@@ -3,7 +3,7 @@
 import sys
 from typing import NoReturn
 
-from dist_plm.runtime.torchrun import leave_status
+from dist_plm.distributed.torchrun import leave_status
 
 
 def end(status: int, line: str = "") -> NoReturn:

@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 
 from dist_plm.cli.ending import end
 from dist_plm.config.spelling import suggestion
+from dist_plm.distributed.environment import speaks
 from dist_plm.errors import UserError
-from dist_plm.runtime.environment import speaks
-from dist_plm.runtime.names import is_utf8
+from dist_plm.files.names import is_utf8
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from dist_plm.cli.ending import end
+from dist_plm.distributed.environment import speaks
+from dist_plm.distributed.process import prepare_process
 from dist_plm.errors import MachineError, RunFailure, UserError
-from dist_plm.runtime.environment import speaks
-from dist_plm.runtime.names import escape_streams
-from dist_plm.runtime.process import prepare_process
+from dist_plm.files.names import escape_streams
 
 
 def run_command(command: Callable[[], int]) -> NoReturn:

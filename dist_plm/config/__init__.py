@@ -13,7 +13,7 @@ from dist_plm.config.images import BatchConfig, DataConfig, ViewsConfig
 from dist_plm.config.index import IndexConfig
 from dist_plm.config.method import LossConfig, ManifoldConfig, ProxiesConfig, WarmUpConfig
 from dist_plm.config.network import ModelConfig, OptimiserConfig
-from dist_plm.config.run import CheckpointConfig, EvaluationConfig, RuntimeConfig, TrainConfig, ZeroConfig
+from dist_plm.config.training import CheckpointConfig, EvaluationConfig, RuntimeConfig, TrainConfig, ZeroConfig
 
 __all__ = [
     "BatchConfig",

@@ -20,11 +20,11 @@ from PIL import Image
 from dist_plm.config import DataConfig
 from dist_plm.data.place import cache_folder
 from dist_plm.data.store import Store
+from dist_plm.distributed.shares import balanced
+from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
-from dist_plm.runtime.atomic import NO_ROOM, replacing
-from dist_plm.runtime.progress import Display
-from dist_plm.runtime.shares import balanced
-from dist_plm.runtime.world import World
+from dist_plm.files.atomic import NO_ROOM, replacing
+from dist_plm.telemetry.progress import Display
 
 SAMPLE = 64  # images from which the size of all is estimated
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dist_plm.errors import UserError
-from dist_plm.runtime.atomic import replacing
+from dist_plm.files.atomic import replacing
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -18,7 +18,7 @@ from dist_plm.config import ViewsConfig
 from dist_plm.data.store import Store
 from dist_plm.data.views import train_view
 from dist_plm.errors import RunFailure, UserError
-from dist_plm.runtime.parts import part
+from dist_plm.telemetry.parts import part
 
 
 @dataclass(frozen=True)

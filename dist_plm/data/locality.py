@@ -4,7 +4,7 @@ import numpy as np
 
 from dist_plm.data.plan import rank_rows
 from dist_plm.data.store import Store
-from dist_plm.runtime.world import World
+from dist_plm.distributed.world import World
 
 
 def node_rows(plan: np.ndarray, world: World) -> np.ndarray:

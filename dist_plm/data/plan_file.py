@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dist_plm.errors import UserError
-from dist_plm.runtime.atomic import replacing
+from dist_plm.files.atomic import replacing
 
 
 def save_plan(path: str | Path, plan: np.ndarray) -> str:

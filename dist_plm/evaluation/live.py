@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from dist_plm.config import Config
-from dist_plm.evaluation.supervision import BatchJudge
+from dist_plm.distributed.world import World
+from dist_plm.evaluation.pair_quality import BatchJudge
 from dist_plm.manifold.distance import distance
 from dist_plm.methods.base import Targets
-from dist_plm.runtime.world import World
 
 
 @torch.no_grad()

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from dist_plm.config.index import IndexConfig
+from dist_plm.distributed.world import World
 from dist_plm.errors import RunFailure
-from dist_plm.index.embeddings import Embeddings
+from dist_plm.index.embedding_files import Embeddings
 from dist_plm.index.flat import Exact
 from dist_plm.index.ivf import Ivf, train, training_ids
 from dist_plm.index.placement import Placement, own_slice
 from dist_plm.index.proposals import Backend, open_search, search_by_torch
 from dist_plm.index.ranking import LAST
 from dist_plm.index.rows import MappedRows, Rows, common_lattice
-from dist_plm.runtime.world import World
 
 
 class GlobalIndex:

@@ -6,9 +6,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dist_plm.index.embeddings import Embeddings
+from dist_plm.distributed.world import World
+from dist_plm.index.embedding_files import Embeddings
 from dist_plm.index.ranking import Lattice, box_centre, largest_norm
-from dist_plm.runtime.world import World
 
 BLOCK = 65_536  # x 1,024 queries x 4 B = 256 MiB of distances
 

@@ -1,6 +1,7 @@
 """What is trained on a batch: a method turns the embeddings of a batch into a loss. `build_method` is the registry."""
 
 from dist_plm.config import Config
+from dist_plm.distributed.world import World
 from dist_plm.methods.base import Loss, Method, Points
 from dist_plm.methods.dada import DataAugmentedDomainAdaptation
 from dist_plm.methods.instance import InstanceDiscrimination
@@ -9,7 +10,6 @@ from dist_plm.methods.plm import PiecewiseLinearManifold
 from dist_plm.methods.proxy_anchor import ProxyAnchor
 from dist_plm.methods.pseudo_labels import PseudoLabels
 from dist_plm.methods.stml import SelfTaughtMetricLearning
-from dist_plm.runtime.world import World
 
 __all__ = ["METHODS", "InstanceDiscrimination", "Loss", "Method", "PiecewiseLinearManifold", "Points", "build_method",
            "is_searched", "is_swept"]  # fmt: skip

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dist_plm.checkpoint.checkpoint import State
 from dist_plm.config import BatchConfig, Config
-from dist_plm.runtime.checkpoint import State
-from dist_plm.runtime.world import World
+from dist_plm.distributed.world import World
 
 Batches = Literal["neighbours", "random", "classes", "clusters"]
 

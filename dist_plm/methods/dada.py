@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softmax
 
+from dist_plm.checkpoint.checkpoint import State
 from dist_plm.config import Config
+from dist_plm.distributed.world import World
 from dist_plm.methods.base import Loss, Points
 from dist_plm.methods.proxy_anchor import ProxyAnchor
 from dist_plm.model.discriminator import Discriminator, Uniform
-from dist_plm.runtime.checkpoint import State
-from dist_plm.runtime.optimiser import begun, state_by_name, update
-from dist_plm.runtime.world import World
+from dist_plm.parallel.optimiser import begun, state_by_name, update
 
 SAMPLE, MIXED, PROXY = range(3)
 

@@ -5,7 +5,7 @@ from torch import Tensor
 from dist_plm.config import ManifoldConfig
 from dist_plm.manifold import Neighbourhoods, linear_neighbourhoods, point_similarity, proxy_similarity
 from dist_plm.manifold.membership import member_similarity, nearest_points_similarity
-from dist_plm.runtime.parts import part
+from dist_plm.telemetry.parts import part
 
 
 def neighbourhoods(x: Tensor, candidates: Tensor, rows: Tensor, config: ManifoldConfig) -> Neighbourhoods:

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from dist_plm.checkpoint.checkpoint import Sharded, State
 from dist_plm.config import Config
+from dist_plm.distributed.world import World
 from dist_plm.manifold import Neighbourhoods, neighbourhood_loss, point_loss, proxy_loss
 from dist_plm.manifold.distance import distance
 from dist_plm.methods.base import Loss, Method, Points, Targets
 from dist_plm.methods.piecewise import member_ids, neighbourhoods, similarity, similarity_to_proxies
 from dist_plm.model.proxies import Proxies
-from dist_plm.runtime.checkpoint import Sharded, State
-from dist_plm.runtime.world import World
 
 PAIRS = 2**21  # of points and proxies at a time
 

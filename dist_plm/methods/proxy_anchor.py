@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
+from dist_plm.checkpoint.checkpoint import Sharded, State
 from dist_plm.config import Config
+from dist_plm.distributed.world import World
 from dist_plm.methods.base import Batches, Loss, Method, Points
 from dist_plm.model.proxies import ClassProxies
-from dist_plm.runtime.checkpoint import Sharded, State
-from dist_plm.runtime.world import World
 
 
 def proxy_anchor_loss(

@@ -5,9 +5,9 @@ import numpy as np
 import torch
 
 from dist_plm.config import Config
+from dist_plm.distributed.world import World
 from dist_plm.index.clustering import kmeans_labels, random_walk_labels, ward_labels
 from dist_plm.methods.proxy_anchor import ProxyAnchor
-from dist_plm.runtime.world import World
 
 
 class PseudoLabels(ProxyAnchor):

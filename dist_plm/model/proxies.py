@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dist_plm.distributed.world import World
 from dist_plm.manifold import orthonormal
-from dist_plm.runtime.world import World
 
 _BLOCK = 1024  # proxies drawn from one generator: any slice is drawn alike, without drawing all P of them
 

@@ -4,12 +4,12 @@ import time
 from dataclasses import dataclass
 
 from dist_plm.config import Config
+from dist_plm.distributed.world import World
 from dist_plm.evaluation.protocol import evaluate, raw_pixels
-from dist_plm.index.sweep import Embed
+from dist_plm.index.embedding_pass import Embed
 from dist_plm.model.digest import digest
-from dist_plm.runtime.metrics import Metrics
-from dist_plm.runtime.progress import Display
-from dist_plm.runtime.world import World
+from dist_plm.telemetry.metrics import Metrics
+from dist_plm.telemetry.progress import Display
 from dist_plm.training.learner import Learner
 from dist_plm.training.planner import Position
 from dist_plm.training.run_directory import RunDirectory

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from dist_plm.config import ModelConfig
+from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
 from dist_plm.index.rows import BLOCK, Rows
 from dist_plm.model import Encoder
-from dist_plm.runtime.world import World
 
 
 def principal_projection(features: Rows, dim: int, *, whiten: bool) -> tuple[Tensor, Tensor]:

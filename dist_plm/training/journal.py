@@ -7,12 +7,12 @@ import numpy as np
 
 from dist_plm.config import Config
 from dist_plm.data.store import Store
+from dist_plm.distributed.world import World
 from dist_plm.errors import RunFailure
 from dist_plm.evaluation.live import batch_quality
-from dist_plm.runtime.atomic import replacing
-from dist_plm.runtime.metrics import Metrics
-from dist_plm.runtime.progress import Clock, Display
-from dist_plm.runtime.world import World
+from dist_plm.files.atomic import replacing
+from dist_plm.telemetry.metrics import Metrics
+from dist_plm.telemetry.progress import Clock, Display
 from dist_plm.training.learner import Learner, Report
 from dist_plm.training.planner import Position
 from dist_plm.training.run_directory import RunDirectory

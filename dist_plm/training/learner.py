@@ -8,21 +8,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dist_plm.checkpoint.checkpoint import Sharded, State
 from dist_plm.config import Config
 from dist_plm.data.loader import Batch
+from dist_plm.distributed.world import World
+from dist_plm.index.embedding_pass import Embed
 from dist_plm.index.rows import Rows
-from dist_plm.index.sweep import Embed
 from dist_plm.manifold import effective_rank, mean_pair_distance
 from dist_plm.methods import Loss, Points, build_method
 from dist_plm.model import Encoder, Teacher
-from dist_plm.runtime.checkpoint import Sharded, State
-from dist_plm.runtime.compiled import compiled
-from dist_plm.runtime.optimiser import build_updates, forget, learning_rate, state_by_name
-from dist_plm.runtime.parts import part
-from dist_plm.runtime.side_stream import SideStream
-from dist_plm.runtime.strategy import build_strategy, method_dtype
-from dist_plm.runtime.void_steps import VoidSteps
-from dist_plm.runtime.world import World
+from dist_plm.parallel.compiled import compiled
+from dist_plm.parallel.optimiser import build_updates, forget, learning_rate, state_by_name
+from dist_plm.parallel.side_stream import SideStream
+from dist_plm.parallel.strategy import build_strategy, method_dtype
+from dist_plm.parallel.void_steps import VoidSteps
+from dist_plm.telemetry.parts import part
 from dist_plm.training.head_start import fit_heads
 
 

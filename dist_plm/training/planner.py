@@ -17,16 +17,16 @@ from dist_plm.config import Config
 from dist_plm.data.plan import class_plan, coverage, plan_blocks, plan_steps, random_plan
 from dist_plm.data.plan_file import load_plan, save_blocks
 from dist_plm.data.store import Store
+from dist_plm.distributed.world import World
 from dist_plm.errors import RunFailure
-from dist_plm.index.embeddings import Embeddings
+from dist_plm.index.embedding_files import Embeddings
+from dist_plm.index.embedding_pass import sweep
 from dist_plm.index.global_index import GlobalIndex
 from dist_plm.index.placement import place_run
-from dist_plm.index.sweep import sweep
 from dist_plm.model.digest import digest
-from dist_plm.runtime.metrics import Metrics
-from dist_plm.runtime.parts import part
-from dist_plm.runtime.progress import Display
-from dist_plm.runtime.world import World
+from dist_plm.telemetry.metrics import Metrics
+from dist_plm.telemetry.parts import part
+from dist_plm.telemetry.progress import Display
 from dist_plm.training.learner import Learner
 from dist_plm.training.run_directory import RunDirectory
 

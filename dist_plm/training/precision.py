@@ -7,7 +7,7 @@ import torch
 
 from dist_plm.cli import load_config
 from dist_plm.config import Config
-from dist_plm.runtime.world import World
+from dist_plm.distributed.world import World
 
 # As Linux names them. Without one of these oneDNN converts bf16 to fp32 and back, which is slower than fp32.
 _CPU_FLAGS = {"avx512_bf16", "amx_bf16"}

@@ -1,10 +1,10 @@
 """Where a run goes on: at its newest checkpoint, if that is of the same images and phases."""
 
+from dist_plm.checkpoint import checkpoint
 from dist_plm.config import Config
 from dist_plm.data.store import Store
+from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
-from dist_plm.runtime import checkpoint
-from dist_plm.runtime.world import World
 from dist_plm.training.learner import Phase
 from dist_plm.training.run_directory import RunDirectory
 

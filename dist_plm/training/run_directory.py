@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import yaml
 
+from dist_plm.checkpoint.lock import Lock
 from dist_plm.cli import load_config
 from dist_plm.config import Config, flat
 from dist_plm.data.plan_file import save_plan
+from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
-from dist_plm.runtime.atomic import replacing
-from dist_plm.runtime.lock import Lock
-from dist_plm.runtime.world import World
+from dist_plm.files.atomic import replacing
 
 # What may change between a run and its continuation: where, how fast and how talkative, never what it computes.
 HARMLESS = (

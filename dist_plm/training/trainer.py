@@ -5,25 +5,25 @@ from dataclasses import asdict, replace
 import torch
 
 from dist_plm import __version__
+from dist_plm.checkpoint import checkpoint
+from dist_plm.checkpoint.retention import is_kept_for_good
+from dist_plm.checkpoint.saver import Saver
 from dist_plm.config import Config
 from dist_plm.data.decoded import decode_once
 from dist_plm.data.loader import Loader, to_device
 from dist_plm.data.locality import near_shards, node_rows
 from dist_plm.data.opening import open_split
 from dist_plm.data.plan import rank_rows
+from dist_plm.distributed.preemption import Preempted
+from dist_plm.distributed.world import World
 from dist_plm.errors import RunFailure
+from dist_plm.files.atomic import NO_ROOM
+from dist_plm.index.embedding_pass import Embed, sweep
 from dist_plm.index.rows import MappedRows
-from dist_plm.index.sweep import Embed, sweep
 from dist_plm.model.digest import digest
-from dist_plm.runtime import checkpoint
-from dist_plm.runtime.atomic import NO_ROOM
-from dist_plm.runtime.metrics import Metrics
-from dist_plm.runtime.preemption import Preempted
-from dist_plm.runtime.profile import Profiler
-from dist_plm.runtime.progress import Clock, Display
-from dist_plm.runtime.retention import is_kept_for_good
-from dist_plm.runtime.saver import Saver
-from dist_plm.runtime.world import World
+from dist_plm.telemetry.metrics import Metrics
+from dist_plm.telemetry.profile import Profiler
+from dist_plm.telemetry.progress import Clock, Display
 from dist_plm.training.evaluator import Evaluator
 from dist_plm.training.journal import Journal
 from dist_plm.training.learner import Learner, Phase, phases

@@ -43,7 +43,7 @@ def on_ranks(size: int, folder: Path, function: Callable[..., Any], *arguments: 
 def _rank(rank: int, size: int, port: int, folder: Path, function: Callable[..., Any], arguments: tuple) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
-    from dist_plm.runtime.connection import connect, disconnect
+    from dist_plm.distributed.connection import connect, disconnect
 
     try:
         world = connect(RuntimeConfig(device="cpu", threads=1, timeout_seconds=60))

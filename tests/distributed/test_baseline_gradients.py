@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dist_plm.checkpoint.checkpoint import Sharded
 from dist_plm.config import BatchConfig, Config, DadaConfig, ModelConfig
+from dist_plm.distributed.world import World
 from dist_plm.methods import Method, Points, build_method
-from dist_plm.runtime.checkpoint import Sharded
-from dist_plm.runtime.optimiser import Updates
-from dist_plm.runtime.strategy import DataParallel
-from dist_plm.runtime.world import World
+from dist_plm.parallel.optimiser import Updates
+from dist_plm.parallel.strategy import DataParallel
 from tests.distributed.ranks import on_ranks
 from tests.distributed.test_exact_gradients import error, together
 

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from dist_plm.checks import check
 from dist_plm.config import BatchConfig, Config, ModelConfig
+from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
 from dist_plm.methods import Points, build_method
 from dist_plm.model.batch_norm import convert_batch_norm
-from dist_plm.runtime.optimiser import Updates
-from dist_plm.runtime.strategy import DataParallel
-from dist_plm.runtime.world import World
+from dist_plm.parallel.optimiser import Updates
+from dist_plm.parallel.strategy import DataParallel
 from dist_plm.training.learner import Learner
 from dist_plm.training.warnings import batch_norm_warning
 from tests.distributed.ranks import on_ranks

@@ -5,12 +5,12 @@ from dataclasses import replace
 import torch
 from safetensors.torch import load_file
 
+from dist_plm.checkpoint import checkpoint
+from dist_plm.checkpoint.checkpoint import Sharded
+from dist_plm.checkpoint.saver import Saver
 from dist_plm.config import CheckpointConfig
-from dist_plm.runtime import checkpoint
-from dist_plm.runtime.checkpoint import Sharded
-from dist_plm.runtime.progress import Display
-from dist_plm.runtime.saver import Saver
-from dist_plm.runtime.world import World
+from dist_plm.distributed.world import World
+from dist_plm.telemetry.progress import Display
 from tests.distributed.ranks import on_ranks
 
 FILE_BYTES = 150_000  # of 400,000 that a rank writes

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, ProxiesConfig, RuntimeConfig
+from dist_plm.distributed.world import World, _GatherRows
 from dist_plm.methods import Points, build_method
-from dist_plm.runtime.optimiser import Updates
-from dist_plm.runtime.strategy import DataParallel, data_parallel
-from dist_plm.runtime.world import World, _GatherRows
+from dist_plm.parallel.optimiser import Updates
+from dist_plm.parallel.strategy import DataParallel, data_parallel
 from tests.distributed.ranks import on_ranks
 
 GROUPS, GROUP_SIZE, VIEWS, DIM = 12, 2, 2, 6

@@ -9,11 +9,11 @@ import pytest
 from dist_plm.config import BatchConfig
 from dist_plm.config.index import IndexConfig
 from dist_plm.data.plan import make_plan
+from dist_plm.distributed.world import World
 from dist_plm.errors import RunFailure
-from dist_plm.index.embeddings import Embeddings
+from dist_plm.index.embedding_files import Embeddings
 from dist_plm.index.global_index import GlobalIndex
 from dist_plm.index.placement import Placement, place
-from dist_plm.runtime.world import World
 from tests.distributed.ranks import on_ranks
 
 N, DEPTH = 1_501, 12

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from dist_plm.config import Config, DataConfig, EvaluationConfig, ViewsConfig
 from dist_plm.data.store import Store
-from dist_plm.index.sweep import sweep
-from dist_plm.runtime.preemption import Preempted, Preemption
-from dist_plm.runtime.progress import Display
-from dist_plm.runtime.world import World
+from dist_plm.distributed.preemption import Preempted, Preemption
+from dist_plm.distributed.world import World
+from dist_plm.index.embedding_pass import sweep
+from dist_plm.telemetry.progress import Display
 from tests.distributed.ranks import on_ranks
 from tests.end_to_end.conftest import build_demo
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from dist_plm.config import Config, ManifoldConfig, ModelConfig, ProxiesConfig
+from dist_plm.distributed.world import World
 from dist_plm.evaluation.live import batch_quality
 from dist_plm.methods import Points, build_method
-from dist_plm.runtime.world import World
 from tests.distributed.ranks import on_ranks
 
 IMAGES, VIEWS, DIM = 12, 2, 5

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from dist_plm.checkpoint.lock import Lock
+from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
-from dist_plm.runtime.lock import Lock
-from dist_plm.runtime.world import World
 from tests.distributed.ranks import on_ranks
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
+from dist_plm.checkpoint.checkpoint import staged
 from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, ProxiesConfig
 from dist_plm.data.loader import Batch
-from dist_plm.runtime.checkpoint import staged
-from dist_plm.runtime.world import World
+from dist_plm.distributed.world import World
 from dist_plm.training.learner import Learner, phases
 from tests.distributed.ranks import on_ranks
 

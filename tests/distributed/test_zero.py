@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
-from dist_plm.checks.run import _check_strategy
+from dist_plm.checkpoint.checkpoint import Sharded
+from dist_plm.checks.settings import _check_strategy
 from dist_plm.config import (
     BatchConfig,
     Config,
@@ -22,11 +23,10 @@ from dist_plm.config import (
     ZeroConfig,
 )
 from dist_plm.data.loader import Batch
+from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
 from dist_plm.model import torchvision_backbone
 from dist_plm.model.digest import digest
-from dist_plm.runtime.checkpoint import Sharded
-from dist_plm.runtime.world import World
 from dist_plm.training.learner import Learner, phases
 from tests.distributed.ranks import on_ranks
 

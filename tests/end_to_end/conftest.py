@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 
 from dist_plm import train as training
+from dist_plm.checkpoint import checkpoint
 from dist_plm.cli import run_command
-from dist_plm.runtime import checkpoint
-from dist_plm.runtime.metrics import INCIDENTS
-from dist_plm.runtime.world import World
+from dist_plm.distributed.world import World
+from dist_plm.telemetry.metrics import INCIDENTS
 from tests.commands import Command, Outcome, on_ranks
 
 STEPS_PER_EPOCH, STEPS = 7, 21  # 140 images in batches of 4 x 5; one epoch of warm-up, two of the method

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dist_plm import bench
+from dist_plm.bench import __main__ as bench
 from tests.commands import on_ranks
 
 SMALL = ("--quick", "--runtime.threads", 1, "--data.workers", 1, "--runtime.device", "cpu")

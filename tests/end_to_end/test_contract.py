@@ -13,9 +13,9 @@ from PIL import Image
 
 from dist_plm import evaluate as evaluation
 from dist_plm.cli import load_config
+from dist_plm.datasets import build as building
 from dist_plm.evaluation import protocol
 from dist_plm.model import Encoder
-from shards import build as building
 from tests.commands import Outcome, alone, under_torchrun
 from tests.end_to_end.conftest import STEPS, STEPS_PER_EPOCH, events, tensors
 

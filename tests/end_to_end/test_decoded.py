@@ -6,7 +6,7 @@ import signal
 import torch
 
 from dist_plm import train as training
-from dist_plm.runtime.preemption import PREEMPTED
+from dist_plm.distributed.preemption import PREEMPTED
 from tests.commands import on_ranks
 from tests.end_to_end.conftest import refused, tensors, train
 from tests.end_to_end.test_resume import assert_same_end, last_step

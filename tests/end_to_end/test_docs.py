@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.commands import ROOT
+from tests.commands import ROOT, command_module
 from tests.end_to_end.conftest import events
 
 DOCUMENTS = sorted(
@@ -77,7 +77,7 @@ def help_of(module: str, *words: str) -> str:
     before, sys.argv = sys.argv, [module, *words, "--help"]
     try:
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-            importlib.import_module(module).main()
+            importlib.import_module(command_module(module)).main()
     finally:
         sys.argv = before
     return printed.getvalue()
@@ -110,8 +110,11 @@ def test_a_command_is_known(document: str, command: str) -> None:
     if not module.startswith(("dist_plm.", "shards.", "launch.", "benchmarks.")):
         assert importlib.util.find_spec(module), module
         return
-    assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), f"{document}: {module} does not exist"
-    if module.startswith("benchmarks.") and "argparse" not in (ROOT / (module.replace(".", "/") + ".py")).read_text():
+    assert (ROOT / (command_module(module).replace(".", "/") + ".py")).is_file(), f"{document}: {module} does not exist"
+    if (
+        module.startswith("benchmarks.")
+        and "argparse" not in (ROOT / (command_module(module).replace(".", "/") + ".py")).read_text()
+    ):
         return
     text = help_of(module)
     word = re.escape(arguments[0]) if arguments else "-"

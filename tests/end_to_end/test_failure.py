@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from dist_plm import train as training
+from dist_plm.checkpoint import saver
 from dist_plm.errors import RunFailure
-from dist_plm.runtime import saver
 from dist_plm.training import learner
 from tests.commands import Command, under_torchrun
 from tests.end_to_end.conftest import Here, events

@@ -11,8 +11,8 @@ from PIL import Image
 
 from dist_plm import evaluate as evaluation
 from dist_plm import train as training
-from shards import build as building
-from shards import verify as verifying
+from dist_plm.datasets import build as building
+from dist_plm.datasets import verify as verifying
 from tests.end_to_end.conftest import events
 
 GOOD_PER_CLASS, CLASSES = 10, ("bolts", "nuts")

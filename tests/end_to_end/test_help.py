@@ -11,6 +11,7 @@ ASK = f"""
 import contextlib, importlib, io, sys
 from pathlib import Path
 commands = [path.stem for path in Path("dist_plm").glob("*.py") if "__main__" in path.read_text()]
+commands += [path.parent.name + ".__main__" for path in Path("dist_plm").glob("*/__main__.py")]
 assert len(commands) >= 10
 names = ["dist_plm." + name for name in commands] + ["launch.slurm", "shards.verify"]
 for name in names:

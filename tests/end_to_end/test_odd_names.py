@@ -10,12 +10,12 @@ import pytest
 from dist_plm import embed as embedding
 from dist_plm import evaluate as evaluation
 from dist_plm import export as exporting
-from dist_plm import report as reporting
 from dist_plm import search as searching
-from dist_plm import supervision
 from dist_plm import train as training
-from dist_plm.catalogue import Catalogue
 from dist_plm.data.store import Store
+from dist_plm.report import __main__ as reporting
+from dist_plm.search_index import Catalogue
+from dist_plm.supervision import __main__ as supervision
 
 NAMES = [os.fsdecode(name) for name in ("latté/café.jpg".encode(), b"lat\xe9/caf\xe9.jpg")]
 SHOWN = ["latté/café.jpg", r"lat\udce9/caf\udce9.jpg"]

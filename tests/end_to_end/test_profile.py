@@ -3,7 +3,7 @@
 import json
 
 from dist_plm import train as training
-from dist_plm.runtime.profile import ADVICE
+from dist_plm.telemetry.profile import ADVICE
 from tests.end_to_end.conftest import events
 
 PARTS = {"decode", "copy", "student", "teacher", "neighbourhoods", "losses", "gather", "optimiser", "ema", "other"}

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dist_plm import report as reporting
 from dist_plm import train as training
 from dist_plm.cli import load_config
-from dist_plm.reporting import pictures
-from dist_plm.runtime.progress import Display
-from dist_plm.runtime.world import World
+from dist_plm.distributed.world import World
+from dist_plm.report import __main__ as reporting
+from dist_plm.report import pictures
+from dist_plm.telemetry.progress import Display
 from tests.end_to_end.conftest import contents, events
 
 EVENTS = (
@@ -39,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
 @pytest.fixture(scope="module")
 def page(run: Path) -> Path:
     """Its report, written once."""
-    from dist_plm.reporting.page import write_report
+    from dist_plm.report.page import write_report
 
     before = contents(run)
     out = run.parent / "one.html"
@@ -153,7 +153,7 @@ def test_a_report_that_fails_does_not_fail_the_run(tmp_path, tiny, here, monkeyp
 
 def test_in_a_browser(run, page, tmp_path, browser):
     """Alone and side by side, wide and narrow, light and dark: all charts drawn, no error, nothing sticks out."""
-    from dist_plm.reporting.page import write_report
+    from dist_plm.report.page import write_report
 
     other, both = tmp_path / "other", tmp_path / "both.html"
     shutil.copytree(run, other)

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from dist_plm import train as training
-from dist_plm.runtime import checkpoint
-from dist_plm.runtime.preemption import PREEMPTED
-from dist_plm.runtime.world import World
+from dist_plm.checkpoint import checkpoint
+from dist_plm.distributed.preemption import PREEMPTED
+from dist_plm.distributed.world import World
 from tests.commands import alone, lives, on_ranks, under_torchrun
 from tests.end_to_end.conftest import STEPS, STEPS_PER_EPOCH, build_demo, contents, events, tensors, timeless, train
 

@@ -14,10 +14,10 @@ from PIL import Image
 import dist_plm
 from dist_plm import embed as embedding
 from dist_plm import search as searching
-from dist_plm.catalogue import Catalogue
-from dist_plm.catalogue.build import Builder
 from dist_plm.data.store import Store
 from dist_plm.errors import UserError
+from dist_plm.search_index import Catalogue
+from dist_plm.search_index.build import Builder
 from tests.commands import Command, under_torchrun
 from tests.end_to_end.conftest import contents, events, refused
 
@@ -119,7 +119,7 @@ def test_a_folder_with_files_that_are_no_images(photos, finished, tmp_path, here
 
 
 def test_a_killed_build_goes_on(photos, finished, tmp_path, monkeypatch, indexed):
-    monkeypatch.setattr("dist_plm.catalogue.build.BLOCK", 8)
+    monkeypatch.setattr("dist_plm.search_index.build.BLOCK", 8)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     embed(whole, "--checkpoint", finished, "--images", photos)
     done: list[int] = []

@@ -18,15 +18,15 @@ from waitress import create_server
 
 import dist_plm
 from dist_plm import serve as serving
-from dist_plm.catalogue import Catalogue
-from dist_plm.catalogue.build import Builder
-from dist_plm.catalogue.images import FolderImages
-from dist_plm.catalogue.web import create_app
 from dist_plm.config import ModelConfig, ViewsConfig
+from dist_plm.distributed.world import World
+from dist_plm.encoders.embedder import Embedder, ready
 from dist_plm.model import Encoder
-from dist_plm.model.embedder import Embedder, ready
-from dist_plm.runtime.progress import Display
-from dist_plm.runtime.world import World
+from dist_plm.search_index import Catalogue
+from dist_plm.search_index.build import Builder
+from dist_plm.search_index.images import FolderImages
+from dist_plm.search_index.web import create_app
+from dist_plm.telemetry.progress import Display
 from tests.commands import Command
 from tests.end_to_end.conftest import refused
 

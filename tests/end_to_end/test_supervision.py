@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from dist_plm import export, supervision
+from dist_plm import export
+from dist_plm.supervision import __main__ as supervision
 from tests.end_to_end.conftest import STEPS_PER_EPOCH, events, refused, tensors, train
 
 LIVE = {"label_purity", "label_purity_control", "positives_attracted", "negatives_attracted"}
@@ -88,7 +89,7 @@ def test_wrong_use_is_one_line(here, demo, arguments, told):
 
 def test_a_table_that_cannot_be_kept_was_printed(tmp_path, tiny, here, monkeypatch):
     monkeypatch.setattr(supervision, "_judge", lambda *_: {"event": "supervision"})
-    monkeypatch.setattr("dist_plm.reporting.supervision_table.show", lambda _: None)
+    monkeypatch.setattr("dist_plm.supervision.table.show", lambda _: None)
     outcome = here(supervision.main, "--config", tiny, "--out", tmp_path)
     assert outcome.status == 1 and json.loads(outcome.out) == {"event": "supervision"}
     assert outcome.err == f"error: --out {tmp_path} can't be written (Is a directory): it was printed\n"

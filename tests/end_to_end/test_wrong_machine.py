@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dist_plm import report as reporting
 from dist_plm import train as training
-from dist_plm.checks import run as checks
+from dist_plm.checks import settings as checks
+from dist_plm.report import __main__ as reporting
 from tests.end_to_end.conftest import build_demo, contents, refused
 
 LOCAL = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"}
@@ -114,5 +114,5 @@ def test_report(tmp_path, finished, here, monkeypatch):
     }.items():
         refused(here(reporting.main, *arguments), named)
         assert contents(tmp_path) == before, named
-    monkeypatch.setattr("dist_plm.reporting.at_end.find_spec", lambda name: None)
+    monkeypatch.setattr("dist_plm.report.at_end.find_spec", lambda name: None)
     refused(here(reporting.main, finished), "pip install -e '.[report]'")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dist_plm.errors import UserError
-from launch import slurm as launcher
+from dist_plm.slurm import __main__ as launcher
 from tests.commands import Command
 from tests.end_to_end.conftest import STEPS_PER_EPOCH, events, tensors, train
 from tests.slurm.conftest import ASKED, STEPS, Slurm, job_of, last_step, requeues

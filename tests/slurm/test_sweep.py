@@ -2,7 +2,7 @@
 
 import pytest
 
-from launch import slurm as launcher
+from dist_plm.slurm import __main__ as launcher
 from tests.end_to_end.conftest import events, tensors, train
 from tests.slurm.conftest import Slurm
 
@@ -44,7 +44,7 @@ def test_parts_of_a_data_set_are_the_data_set(slurm: Slurm, tmp_path):
     assert launcher.main(line) == 0
     slurm.until((out / "manifest.json").exists, tmp_path / "demo.jobs")
 
-    from shards.build import main
+    from dist_plm.datasets.build import main
 
     assert main([*build, "--workers", "1", "--out", str(tmp_path / "whole")]) == 0
     found, wanted = (

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from dist_plm.errors import UserError
-from launch import slurm as launcher
-from launch import sweep
-from launch.cluster import Cluster, seconds
+from dist_plm.slurm import __main__ as launcher
+from dist_plm.slurm import sweep
+from dist_plm.slurm.cluster import Cluster, seconds
 from tests.commands import Command
 from tests.slurm.conftest import Slurm, events, job_of
 
@@ -142,7 +142,9 @@ def test_a_key_that_no_cluster_file_has(tmp_path):
 
 
 def test_help_is_quick():
-    code = "import sys; from launch import slurm; slurm._parser(); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from dist_plm.slurm import __main__ as slurm; slurm._parser(); assert 'torch' not in sys.modules"
+    )
     assert Command(["-c", code]).wait().status == 0 and "torch" in sys.modules
 
 

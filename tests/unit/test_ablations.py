@@ -10,7 +10,7 @@ from dist_plm.checks import check
 from dist_plm.cli import config_of, config_parser
 from dist_plm.config import Config
 from dist_plm.data.loader import Batch
-from dist_plm.runtime.world import World
+from dist_plm.distributed.world import World
 from dist_plm.training.learner import Learner, phases
 
 ROOT = Path(__file__).resolve().parents[2]

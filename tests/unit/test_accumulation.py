@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dist_plm.runtime.optimiser import Updates
-from dist_plm.runtime.strategy import DataParallel
-from dist_plm.runtime.world import World
+from dist_plm.distributed.world import World
+from dist_plm.parallel.optimiser import Updates
+from dist_plm.parallel.strategy import DataParallel
 
 VIEWS = torch.rand(10, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dist_plm.config import Config, RuntimeConfig, TrainConfig
-from dist_plm.runtime.process import prepare_process
-from dist_plm.runtime.world import World
+from dist_plm.distributed.process import prepare_process
+from dist_plm.distributed.world import World
 from dist_plm.training import precision
 from dist_plm.training.precision import has_native_bf16, resolve_precision
 from dist_plm.training.run_directory import dump

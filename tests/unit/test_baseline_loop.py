@@ -5,8 +5,8 @@ from torch.nn.functional import normalize
 
 from benchmarks.baseline_loop import plain_loss
 from dist_plm.config import Config, ManifoldConfig, ModelConfig, ProxiesConfig
+from dist_plm.distributed.world import World
 from dist_plm.methods import Points, build_method
-from dist_plm.runtime.world import World
 
 CONFIG = Config(model=ModelConfig(dim=12), manifold=ManifoldConfig(k=6), proxies=ProxiesConfig(count=5))
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dist_plm.benching import table
-from dist_plm.benching.ratios import TARGETS, Ratio, in_turns, rate_ratio
+from dist_plm.bench import table
+from dist_plm.bench.ratios import TARGETS, Ratio, in_turns, rate_ratio
 from dist_plm.errors import UserError
 
 CPU, GPU = {"gpu": "none"}, {"gpu": "a GPU"}

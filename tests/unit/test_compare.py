@@ -72,7 +72,7 @@ def test_the_libraries_of_the_report_are_not_asked_for():
         [
             sys.executable,
             "-c",
-            "import sys, dist_plm.reporting.history; print({'altair', 'vl_convert'} & {*sys.modules})",
+            "import sys, dist_plm.report.history; print({'altair', 'vl_convert'} & {*sys.modules})",
         ],
         capture_output=True,
         text=True,

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dist_plm.config import Config, ManifoldConfig, WarmUpConfig
+from dist_plm.distributed.world import World
 from dist_plm.methods import Points, build_method
-from dist_plm.runtime.world import World
 from tests import baselines_oracle as oracle
 
 IMAGES, VIEWS = 7, 3

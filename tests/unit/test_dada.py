@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dist_plm.config import Config, DadaConfig, ModelConfig
+from dist_plm.distributed.world import World
 from dist_plm.methods import Points, build_method
 from dist_plm.methods.dada import DataAugmentedDomainAdaptation, Draws
 from dist_plm.model.discriminator import Discriminator
-from dist_plm.runtime.world import World
 from tests import baselines_oracle as oracle
 
 POINTS, DIM, CLASSES = 18, 5, 6

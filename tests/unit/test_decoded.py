@@ -15,9 +15,9 @@ from dist_plm.data.loader import Loader
 from dist_plm.data.store import Store
 from dist_plm.data.stream import sweep_shards
 from dist_plm.data.views import eval_view
+from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
-from dist_plm.runtime.progress import Display
-from dist_plm.runtime.world import World
+from dist_plm.telemetry.progress import Display
 from tests.distributed.ranks import on_ranks
 
 SIDE = 24

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dist_plm.datasets import demo
+from dist_plm.datasets.glyphs import choose, distance_field
 from dist_plm.errors import UserError
-from shards import demo
-from shards.glyphs import choose, distance_field
 
 
 def test_an_image_depends_on_seed_and_index_alone():

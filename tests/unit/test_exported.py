@@ -6,14 +6,14 @@ import tarfile
 import pytest
 import torch
 
-from dist_plm.catalogue.images import FolderImages, ShardImages, reopen
 from dist_plm.config import ModelConfig, ViewsConfig
 from dist_plm.data.store import Store
+from dist_plm.encoders.embedder import Embedder, ready
+from dist_plm.encoders.exported import read_export, write_description, write_weights
+from dist_plm.encoders.graphs import write_torch_export
 from dist_plm.errors import UserError
 from dist_plm.model import Encoder
-from dist_plm.model.embedder import Embedder, ready
-from dist_plm.model.exported import read_export, write_description, write_weights
-from dist_plm.model.graphs import write_torch_export
+from dist_plm.search_index.images import FolderImages, ShardImages, reopen
 
 SOURCE = {"run": "r", "model": "student", "step": 3, "epochs": 1}
 BACKBONES = {

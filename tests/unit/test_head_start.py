@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from dist_plm.config import Config, ModelConfig
+from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
 from dist_plm.index.rows import HeldRows
-from dist_plm.runtime.world import World
 from dist_plm.training import head_start
 from dist_plm.training.head_start import principal_projection
 from dist_plm.training.learner import Learner, phases

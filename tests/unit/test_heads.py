@@ -4,8 +4,8 @@ import torch
 from torch.nn.functional import layer_norm, normalize
 
 from dist_plm.config import Config, ModelConfig
+from dist_plm.distributed.world import World
 from dist_plm.model import Encoder
-from dist_plm.runtime.world import World
 from dist_plm.training.learner import Learner, phases
 
 IMAGES = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))

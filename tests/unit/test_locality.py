@@ -9,9 +9,9 @@ import pytest
 
 from dist_plm.data.format import OFFSET_DTYPE, Manifest
 from dist_plm.data.locality import near_shards, node_rows
-from dist_plm.runtime.world import World
-from shards import build
-from shards.order import cluster_order
+from dist_plm.datasets import build
+from dist_plm.datasets.order import cluster_order
+from dist_plm.distributed.world import World
 
 
 def store_of(shard_of: np.ndarray, shards: int):

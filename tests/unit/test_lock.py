@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from dist_plm.checkpoint.lock import Lock
 from dist_plm.config import Config
+from dist_plm.distributed.preemption import Preempted, Preemption
+from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
-from dist_plm.runtime.lock import Lock
-from dist_plm.runtime.preemption import Preempted, Preemption
-from dist_plm.runtime.world import World
 from dist_plm.training.run_directory import RunDirectory
 
 HOLD = """

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from dist_plm.config import Config, ManifoldConfig, ModelConfig, ProxiesConfig
+from dist_plm.distributed.world import World
 from dist_plm.manifold import linear_neighbourhoods
 from dist_plm.manifold.membership import member_similarity, nearest_points_similarity
 from dist_plm.methods import Points, build_method
 from dist_plm.methods.piecewise import member_ids
-from dist_plm.runtime.world import World
 
 
 def sphere(count: int, dim: int = 6, seed: int = 0) -> torch.Tensor:

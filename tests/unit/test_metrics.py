@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dist_plm.runtime.metrics import Metrics, scalars
-from dist_plm.runtime.progress import Clock, Display, peak_memory
-from dist_plm.runtime.world import World
+from dist_plm.distributed.world import World
+from dist_plm.telemetry.metrics import Metrics, scalars
+from dist_plm.telemetry.progress import Clock, Display, peak_memory
 
 EVENTS = (
     ("step", {"step": 3, "epoch": 0, "phase": "plm", "loss": 0.5, "lr": 1e-4}),
@@ -77,7 +77,7 @@ def test_scalars():
 
 
 def test_the_display_says_rate_note_and_memory_line_by_line(capsys, monkeypatch):
-    monkeypatch.setattr("dist_plm.runtime.progress.LINE_SECONDS", 0)
+    monkeypatch.setattr("dist_plm.telemetry.progress.LINE_SECONDS", 0)
     display = Display(World())
     with display.phase("sweep train", 10, "images") as phase:
         phase.advance(5, note="loss 0.5")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dist_plm.config import OptimiserConfig
-from dist_plm.runtime.optimiser import begun, build_updates, forget, learning_rate, update
+from dist_plm.parallel.optimiser import begun, build_updates, forget, learning_rate, update
 
 
 @pytest.mark.parametrize(

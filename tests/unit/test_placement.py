@@ -6,8 +6,8 @@ import pytest
 from dist_plm.config import Config
 from dist_plm.config.index import IndexConfig
 from dist_plm.errors import UserError
-from dist_plm.index import embeddings as module
-from dist_plm.index.embeddings import Embeddings
+from dist_plm.index import embedding_files as module
+from dist_plm.index.embedding_files import Embeddings
 from dist_plm.index.placement import check_whole, own_slice, place, place_run
 
 

@@ -11,12 +11,12 @@ from torch.utils._pytree import tree_leaves
 
 from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, ProxiesConfig, TrainConfig
 from dist_plm.data.loader import Batch
+from dist_plm.distributed.world import World
 from dist_plm.methods import Points, build_method
 from dist_plm.model import Encoder
-from dist_plm.runtime import loss_scale
-from dist_plm.runtime.optimiser import Updates
-from dist_plm.runtime.strategy import DataParallel
-from dist_plm.runtime.world import World
+from dist_plm.parallel import loss_scale
+from dist_plm.parallel.optimiser import Updates
+from dist_plm.parallel.strategy import DataParallel
 from dist_plm.training.learner import Learner, phases
 
 MODEL = ModelConfig(backbone="small", dim=8)
@@ -63,7 +63,7 @@ def test_fp16_would_lose_small_gradients_without_the_scale(monkeypatch: pytest.M
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_compiled_student_takes_the_same_step(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs = CompileCounterWithBackend("aot_eager")
-    monkeypatch.setattr("dist_plm.runtime.strategy.data_parallel.compiled", partial(torch.compile, backend=graphs))
+    monkeypatch.setattr("dist_plm.parallel.strategy.data_parallel.compiled", partial(torch.compile, backend=graphs))
     truth = gradients(precision)
     for micro_batches in (1, 3):
         found = gradients(precision, micro_batches, compile=True)

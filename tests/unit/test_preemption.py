@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from dist_plm.runtime.preemption import Preemption
+from dist_plm.distributed.preemption import Preemption
 
 
 def test_what_is_configured_sets_the_flag_and_nothing_else_does() -> None:

@@ -6,8 +6,8 @@ import time
 import pytest
 import torch
 
-from dist_plm.runtime.parts import Stopwatch, part, watch
-from dist_plm.runtime.profile import ADVICE, table
+from dist_plm.telemetry.parts import Stopwatch, part, watch
+from dist_plm.telemetry.profile import ADVICE, table
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import torch
 from torch.nn.functional import normalize
 
 from dist_plm.config import Config, ModelConfig, ProxyAnchorConfig, PseudoLabelsConfig
+from dist_plm.distributed.world import World
 from dist_plm.methods import Points, build_method
 from dist_plm.methods.proxy_anchor import proxy_anchor_loss
 from dist_plm.model.proxies import ClassProxies
-from dist_plm.runtime.world import World
 from tests import baselines_oracle as oracle
 
 CLASSES, DIM = 9, 6

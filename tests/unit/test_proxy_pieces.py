@@ -7,10 +7,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dist_plm.config import Config, ManifoldConfig, ModelConfig, ProxiesConfig
+from dist_plm.distributed.world import World
 from dist_plm.manifold import neighbourhood_loss, proxy_loss, proxy_similarity
 from dist_plm.methods import Points, build_method, plm
 from dist_plm.methods.piecewise import neighbourhoods
-from dist_plm.runtime.world import World
 
 POINTS, DIM, MANIFOLD_DIM = 40, 6, 2
 

@@ -17,9 +17,9 @@ from dist_plm.data.remote import mirror, spans
 from dist_plm.data.remote.spans import Remote, Span, StoreFailure
 from dist_plm.data.store import Store
 from dist_plm.data.stream import sweep_shards
+from dist_plm.datasets.build import main as build
 from dist_plm.errors import UserError
-from dist_plm.training.estimate import read_rows
-from shards.build import main as build
+from dist_plm.training.resources import read_rows
 from tests.servers import damage
 
 VIEWS = ViewsConfig(size=16, resize=20)

@@ -10,13 +10,13 @@ import pytest
 from dist_plm.config import BatchConfig, Config
 from dist_plm.data.opening import labels_as
 from dist_plm.errors import UserError
-from dist_plm.reporting.charts import thinned
-from dist_plm.reporting.coverage import read_coverage
-from dist_plm.reporting.embedded import Embedded, require_finite
-from dist_plm.reporting.history import History, read_all
-from dist_plm.reporting.landscape import hues, landscape
-from dist_plm.reporting.retrieved import Retrieved
-from dist_plm.reporting.summary import evaluations, tiles
+from dist_plm.report.charts import thinned
+from dist_plm.report.coverage import read_coverage
+from dist_plm.report.history import History, read_all
+from dist_plm.report.landscape import hues, landscape
+from dist_plm.report.retrieved import Retrieved
+from dist_plm.report.summary import evaluations, tiles
+from dist_plm.report.test_split import Embedded, require_finite
 from dist_plm.training.run_directory import dump
 
 

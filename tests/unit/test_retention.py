@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
+from dist_plm.checkpoint.retention import drop, mark_best
 from dist_plm.config import CheckpointConfig
-from dist_plm.runtime.retention import drop, mark_best
 
 STEPS_PER_EPOCH = 10
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from dist_plm.data.decode import decode
 from dist_plm.data.format import OFFSET_DTYPE, Manifest
+from dist_plm.datasets import assembly, build, verify
 from dist_plm.errors import UserError
-from shards import assembly, build, verify
 
 ROOT = Path(__file__).resolve().parents[2]
 

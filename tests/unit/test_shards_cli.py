@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards import build
+from dist_plm.datasets import build
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,10 +10,10 @@ import pytest
 import scipy.io
 from PIL import Image
 
+from dist_plm.datasets.entry import key_of
+from dist_plm.datasets.sources import cars196, cub200, folder, inshop, sop
+from dist_plm.datasets.tree import Tree
 from dist_plm.errors import UserError
-from shards.entry import key_of
-from shards.sources import cars196, cub200, folder, inshop, sop
-from shards.tree import Tree
 
 
 def put(path: Path, content: bytes | str = "") -> None:

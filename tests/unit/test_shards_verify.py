@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from dist_plm.data.format import Manifest
+from dist_plm.datasets import build, verify
 from dist_plm.errors import UserError
-from shards import build, verify
 
 
 @pytest.fixture

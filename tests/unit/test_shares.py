@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from dist_plm.runtime.shares import balanced
+from dist_plm.distributed.shares import balanced
 
 
 @pytest.mark.parametrize("seed", range(10))

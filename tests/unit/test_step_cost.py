@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, OptimiserConfig, ProxiesConfig
 from dist_plm.data.loader import Batch
+from dist_plm.distributed.world import World
 from dist_plm.methods import Points, build_method
 from dist_plm.methods.base import Method
-from dist_plm.runtime.world import World
 from dist_plm.training.learner import Learner, phases
 
 B, D, P, M, K = 60, 48, 90, 3, 8

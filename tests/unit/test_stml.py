@@ -6,9 +6,9 @@ import torch
 from torch.nn.functional import normalize
 
 from dist_plm.config import BatchConfig, Config, ModelConfig, StmlConfig
+from dist_plm.distributed.world import World
 from dist_plm.methods import Points, build_method
 from dist_plm.methods.stml import contextualised_similarity, relative_distance, self_distillation
-from dist_plm.runtime.world import World
 from tests import baselines_oracle as oracle
 
 VIEWS = 2

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from dist_plm.config import Config, ManifoldConfig
-from dist_plm.evaluation.estimates import Clusters, build_estimate
+from dist_plm.evaluation.pair_quality import Attraction, BatchJudge, PairMoments, Purity, usage
 from dist_plm.evaluation.published import published, supervision
-from dist_plm.evaluation.supervision import Attraction, BatchJudge, PairMoments, Purity, usage
-from dist_plm.evaluation.table2 import judge, judge_batches
 from dist_plm.index.flat import nearest
+from dist_plm.supervision.estimates import Clusters, build_estimate
+from dist_plm.supervision.table2 import judge, judge_batches
 
 
 def cloud(n=90, dim=6, classes=5, noise=0.5, seed=0):

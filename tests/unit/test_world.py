@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 
 from dist_plm.config import RuntimeConfig
-from dist_plm.runtime import health
-from dist_plm.runtime.connection import connect, disconnect, fair_share, node_size
+from dist_plm.distributed import health
+from dist_plm.distributed.connection import connect, disconnect, fair_share, node_size
 
 
 def cores(host: str, *numbers: int) -> set[tuple[str, int]]:

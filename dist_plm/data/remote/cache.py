@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dist_plm.runtime.atomic import NO_ROOM
+from dist_plm.files.atomic import NO_ROOM
 
 NEVER = 2**62  # the position of a use that is not foreseen
 FOLDER = 4096  # images in a folder

@@ -12,7 +12,7 @@ from dist_plm.data.format import MANIFEST, Manifest, TableInfo, checks_path, lab
 from dist_plm.data.place import cache_folder
 from dist_plm.data.remote.spans import BLOCK, Remote, Span, StoreFailure
 from dist_plm.errors import MachineError, UserError
-from dist_plm.runtime.atomic import replacing
+from dist_plm.files.atomic import replacing
 
 START_SECONDS = 15.0  # who mistyped a URL should not wait for long
 

@@ -14,8 +14,8 @@ from dist_plm.data.remote.mirror import mirror
 from dist_plm.data.remote.prefetch import Prefetch
 from dist_plm.data.remote.spans import BLOCK, Remote, Span
 from dist_plm.data.store import Store, table
+from dist_plm.distributed.environment import number
 from dist_plm.errors import MachineError
-from dist_plm.runtime.environment import number
 
 GAP = 1 << 14  # images closer than this in a tar are asked for together: 16 KB take less than another request
 

@@ -1,0 +1,111 @@
+"""What a notebook needs: a network from disk, embeddings of images, neighbours in an index, metrics.
+
+Errors that a person can mend are `dist_plm.errors.UserError`.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from dist_plm.data.decode import decode
+from dist_plm.data.views import eval_view
+from dist_plm.encoders.embedder import Embedder
+from dist_plm.encoders.networks import load_network, locate
+from dist_plm.errors import UserError
+from dist_plm.evaluation import nmi, retrieval_counts
+from dist_plm.search_index import Catalogue, Neighbour
+
+Picture = str | Path | bytes | Image.Image
+
+__all__ = ["embed_images", "evaluate_embeddings", "load_encoder", "search_images"]
+
+
+def load_encoder(path: str | Path, model: str = "", device: str | torch.device = "cpu") -> Embedder:
+    """The trained network at a path.
+
+    Args:
+        path: A run directory, of which the newest intact checkpoint is read, or an export.
+        model: `student` or `teacher` of a run; the student by default.
+        device: Where it will embed.
+
+    Raises:
+        UserError: There is none, or it is damaged.
+    """
+    return load_network(locate(Path(path)), model, torch.device(device))
+
+
+def embed_images(encoder: Embedder, images: Iterable[Picture], *, batch_size: int = 64) -> np.ndarray:
+    """Embeddings of images, float32 [n, D] of unit length, in their order.
+
+    Args:
+        encoder: From `load_encoder`.
+        images: Paths, bytes of image files, or PIL images; any size.
+        batch_size: Images in memory at a time.
+
+    Raises:
+        UserError: One of them is not an image; says which.
+    """
+    rows, views = [np.empty((0, encoder.dim), np.float32)], []
+    for number, image in enumerate(images):
+        views.append(eval_view(_opened(image, number), config=encoder.views))
+        if len(views) == batch_size:
+            rows.append(_embedded(encoder, views))
+            views = []
+    if views:
+        rows.append(_embedded(encoder, views))
+    return np.concatenate(rows)
+
+
+def search_images(index: str | Path | Catalogue, images: Iterable[Picture], k: int = 10) -> list[list[Neighbour]]:
+    """The k images of an index that are nearest to each query, nearest first.
+
+    Args:
+        index: Folder written by `python -m dist_plm.embed`, or a Catalogue that was opened before.
+        images: As for `embed_images`.
+        k: Neighbours of a query.
+
+    Raises:
+        UserError: No index there; not an image; k beyond the index.
+    """
+    catalogue = index if isinstance(index, Catalogue) else Catalogue(index)
+    return catalogue.search(embed_images(catalogue.embedder, images), k)
+
+
+def evaluate_embeddings(
+    embeddings: np.ndarray, labels: Sequence[int] | np.ndarray, ks: Sequence[int] = (1, 2, 4, 8)
+) -> dict[str, Any]:
+    """The field's metrics, every row being a query against all others.
+
+    Args:
+        embeddings: [N, D] of any floating type.
+        labels: int [N]; -1 is unlabelled.
+        ks: K of recall@K.
+
+    Returns:
+        {"recall": {K: share}, "map_at_r": share, "nmi": share, "queries": n, "dropped": n}, shares in [0, 1].
+
+    Raises:
+        ValueError: No label occurs twice, or embeddings and labels differ in number.
+    """
+    points = torch.as_tensor(embeddings)
+    classes = torch.as_tensor(np.asarray(labels, dtype=np.int64))
+    counts = retrieval_counts(points, classes, points, classes, ks, own_rows=torch.arange(len(points)))
+    return {**counts.metrics(), "nmi": nmi(points.numpy(), classes.numpy(), seed=0)}
+
+
+def _opened(image: Picture, number: int) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    try:
+        return decode(image if isinstance(image, bytes) else Path(image).read_bytes())
+    except (ValueError, OSError) as error:
+        name = f"image {number}" if isinstance(image, bytes) else str(image)
+        raise UserError(f"{name}: {error}") from error
+
+
+def _embedded(encoder: Embedder, views: list[np.ndarray]) -> np.ndarray:
+    return encoder.embed(torch.from_numpy(np.stack(views))).float().cpu().numpy()

@@ -1,0 +1,53 @@
+"""P11: how many of the true neighbours an approximate index finds, or that it refuses to be used."""
+
+from dataclasses import replace
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+
+from dist_plm.bench.ratios import Ratio
+from dist_plm.bench.searching import NEIGHBOURS, clustered
+from dist_plm.bench.setting import Setting
+from dist_plm.errors import RunFailure
+from dist_plm.index.embedding_files import Embeddings
+from dist_plm.index.flat import nearest
+from dist_plm.index.global_index import GlobalIndex
+from dist_plm.index.placement import place
+
+ROWS_OF_A_CELL = 128
+
+
+def recall(setting: Setting) -> list[Ratio]:
+    """P11: neighbours as the plan asks for them, of seeds that the index did not measure itself on.
+
+    Its own measurement chooses the cells that it searches; here exact search counts what it then finds.
+    """
+    if find_spec("faiss") is None:
+        return [Ratio("P11", note="faiss is not installed: search is exact")]
+    rows, count = setting.search
+    config = setting.config.index
+    if config.exact:
+        config = replace(config, factory=f"IVF{rows // ROWS_OF_A_CELL},SQ8")
+    gallery = clustered(rows, setting.config.model.dim)
+    file = setting.scratch / "embeddings.npy"
+    np.save(file, gallery.numpy())
+    embeddings, k = Embeddings([file]), NEIGHBOURS * setting.config.batch.group_size
+    placement = place(config, rows, embeddings.dim, 1)
+    found: list[float] = []
+    try:
+        with GlobalIndex(embeddings, config, placement, backend="auto", world=setting.world, seed=0) as index:
+            index.guard(0, k)
+            for repeat in range(setting.repeats):
+                seeds = np.random.default_rng([repeat, 1]).permutation(rows)[: count // setting.repeats]
+                found.append(_hits(index.neighbours(seeds, k), gallery, torch.from_numpy(seeds)))
+            facts = index.facts
+    except RunFailure as failure:
+        return [Ratio("P11", note=f"it refuses: {failure}")]
+    note = f"{config.factory} over {rows:,} x {gallery.shape[1]}, {facts['nprobe']} cells searched, {k} neighbours"
+    return [Ratio("P11", found, [float(count // setting.repeats * k)] * len(found), note)]
+
+
+def _hits(found: np.ndarray, gallery: torch.Tensor, seeds: torch.Tensor) -> float:
+    exact, _ = nearest(gallery[seeds], gallery, found.shape[1], exclude=seeds, backend="torch")
+    return float((found[:, :, None] == exact[:, None, :]).any(2).sum())

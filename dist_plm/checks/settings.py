@@ -1,0 +1,196 @@
+"""What can be known to be wrong before anything starts: cross-field rules, missing data, an impossible world size."""
+
+from importlib.util import find_spec
+
+from dist_plm.checks.method import check_method
+from dist_plm.checks.values import check_values
+from dist_plm.config import Config
+from dist_plm.data.opening import manifest_of, open_split
+from dist_plm.data.place import is_url
+from dist_plm.data.plan import valid_world_sizes
+from dist_plm.errors import UserError
+from dist_plm.index.placement import check_whole, place_run
+from dist_plm.methods import is_searched
+
+
+def check(config: Config, world_size: int) -> None:
+    """Raise a UserError that names the keys at fault and what mends them; return in silence otherwise."""
+    check_settings(config, world_size)
+    _check_data(config, world_size)
+    from dist_plm.model.backbones import check_model
+
+    check_model(config.model)
+    check_method(config)
+
+
+def check_settings(config: Config, world_size: int) -> None:
+    """The part of `check` that needs no data."""
+    check_values(config)
+    _check_sizes(config)
+    _check_batch(config, world_size)
+
+
+def _check_sizes(config: Config) -> None:
+    low, high = config.views.scale
+    if not 0 < low <= high <= 1:
+        raise UserError(f"views.scale is [{low}, {high}]: it must be 0 < smallest <= largest <= 1")
+    if config.views.resize < config.views.size:
+        raise UserError(
+            f"views.resize {config.views.resize} is smaller than views.size {config.views.size}: "
+            "the centre crop would not fit; raise views.resize"
+        )
+    if is_url(config.data.shards) and config.data.retry_seconds >= config.runtime.timeout_seconds:
+        raise UserError(
+            f"data.retry_seconds {config.data.retry_seconds} is not below runtime.timeout_seconds "
+            f"{config.runtime.timeout_seconds}: the other ranks would give up before the store is given up; lower it"
+        )
+    index = config.index
+    if index.nprobe > index.nprobe_max:
+        raise UserError(f"index.nprobe {index.nprobe} is above index.nprobe_max {index.nprobe_max}: lower one")
+    if not index.exact and index.backend == "torch":
+        raise UserError(
+            f"index.backend torch searches exactly, index.factory {index.factory!r} is faiss's: set --index.backend "
+            "auto, or --index.factory Flat"
+        )
+    if 0 < config.data.decoded_side < config.views.resize:
+        raise UserError(
+            f"data.decoded_side {config.data.decoded_side} is smaller than views.resize {config.views.resize}, "
+            "to which the sweep would enlarge it again: raise it, or set it to 0"
+        )
+    if config.train.wandb and not find_spec("wandb"):
+        raise UserError(
+            f"train.wandb is {config.train.wandb!r}, but wandb is not installed: pip install -e '.[wandb]', "
+            "or leave the key empty"
+        )
+    if config.views.count < 2 and (config.train.method == "instance" or config.warm_up.epochs):
+        raise UserError("views.count is 1: instance discrimination (warm_up, train.method instance) compares two views")
+
+
+def _check_batch(config: Config, world_size: int) -> None:
+    groups, manifold = config.batch.groups, config.manifold
+    if groups % world_size:
+        valid = valid_world_sizes(groups)
+        raise UserError(
+            f"batch.groups {groups} can't be split over {world_size} ranks: whole groups go to a rank. "
+            f"Start {', '.join(map(str, valid))} ranks, or set --batch.groups to a multiple of {world_size}"
+        )
+    if config.model.batch_norm == "synchronised" and config.batch.micro_batches > 1:
+        raise UserError(
+            "model.batch_norm synchronised needs the statistics of the whole batch, but batch.micro_batches "
+            f"{config.batch.micro_batches} embeds it in pieces: set --batch.micro_batches 1, "
+            "or --model.batch_norm frozen"
+        )
+    _check_strategy(config, world_size)
+    if config.batch.locality and config.train.method == "dada":
+        raise UserError("batch.locality would change what dada draws for each place in a batch: leave it out")
+    for key, value in (("manifold.scope", manifold.scope), ("model.batch_norm", config.model.batch_norm)):
+        if config.batch.locality and value in ("rank", "per_rank"):
+            raise UserError(f"batch.locality would change what {key} {value} makes of a rank's groups: leave one out")
+    _check_neighbours(config, world_size)
+
+
+def _check_neighbours(config: Config, world_size: int) -> None:
+    """k, for the methods that look for the neighbours of a point in its batch."""
+    manifold, method = config.manifold, config.train.method
+    if method not in ("plm", "neighbour_contrast"):
+        return
+    if method == "plm" and manifold.k <= manifold.dim:
+        raise UserError(
+            f"manifold.k {manifold.k} leaves no candidate beyond the {manifold.dim} points that span a neighbourhood: "
+            f"set --manifold.k above manifold.dim"
+        )
+    if method == "plm" and manifold.dim > config.model.dim:
+        raise UserError(f"manifold.dim {manifold.dim} is larger than model.dim {config.model.dim}")
+    if method == "neighbour_contrast" and manifold.scope == "rank":
+        raise UserError(
+            "manifold.scope rank is a reading of plm, neighbour_contrast looks for neighbours in the whole batch: set "
+            "--manifold.scope global"
+        )
+    points = config.batch.images * config.views.count // (world_size if manifold.scope == "rank" else 1)
+    if manifold.k >= points:
+        raise UserError(
+            f"manifold.k {manifold.k} neighbours don't exist among {points} points "
+            f"(batch.groups x batch.group_size x views.count{' / ranks' if manifold.scope == 'rank' else ''}): "
+            "lower manifold.k or enlarge the batch"
+        )
+
+
+def _check_strategy(config: Config, world_size: int) -> None:
+    if config.runtime.strategy == "deepspeed" and config.train.precision not in ("fp32", "bf16"):
+        raise UserError(
+            f"runtime.strategy deepspeed trains in fp32 or bf16, not in {config.train.precision}: set "
+            "--train.precision bf16, or --runtime.strategy ddp"
+        )
+    if config.runtime.compile:
+        _check_compile(config)
+    if config.runtime.strategy != "reproducible":
+        return
+    lanes, groups = config.runtime.lanes, config.batch.groups
+    if lanes <= 0 or groups % lanes or lanes % world_size:
+        valid = [each for each in range(world_size, groups + 1, world_size) if groups % each == 0]
+        raise UserError(
+            f"runtime.lanes {lanes} must divide batch.groups {groups} and be a multiple of the {world_size} ranks: "
+            f"set --runtime.lanes to {', '.join(map(str, valid))}, or --runtime.strategy ddp"
+        )
+    if config.batch.locality:
+        raise UserError(
+            "runtime.strategy reproducible adds up in the plan's order, batch.locality in one that depends on the "
+            "nodes: set --batch.locality false, or --runtime.strategy ddp"
+        )
+    if config.batch.micro_batches > 1:
+        raise UserError(
+            f"runtime.strategy reproducible embeds a lane at a time, batch.micro_batches {config.batch.micro_batches} "
+            "would cut otherwise: set --batch.micro_batches 1, or --runtime.strategy ddp"
+        )
+    if config.model.batch_norm != "frozen" or config.train.precision == "fp16":
+        raise UserError(
+            f"runtime.strategy reproducible can't be had with model.batch_norm {config.model.batch_norm} and "
+            f"train.precision {config.train.precision}: it needs batch_norm frozen, and fp32, bf16 or fp64"
+        )
+
+
+def _check_compile(config: Config) -> None:
+    if config.runtime.strategy != "ddp":
+        raise UserError(
+            f"runtime.compile is for runtime.strategy ddp, not for {config.runtime.strategy}: leave it out, or set "
+            "--runtime.strategy ddp"
+        )
+    if config.model.batch_norm == "synchronised":
+        raise UserError(
+            "runtime.compile would hide the waits of model.batch_norm synchronised for other ranks: leave it out, or "
+            "set --model.batch_norm frozen"
+        )
+    from dist_plm.parallel.compiled import check_compiler
+
+    check_compiler()
+
+
+def _check_data(config: Config, world_size: int) -> None:
+    manifest = manifest_of(config.data)
+    for key, split in (
+        ("data.train_split", config.data.train_split),
+        ("data.test_split", config.data.test_split),
+        ("data.gallery_split", config.data.gallery_split),
+    ):
+        if split and split not in manifest.splits:
+            mend = (
+                "name one, or train without evaluation: --data.test_split ''"
+                if key == "data.test_split"
+                else "name one"
+            )
+            raise UserError(
+                f"{key} is {split!r}, but {config.data.shards} has the splits {', '.join(manifest.splits)}: {mend}"
+            )
+        if split:
+            open_split(config.data, split).close()
+    if not config.data.train_split:
+        raise UserError(f"data.train_split is empty: name one of {config.data.shards}, {', '.join(manifest.splits)}")
+    samples = manifest.splits[config.data.train_split].samples
+    if samples < config.batch.images:
+        raise UserError(
+            f"split {config.data.train_split!r} of {config.data.shards} has {samples} images, fewer than one batch of "
+            f"{config.batch.images}: lower batch.groups or batch.group_size"
+        )
+    if is_searched(config):
+        place_run(config, samples, world_size)
+    check_whole(config, samples)

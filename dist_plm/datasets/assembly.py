@@ -1,0 +1,230 @@
+"""A whole data set from a source: cut into shards, written in parallel, bound by tables and a manifest; resumable."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import groupby, islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dist_plm.data.format import (
+    CHECK_DTYPE,
+    LABEL_DTYPE,
+    MANIFEST,
+    OFFSET_DTYPE,
+    REJECTED,
+    Manifest,
+    ShardInfo,
+    SplitInfo,
+    TableInfo,
+    check_of,
+    checks_path,
+    fingerprint_line,
+    labels_path,
+    offsets_path,
+)
+from dist_plm.datasets.arguments import Part
+from dist_plm.datasets.entry import Entry, Source
+from dist_plm.datasets.pool import ordered
+from dist_plm.datasets.progress import progress
+from dist_plm.datasets.writer import BUILD, ShardTask, finish_shard, load_record
+from dist_plm.errors import UserError
+from dist_plm.files.atomic import NO_ROOM, replacing
+
+REQUEST = "request{}.json"
+
+
+class Finished(NamedTuple):
+    """A written shard, as much of it as a build keeps in memory."""
+
+    record: Path
+    split: str
+    samples: int
+    rejected: int
+
+
+def build(source: Source, out: Path, *, shard_bytes: int, workers: int) -> Manifest:
+    """Write `source` into the folder `out`, going on where an earlier run was stopped.
+
+    Args:
+        source: What to write.
+        out: New, empty, or holding (a part of) this very data set.
+        shard_bytes: A shard is closed when its images reach this size.
+        workers: Processes; the result does not depend on it.
+
+    Raises:
+        UserError: `out` holds something else, another build is writing to it, or no image of a split can be read.
+    """
+    if (out / MANIFEST).exists() and not (out / BUILD).exists():
+        return _unless_other(source, out, shard_bytes)
+    with _building(source, out, shard_bytes):
+        finished, inputs = [], hashlib.sha256()
+        with progress(f"building {source.name}", source.total) as advance:
+            for path in ordered(finish_shard, plan(source, out, shard_bytes), workers):
+                record = load_record(path)
+                advance(len(record.samples) + len(record.rejected))
+                inputs.update(record.inputs.encode())
+                finished.append(Finished(path, record.split, len(record.samples), len(record.rejected)))
+        return _bind(source, out, finished, inputs.hexdigest())
+
+
+def build_part(source: Source, out: Path, part: Part, *, shard_bytes: int, workers: int) -> int:
+    """Write every `part.of`-th shard into `out`, beside other parts under way on this and other machines.
+
+    `build` afterwards finds them finished, and binds them.
+
+    Returns:
+        The number of shards of this part; 0 where all is bound already.
+
+    Raises:
+        UserError: `out` holds something else, or a build of the whole is writing to it.
+    """
+    if (out / MANIFEST).exists() and not (out / BUILD).exists():
+        _unless_other(source, out, shard_bytes)
+        return 0
+    with _building(source, out, shard_bytes, part):
+        tasks = islice(plan(source, out, shard_bytes), part.number - 1, None, part.of)
+        written = 0
+        with progress(f"building {source.name}, part {part}", source.total and source.total // part.of) as advance:
+            for path in ordered(finish_shard, tasks, workers):
+                record = load_record(path)
+                advance(len(record.samples) + len(record.rejected))
+                written += 1
+        return written
+
+
+def plan(source: Source, out: Path, shard_bytes: int) -> Iterator[ShardTask]:
+    """Cut the entries into shards, holding no more than one of them."""
+    for split, entries in groupby(source.entries(), key=lambda entry: entry.split):
+        number, size = 0, 0
+        pending: list[Entry] = []
+        for entry in entries:
+            pending.append(entry)
+            size += max(entry.size, 0)
+            if size >= shard_bytes:
+                yield ShardTask(out, split, number, pending)
+                number, size, pending = number + 1, 0, []
+        if pending:
+            yield ShardTask(out, split, number, pending)
+
+
+def _unless_other(source: Source, out: Path, shard_bytes: int) -> Manifest:
+    manifest = Manifest.load(out)
+    inputs = hashlib.sha256()
+    for task in plan(source, out, shard_bytes):
+        inputs.update(task.digest().encode())
+    if inputs.hexdigest() != manifest.inputs:
+        raise UserError(f"--out {out} holds the data set '{manifest.name}' from other inputs: choose another folder")
+    return manifest
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """What a disk refuses while a data set is written into `out`, as UserError: sources name their own faults."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        if error.errno in NO_ROOM:
+            raise UserError(f"--out {out} took no more ({reason}): make room, and the same command goes on") from error
+        if error.errno in (errno.EAGAIN, errno.ENOMEM):  # no process or memory to be had
+            raise UserError(f"the system stopped the build ({reason}): the same command goes on") from error
+        raise UserError(f"--out {out} can't be written ({reason}): choose another folder") from error
+
+
+@contextmanager
+def _building(source: Source, out: Path, shard_bytes: int, part: Part | None = None) -> Iterator[None]:
+    """Claim `out` for this build; .build goes away when all is bound, and stays for the next run otherwise.
+
+    Parts share the claim, and each has its own copy of the request: no two of them write one file.
+    """
+    classes = hashlib.sha256(json.dumps(source.classes).encode()).hexdigest()
+    request = json.dumps({"name": source.name, "classes": classes, "shard_bytes": shard_bytes})
+    work = out / BUILD
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is not a folder")
+    if work.is_dir():
+        for found in (path.read_text() for path in work.glob(REQUEST.format("*"))):
+            if found != request:
+                raise UserError(f"--out {out} holds part of another data set ({found}): remove it, or choose another")
+    elif out.is_dir() and any(path != work for path in out.iterdir()):
+        raise UserError(f"--out {out} is not empty and holds no data set: choose another folder")
+    work.mkdir(parents=True, exist_ok=True)
+    with open(work / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, (fcntl.LOCK_SH if part else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another build is writing to --out {out}: wait for it, or stop it") from None
+        with replacing(work / REQUEST.format(part.number if part else "")) as file:
+            file.write(request.encode())
+        yield
+        if part is None:
+            shutil.rmtree(work)
+
+
+def _bind(source: Source, out: Path, finished: list[Finished], inputs: str) -> Manifest:
+    """Tables, rejected.jsonl and manifest from the records of all shards; the manifest comes last."""
+    with replacing(out / REJECTED) as log:
+        for shard in finished:
+            for name, reason in load_record(shard.record).rejected:
+                log.write((json.dumps({"source": name, "reason": reason}) + "\n").encode())
+    fingerprint = hashlib.sha256()
+    splits = {}
+    for split, classes in source.classes.items():
+        shards = [shard for shard in finished if shard.split == split]
+        if not any(shard.samples for shard in shards):
+            raise UserError(f"no image of the split '{split}' can be read; {out / REJECTED} says why")
+        splits[split] = _bind_split(out, split, classes, shards, fingerprint.update)
+    _remove_strays(out, splits)
+    manifest = Manifest(source.name, fingerprint.hexdigest(), splits, sum(shard.rejected for shard in finished), inputs)
+    manifest.save(out)
+    return manifest
+
+
+def _bind_split(
+    out: Path, split: str, classes: list[str], finished: list[Finished], fingerprint: Callable[[bytes], None]
+) -> SplitInfo:
+    """The tables of a split, record by record; `fingerprint` takes in its samples. Empty shards are left out."""
+    finished = [shard for shard in finished if shard.samples]
+    shards, labelled, samples = [], False, sum(shard.samples for shard in finished)
+    paths = {offsets_path(out, split): OFFSET_DTYPE, labels_path(out, split): LABEL_DTYPE}
+    paths[checks_path(out, split)] = CHECK_DTYPE
+    with ExitStack() as stack:
+        files = [stack.enter_context(replacing(path)) for path in paths]
+        for table, dtype in zip(files, paths.values(), strict=True):
+            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (samples,)}
+            np.lib.format.write_array_header_1_0(table, header)
+        offsets, labels, checks = files
+        for number, shard in enumerate(finished):
+            record = load_record(shard.record)
+            rows = [(number, offset, size) for _, _, _, offset, size in record.samples]
+            found = np.array([label for _, _, label, _, _ in record.samples], LABEL_DTYPE)
+            offsets.write(np.array(rows, OFFSET_DTYPE).tobytes())
+            labels.write(found.tobytes())
+            known = [check_of(bytes.fromhex(sha256)) for _, sha256, _, _, _ in record.samples]
+            checks.write(np.array(known, CHECK_DTYPE).tobytes())
+            labelled |= bool((found >= 0).any())
+            for key, sha256, label, _, _ in record.samples:
+                fingerprint(fingerprint_line(split, key, sha256, label))
+            shards.append(ShardInfo(record.file, shard.samples, record.bytes))
+    return SplitInfo(samples, labelled, classes, shards, {path.name: table_info(path) for path in paths})
+
+
+def table_info(path: Path) -> TableInfo:
+    """What the manifest says of a table."""
+    with open(path, "rb") as file:
+        return TableInfo(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _remove_strays(out: Path, splits: dict[str, SplitInfo]) -> None:
+    """Shards that an earlier, interrupted run wrote and this one does not have, and files it left half written."""
+    kept = {shard.file for info in splits.values() for shard in info.shards}
+    for path in [*out.glob("*.tar"), *out.glob(".*.tmp")]:
+        if path.name not in kept:
+            path.unlink()

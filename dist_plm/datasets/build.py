@@ -1,0 +1,129 @@
+"""Make a data set: `python shards/build.py KIND --source DIR --out DIR`, or `demo --images N --out DIR`.
+
+The same command again resumes a build that was stopped, and does nothing when it is complete. With
+`--order-by INDEX` images that are alike, by an index of `python -m dist_plm.embed`, lie side by side.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from dist_plm.data.format import REJECTED, Manifest
+from dist_plm.datasets import demo
+from dist_plm.datasets.arguments import Parser, megabytes, part, positive
+from dist_plm.datasets.assembly import build, build_part, writing
+from dist_plm.datasets.entry import Source
+from dist_plm.datasets.order import order_by
+from dist_plm.datasets.sources import KINDS
+from dist_plm.errors import UserError
+from dist_plm.files.names import escape_streams
+
+SHARD_MB = 16.0
+# Glyphs are small: about 1,200 of them, so that a few ranks have a shard each even of a small set.
+DEMO_SHARD_MB = 2.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit status: 0 done, 1 stopped, 2 wrong usage."""
+    escape_streams()
+    options = parser().parse_args(arguments)
+    started = time.monotonic()
+    try:
+        refuse_within(options)
+        source = _source(options)
+        with writing(options.out):
+            if options.part:
+                return _build_part(source, options)
+            manifest = build(source, options.out, shard_bytes=round(options.shard_size * 1e6), workers=options.workers)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 1
+    print(summary(manifest, source.official, options.out))
+    print(f"{options.out} complete after {time.monotonic() - started:.1f} s", file=sys.stderr)
+    return 0
+
+
+def refuse_within(options: argparse.Namespace) -> None:
+    """UserError where the output would become part of its own source: of a plain folder every file is an entry."""
+    if options.kind != "folder":
+        return
+    out, source = (Path(os.path.realpath(path)) for path in (options.out, options.source))
+    if out.is_relative_to(source):
+        raise UserError(f"--out {options.out} lies in --source {options.source}: choose a folder beside it")
+
+
+def _build_part(source: Source, options: argparse.Namespace) -> int:
+    written = build_part(
+        source, options.out, options.part, shard_bytes=round(options.shard_size * 1e6), workers=options.workers
+    )
+    print(f"part {options.part}: {written:,} shards; when all parts are done, the same line without --part binds them")
+    return 0
+
+
+def summary(manifest: Manifest, official: dict[str, int], out: Path) -> str:
+    """A line for each split, one for the whole, and one for each split that is not the official one."""
+    lines = []
+    for split, info in manifest.splits.items():
+        size = sum(shard.bytes for shard in info.shards) / 1e6
+        counts = f"{info.samples:,} samples  {len(info.classes):,} classes  {len(info.shards):,} shards  {size:,.1f} MB"
+        lines.append(f"{manifest.name}/{split}  {counts}")
+    why = f" (see {out / REJECTED})" if manifest.rejected else ""
+    lines.append(f"rejected {manifest.rejected:,}{why}  fingerprint {manifest.fingerprint}")
+    for split, expected in official.items():
+        samples = manifest.splits[split].samples
+        if samples != expected:
+            lines.append(f"warning: {split} has {samples:,} samples, the official {manifest.name} {expected:,}")
+    return "\n".join(lines)
+
+
+def _source(options: argparse.Namespace) -> Source:
+    if options.kind == "demo":
+        source = demo.source(options.images, classes=options.classes, pixels=options.size, seed=options.seed)
+    else:
+        source = KINDS[options.kind](options.source)
+    return order_by(source, options.order_by) if options.order_by else source
+
+
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser(prog="python shards/build.py", description=__doc__)
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", parser_class=Parser)
+    for kind, layout in KINDS.items():
+        sub = kinds.add_parser(kind, help=str(layout.__doc__).splitlines()[0], description=layout.__doc__)
+        sub.add_argument("--source", type=Path, required=True, help="folder, or an uncompressed tar of it")
+        _add_common(sub, SHARD_MB)
+    sub = kinds.add_parser("demo", help="rendered glyphs, made on the spot", description=demo.__doc__)
+    sub.add_argument("--images", type=positive, default=6000, help="images of both splits (default: %(default)s)")
+    sub.add_argument("--classes", type=positive, default=0, help="glyphs of both splits (default: one per 50 images)")
+    sub.add_argument("--size", type=positive, default=64, help="side of an image, pixels (default: %(default)s)")
+    sub.add_argument("--seed", type=int, default=0, help="of glyphs and images (default: %(default)s)")
+    _add_common(sub, DEMO_SHARD_MB)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, shard_mb: float) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--shard-size",
+        type=megabytes,
+        default=shard_mb,
+        metavar="MB",
+        help="of its images (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--order-by",
+        type=Path,
+        metavar="INDEX",
+        help="write images that are alike side by side, by this index of them (python -m dist_plm.embed)",
+    )
+    parser.add_argument("--part", type=part, metavar="I/N", help="write the shards I, I + N, ... alone")
+    parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes (default: %(default)s)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""Images in the order of clusters of their embeddings: what is read together then lies together.
+
+k-means (faiss) makes clusters; Ward's tree over their centres (scipy), read from leaf to leaf, puts those that are
+alike side by side.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from dist_plm.datasets.entry import Entry, Source
+from dist_plm.errors import UserError
+
+IMAGES_PER_CLUSTER = 16  # several clusters for what is one in truth: one that covers two of them would mix them
+MAX_CLUSTERS = 4096  # the tree takes their square in memory
+ITERATIONS = 10
+
+
+def order_by(source: Source, index: Path) -> Source:
+    """The source with the images of each split in the order of their clusters; those that have no embedding come last.
+
+    Args:
+        index: Written by `python -m dist_plm.embed` from the same images; all its rows take part.
+
+    Raises:
+        UserError: It is no index, or has none of the images.
+    """
+    try:
+        embeddings = np.load(index / "embeddings.npy", allow_pickle=False).astype(np.float32, copy=False)
+        with open(index / "images.jsonl", encoding="utf-8") as file:
+            names = [str(json.loads(line)["name"]) for line in file]
+        if not names:
+            raise ValueError("it is empty")
+        place = dict(zip(names, cluster_order(embeddings).tolist(), strict=True))
+    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, RecursionError) as error:
+        raise UserError(f"--order-by {index} is no index of `python -m dist_plm.embed` ({error})") from error
+    if not any(entry.source in place for entry in source.entries()):
+        raise UserError(f"--order-by {index} has none of these images: it knows {names[0]!r} and others")
+
+    def entries() -> Iterator[Entry]:
+        for _, split in groupby(source.entries(), key=lambda entry: entry.split):
+            yield from sorted(split, key=lambda entry: place.get(entry.source, len(place)))
+
+    return replace(source, entries=entries)
+
+
+def cluster_order(embeddings: np.ndarray) -> np.ndarray:
+    """The position [n] of each row of float32 [n, D] in the order of clusters; rows of one cluster as they come."""
+    import faiss
+    from scipy.cluster.hierarchy import leaves_list, ward
+
+    clusters = min(max(1, len(embeddings) // IMAGES_PER_CLUSTER), MAX_CLUSTERS)
+    if clusters < 2:
+        return np.arange(len(embeddings))
+    kmeans = faiss.Kmeans(embeddings.shape[1], clusters, niter=ITERATIONS, seed=0, min_points_per_centroid=1)
+    kmeans.train(embeddings)
+    _, cluster = kmeans.index.search(embeddings, 1)
+    rank = np.empty(clusters, np.int64)
+    rank[leaves_list(ward(kmeans.centroids))] = np.arange(clusters)
+    position = np.empty(len(embeddings), np.int64)
+    position[np.argsort(rank[cluster[:, 0]], kind="stable")] = np.arange(len(embeddings))
+    return position

@@ -1,0 +1,194 @@
+"""The ranks of a run. The only module that calls collectives; with one rank every one of them is the identity."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from dist_plm.distributed.health import Health
+from dist_plm.distributed.preemption import Preempted, Preemption
+from dist_plm.errors import RunFailure
+from dist_plm.telemetry.parts import part
+
+# What a RuntimeError of gloo or NCCL says about a peer that is gone.
+_TRANSPORT = ("gloo", "nccl", "connection", "timed out", "timeout", "peer", "socket")
+
+# torch 2.13 renamed the two tensor collectives and warns about the old names; 2.11 has only those.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+T = TypeVar("T")
+
+
+class RankFailure(RunFailure):
+    """A collective did not end: another rank died, or hung for longer than `runtime.timeout_seconds`."""
+
+
+class _GatherRows(torch.autograd.Function):
+    """x_r [b, ...] on each rank r -> [W b, ...] on all. The adjoint of a copy to every rank is the sum of what comes
+    back from every rank: with L = sum_r L_r, dL/dx_r = sum_q (dL_q/dx_gathered)[rows of r], a reduce-scatter."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor, size: int) -> Tensor:
+        ctx.size = size  # type: ignore[attr-defined]
+        gathered = rows.new_empty((size * rows.shape[0], *rows.shape[1:]))
+        _all_gather(gathered, rows.contiguous())
+        return gathered
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        own = gradient.new_empty((gradient.shape[0] // ctx.size, *gradient.shape[1:]))  # type: ignore[attr-defined]
+        _reduce_scatter(own, gradient.contiguous(), op=dist.ReduceOp.SUM)
+        return own, None
+
+
+class _AllReduceSum(torch.autograd.Function):
+    """sum_r x_r on every rank; its adjoint is the same sum over the gradients."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+@dataclass(frozen=True)
+class World:
+    """Rank `rank` of `size`, computing on `device`; nodes of `node_size` ranks each, of 1 where they differ in size."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    node_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    health: Health | None = None
+    preemption: Preemption | None = None
+    timeout: timedelta | None = None
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def told(self) -> int:
+        """A signal to leave that this rank caught, or another one about a second ago; 0 for none. Waits for nobody."""
+        own = self.preemption.signal if self.preemption else 0
+        if not self.health:
+            return own
+        self.health.told = own
+        return own or self.health.heard
+
+    def at(self, step: int) -> None:
+        """Tell the other ranks, in case they ask, how far this one is."""
+        if self.health:
+            self.health.beat.step = step
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Around whatever waits for other ranks: a lost one ends the wait with its name.
+
+        torch reports a dead peer and a time-out as RuntimeErrors that name the transport; others pass through.
+        """
+        if self.health:
+            self.health.beat.doing = what
+        try:
+            yield
+        except RuntimeError as error:
+            text = str(error)
+            if not self.health or not any(word in text.lower() for word in _TRANSPORT):
+                raise
+            raise RankFailure(f"{what} failed: {self.health.diagnose()} ({text.splitlines()[0][:160]})") from error
+        if self.health:
+            self.health.beat.doing = "its own work"
+
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        """[b, ...] on each rank, the same b on all -> [W b, ...] in the order of the ranks, with exact gradient."""
+        if self.size == 1:
+            return rows
+        with part("gather"), self.waiting(f"all-gather of {tuple(rows.shape)}"):
+            return _GatherRows.apply(rows, self.size)
+
+    def own_rows(self, rows: Tensor) -> Tensor:
+        """Where `gather_rows` puts the rows [b, ...] of this rank: int64 [b]."""
+        return self.rank * len(rows) + torch.arange(len(rows), device=rows.device)
+
+    def exchange_rows(self, rows: Tensor) -> Tensor:
+        """[W b, ...] with b rows for each rank -> [W b, ...], the b rows of each rank for this one, in their order."""
+        if self.size == 1:
+            return rows
+        received = torch.empty_like(rows, memory_format=torch.contiguous_format)
+        with part("gather"), self.waiting(f"exchange of {tuple(rows.shape)}"):
+            dist.all_to_all_single(received, rows.contiguous())
+        return received
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Sum over the ranks, with exact gradient."""
+        if self.size == 1:
+            return value
+        with part("gather"), self.waiting(f"all-reduce of {tuple(value.shape)}"):
+            return _AllReduceSum.apply(value)
+
+    def any(self, flag: Tensor) -> Tensor:
+        """Whether `flag` (scalar bool) is set on any rank, as 0 or 1 on the device: nobody waits to read it."""
+        value = flag.to(torch.float32)
+        if self.size > 1:
+            with part("gather"), self.waiting("agreement on the step"):
+                dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return value
+
+    def agree(self, flag: int) -> int:
+        """The largest flag of all ranks: a decision is taken together or not at all. Travels over the CPU group."""
+        if self.size == 1:
+            return flag
+        value = torch.tensor(flag, dtype=torch.int64)
+        with self.waiting("agreement of the ranks"):
+            dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return int(value)
+
+    def leave_if_told(self) -> None:
+        """Raise Preempted on all ranks if any was told to leave. A collective."""
+        if number := self.agree(self.told):
+            raise Preempted(number)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """One small picklable object of each rank, on all ranks. The ranks of a run trust each other."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with self.waiting("exchange between the ranks"):
+            dist.all_gather_object(values, value)
+        return values
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What the first rank makes, picklable, on all ranks; the others wait for it."""
+        if self.size == 1:
+            return make()
+        values: list[Any] = [make() if self.is_first else None]
+        with self.waiting("word of the first rank"):
+            dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+        return values[0]
+
+    def barrier(self, what: str) -> None:
+        """Wait for all ranks at `what`, `runtime.timeout_seconds` at most."""
+        if self.size > 1:
+            self.gather_objects(what)
+
+    def new_group(self) -> dist.ProcessGroup:
+        """All ranks once more, on the CPU, for a thread whose collectives must not meet the others'. A collective."""
+        # torch would wait for half an hour on any group but the first.
+        group = dist.new_group(backend="gloo", timeout=self.timeout)
+        assert isinstance(group, dist.ProcessGroup)
+        return group

@@ -1,0 +1,130 @@
+"""Networks ready for use: student and teacher of a run, the one network of an export, or what training starts from."""
+
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dist_plm import __version__
+from dist_plm.checkpoint import checkpoint
+from dist_plm.cli import load_config
+from dist_plm.config import Config, DataConfig
+from dist_plm.distributed.world import World
+from dist_plm.encoders.embedder import Embedder, ready
+from dist_plm.encoders.exported import DESCRIPTION, read_export
+from dist_plm.errors import UserError
+from dist_plm.files.names import is_utf8
+from dist_plm.model import Encoder
+from dist_plm.model.proxies import Proxies
+from dist_plm.parallel.strategy import method_dtype
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run directory and its newest intact checkpoint."""
+
+    path: Path
+    config: Config
+    found: checkpoint.Found
+
+    names = ("student", "teacher")
+
+    def load(self, name: str, device: torch.device) -> Embedder:
+        """The network called `name`. A collective where there is a process group."""
+        # The checkpoint holds all weights; the file that training started from may be gone.
+        model = replace(self.config.model, weights="", wide_dim=0)
+        precision = self.config.train.precision
+        network = ready(Encoder(model), precision, device)
+        self._fill(name, network)
+        summary: dict[str, Any] = self.found.summary
+        position = summary["position"]
+        source = {
+            "run": self.path.resolve().name,
+            "model": name,
+            "step": position["step"],
+            "epochs": position["epochs"],
+            "fingerprint": summary["data"],
+            "versions": {"dist_plm": __version__, "torch": torch.__version__},
+        }
+        return Embedder(network, model, self.config.views, precision, source)
+
+    def proxies(self) -> Proxies | None:
+        """All P proxies of PLM; None where the run has none, or none yet. A collective like `load`."""
+        config, summary = self.config, self.found.summary
+        if summary["phases"][summary["position"]["phase"]] != "plm" or not config.proxies.count:
+            return None
+        proxies = Proxies(config.proxies.count, config.model.dim, config.manifold.dim, seed=config.seed)
+        self._fill("method.proxies", proxies.to(method_dtype(config)))
+        return proxies
+
+    def _fill(self, name: str, module: nn.Module) -> None:
+        """Load the tensors of `module`, which the checkpoint calls NAME.KEY."""
+        with warnings.catch_warnings(action="ignore"):  # without a process group it loads alone, as it is meant to
+            checkpoint.load(self.found.path, {f"{name}.{key}": value for key, value in module.state_dict().items()})
+
+
+@dataclass(frozen=True)
+class TrainedExport:
+    """An export, which holds one network."""
+
+    path: Path
+    embedder: Embedder
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its name, as a tuple of one."""
+        return (self.embedder.source["model"],)
+
+    @property
+    def config(self) -> Config:
+        """The defaults with the network's own crop; an export has no data of its own."""
+        return Config(data=DataConfig(shards=""), views=self.embedder.views)
+
+    def load(self, name: str, device: torch.device) -> Embedder:
+        """The network, which must be called `name`."""
+        assert name in self.names
+        return replace(self.embedder, network=self.embedder.network.to(device))
+
+    def proxies(self) -> None:
+        """None: proxies are of no use outside of training."""
+
+
+def locate(path: Path, world: World | None = None) -> TrainedRun | TrainedExport:
+    """What is at `path`. A collective where a world of several ranks is given.
+
+    Raises:
+        UserError: Neither a run directory nor an export, a run without an intact checkpoint, or a damaged export.
+    """
+    if not is_utf8(str(path)):
+        raise UserError(f"{path} is not UTF-8, and weights at such a path can't be read: rename it")
+    if (path / DESCRIPTION).exists():
+        return TrainedExport(path, read_export(path, torch.device("cpu")))
+    if not (path / "config.yaml").exists():
+        raise UserError(f"{path} is neither a run directory (config.yaml) nor an export ({DESCRIPTION}): name another")
+    config = load_config(path / "config.yaml")
+    found = checkpoint.find(path / "checkpoints", world or World())
+    if found is None:
+        raise UserError(f"{path} holds no checkpoint: train first, or name another run directory")
+    return TrainedRun(path, config, found)
+
+
+def load_network(trained: TrainedRun | TrainedExport, name: str = "", device: torch.device | None = None) -> Embedder:
+    """The network called `name`; without a name the student of a run, or the one that an export holds.
+
+    Raises:
+        UserError: No such network there.
+    """
+    if name and name not in trained.names:
+        raise UserError(f"{trained.path} holds no {name}, only: {', '.join(trained.names)}")
+    return trained.load(name or trained.names[0], device or torch.device("cpu"))
+
+
+def untrained(config: Config, device: torch.device) -> Embedder:
+    """The network that a run of `config` starts from, student and teacher alike."""
+    model, precision = replace(config.model, wide_dim=0), config.train.precision
+    network = ready(Encoder(model, seed=config.seed), precision, device)
+    source = {"run": "no run", "model": "start", "step": 0, "epochs": 0}
+    return Embedder(network, model, config.views, precision, source)

@@ -1,0 +1,1 @@
+"""The optimisation step on many ranks: strategies, optimisers, loss scale, streams, compilation."""

@@ -1,0 +1,142 @@
+"""The seam between what is learnt and how it lies on the ranks."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from dist_plm.checkpoint.checkpoint import State
+from dist_plm.distributed.world import World
+from dist_plm.parallel.optimiser import Updates, update
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp64": torch.float64}
+
+
+class Strategy(ABC):
+    """The student on all ranks: embeds a rank's views, pushes the gradient of its embeddings back, and moves.
+
+    A method's loss is a function of embeddings, and each rank holds dL/dz of its own rows for the *global* L. So
+    backward starts at z and not at a scalar. The method's own parameters are not the strategy's to lay out: each is
+    held by one rank and moved by torch's rule there, so that their learning rate is theirs under any strategy.
+
+    Attributes:
+        student: The network, which may be embedded with outside of training only as `whole` returns it.
+        overflow: Whether the last backward left the range of fp16 (scalar bool, the same on all ranks): the step must
+            be left out.
+        overlaps: Whether `embed_constant` may run on another stream than `embed`, at the same time.
+    """
+
+    overlaps = True
+
+    def __init__(self, student: nn.Module, updates: Updates, world: World, *, precision: str) -> None:
+        self.student, self.updates, self.world = student, updates, world
+        self.overflow = torch.zeros((), dtype=torch.bool, device=world.device)
+        dtype = PRECISIONS[precision]  # `auto` is resolved before
+        self._autocast_dtype = dtype if precision in ("fp16", "bf16") else None
+
+    def autocast(self) -> torch.autocast:
+        """The precision in which encoders run; distances, PCA and losses stay outside of it."""
+        return torch.autocast(
+            self.world.device.type,
+            dtype=self._autocast_dtype or torch.bfloat16,
+            enabled=self._autocast_dtype is not None,
+        )
+
+    @abstractmethod
+    def embed(self, views: Tensor) -> Tensor:
+        """Views [b, 3, h, w] -> z [b, D], ready for `backward`."""
+
+    def embed_constant(self, network: nn.Module, views: Tensor) -> Tensor:
+        """Views [b, 3, h, w] -> f_phi [b, D] of a network that gets no gradient."""
+        with self.autocast():
+            return network(views)
+
+    @abstractmethod
+    def backward(self, views: Tensor, z: Tensor, gradient: Tensor) -> None:
+        """Add dz/dtheta' dL/dz, summed over the ranks, to the gradients of the student.
+
+        Args:
+            views: As given to `embed` [b, 3, h, w].
+            z: What `embed` returned [b, D].
+            gradient: dL/dz of the rank's own rows [b, D].
+        """
+
+    @abstractmethod
+    def gradients(self) -> list[Tensor]:
+        """The student's gradients after `backward`, complete over the ranks, as far as this rank keeps them."""
+
+    @abstractmethod
+    def squared_norm(self) -> Tensor:
+        """Sum of squares of the student's gradients, over all ranks that keep some (float64 scalar). A collective."""
+
+    @abstractmethod
+    def move(self, void: Tensor) -> None:
+        """One step of the student, none if `void` is not 0; gradients are forgotten. May be a collective."""
+
+    def finite(self) -> Tensor:
+        """Whether all gradients that this rank keeps are finite (scalar bool)."""
+        norms = torch._foreach_norm([part for part in (*self.gradients(), *self._own_gradients()) if part.numel()])
+        return torch.stack([norm.to(self.world.device) for norm in norms]).isfinite().all()
+
+    @torch.no_grad()
+    def step(self, void: Tensor) -> None:
+        """Move the student and the method's own parameters, unless `void` (scalar, alike on all ranks) is not 0."""
+        if self.updates.clip_norm:
+            self._clip()
+        self.move(void)
+        if self.updates.own:
+            update(self.updates.own, void)
+
+    def _clip(self) -> None:
+        """Scale all gradients, the student's and the owned, by one number so that their norm is at most `clip_norm`."""
+        own = self._own_gradients()
+        total = self.squared_norm() + self.world.sum(sum_of_squares(own).to(self.world.device))
+        factor = (self.updates.clip_norm * total.rsqrt()).clamp(max=1.0)  # a norm of 0 gives infinity, and so 1
+        for part in (*self.gradients(), *own):
+            part.mul_(factor.to(part))
+
+    def _own_gradients(self) -> list[Tensor]:
+        groups = self.updates.own.param_groups if self.updates.own else []
+        return [each.grad for group in groups for each in group["params"] if each.grad is not None]
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors of the strategy's own that a resumed run needs."""
+        return {}
+
+    @abstractmethod
+    def weights(self, network: nn.Module) -> State:
+        """The state dict of the student or the momentum encoder, to be saved, or to be filled and put. A collective."""
+
+    @abstractmethod
+    def put_weights(self, network: nn.Module, weights: State) -> None:
+        """Take back what `weights` returned after it was filled. A collective."""
+
+    @abstractmethod
+    def moments(self) -> State:
+        """The optimiser's tensors of the student by name of the parameter + `.` + moment. A collective."""
+
+    @abstractmethod
+    def put_moments(self, moments: State) -> None:
+        """Take back what `moments` returned after it was filled. A collective."""
+
+    @abstractmethod
+    def local(self, network: nn.Module) -> dict[str, Tensor]:
+        """Weights and buffers of the student or the momentum encoder by name, as far as this rank keeps them: the same
+        elements of both."""
+
+    @abstractmethod
+    def whole(self, network: nn.Module) -> nn.Module:
+        """The student or the momentum encoder with all its weights on this rank, to embed with outside of training: a
+        rank may call it as often as it likes. A collective; hold it no longer than needed."""
+
+    @abstractmethod
+    def release(self) -> nn.Module:
+        """The student as it was before it was given to the strategy, with its present weights. A collective."""
+
+
+def sum_of_squares(tensors: list[Tensor]) -> Tensor:
+    """In float64 (scalar), so that it is the same to 1e-16 wherever the tensors are cut."""
+    kept = [tensor for tensor in tensors if tensor.numel()]
+    if not kept:
+        return torch.zeros((), dtype=torch.float64)
+    return torch.stack(torch._foreach_norm(kept, 2, dtype=torch.float64)).square().sum()

@@ -1,0 +1,79 @@
+"""Every rank holds the whole student and averages its gradients with the others': DistributedDataParallel."""
+
+import inspect
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dist_plm.distributed.world import World
+from dist_plm.parallel.compiled import compiled
+from dist_plm.parallel.loss_scale import LossScale
+from dist_plm.parallel.optimiser import Updates
+from dist_plm.parallel.strategy.pieces import Pieces
+from dist_plm.parallel.strategy.replicated import Replicated
+
+# torch 2.14 renamed the option and warns about the old name.
+_NAMES = inspect.signature(DistributedDataParallel.__init__).parameters
+_KEEP_BUFFERS: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers": False
+}
+
+
+class DataParallel(Replicated):
+    """The student whole on each rank, its gradient averaged while it is computed.
+
+    Args:
+        micro_batches: Pieces in which a rank embeds its share; see `Pieces`.
+        compile: Embed by compiled kernels.
+
+    Attributes:
+        ddp: What averages; None on one rank.
+        loss_scale: In fp16 only; the step after an overflow is scaled less.
+    """
+
+    def __init__(
+        self, student: nn.Module, updates: Updates, world: World, *,
+        precision: str, micro_batches: int, compile: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(student, updates, world, precision=precision)
+        self._pieces = Pieces(micro_batches, world.device)
+        self.loss_scale = LossScale(world.device) if precision == "fp16" else None
+        ids = [world.device.index] if world.device.type == "cuda" else None
+        self.ddp: DistributedDataParallel | None = None
+        if world.size > 1:
+            # Buffers are alike on all ranks already: frozen or synchronised batch norm (per_rank: rank 0's are saved).
+            self.ddp = DistributedDataParallel(student, device_ids=ids, gradient_as_bucket_view=True, **_KEEP_BUFFERS)
+        self._alone = compiled(student) if compile else student
+        self._replica: nn.Module = self._alone
+        if self.ddp:
+            # Around DDP, and not within, the backward is cut where its buckets end: gradients travel while it runs.
+            self._replica = compiled(self.ddp) if compile else self.ddp
+
+    def embed(self, views: Tensor) -> Tensor:
+        with self.autocast():
+            return self._replica(views) if self._pieces.count == 1 else self._pieces.embed(self._alone, views)
+
+    def backward(self, views: Tensor, z: Tensor, gradient: Tensor) -> None:
+        """As the seam says.
+
+        DDP averages: it computes (1/W) sum_r dz_r/dtheta' g_r. With g_r = W dL/dz_r this is dL/dtheta.
+        """
+        gradient = gradient * self.world.size
+        if self.loss_scale:
+            gradient = gradient * self.loss_scale.scale
+        if self._pieces.count == 1:
+            z.backward(gradient)
+        else:
+            for piece, piece_gradient, last in self._pieces.again(views, gradient):
+                with self._synchronised(last), self.autocast():
+                    self._replica(piece).backward(piece_gradient)
+        if self.loss_scale:
+            self.overflow = self.loss_scale.unscale(self.student)
+
+    def _synchronised(self, last: bool) -> AbstractContextManager[None]:
+        return nullcontext() if last or not self.ddp else self.ddp.no_sync()
+
+    def state(self) -> dict[str, Tensor]:
+        return self.loss_scale.state() if self.loss_scale else {}

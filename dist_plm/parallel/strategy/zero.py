@@ -1,0 +1,167 @@
+"""ZeRO (Rajbhandari et al., SC 2020): what DDP keeps on every rank is cut among them, in three stages."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from dist_plm.checkpoint.checkpoint import Sharded, State
+from dist_plm.config import ZeroConfig
+from dist_plm.distributed.world import World
+from dist_plm.parallel.optimiser import Updates
+from dist_plm.parallel.strategy.base import Strategy, sum_of_squares
+from dist_plm.parallel.strategy.deepspeed_engine import Engine, Follower, cut, shape_of, slice_of
+from dist_plm.parallel.strategy.pieces import Pieces
+
+
+class Zero(Strategy):
+    """The student by DeepSpeed: stage 1 cuts the optimiser's state, 2 its gradients too, 3 also its weights.
+
+    The numbers are DDP's: gradients are averaged in float32 and clipped by the norm over all slices and all owned
+    parameters, each group moves at its own rate, and a void step moves nothing.
+
+    The momentum encoder is whole on every rank in stages 1 and 2. In stage 3 it is cut as the student is, so that
+    equation 1 is each rank's own business; to sweep and to evaluate, each rank gathers a whole copy of the network,
+    4 bytes a weight, since ranks embed different numbers of batches.
+
+    A checkpoint holds the tensors that DDP would write, cut by rows: parameter by parameter is gathered and every rank
+    keeps its rows, in host memory. That costs an all-gather of all that is cut (in stage 3 of 16 bytes a weight with
+    Adam), and on each rank 1 / W of it in host memory and one whole parameter on the device.
+
+    Args:
+        student: Whole on all ranks when it comes, so it must fit once.
+        teacher: The momentum encoder, whole likewise.
+        micro_batches: Pieces in which a rank embeds its share; from stage 2 on each is reduced.
+    """
+
+    overlaps = False  # DeepSpeed gathers weights on one stream of its own, in the order in which modules run
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, updates: Updates, world: World, zero: ZeroConfig,
+        *, precision: str, micro_batches: int,
+    ) -> None:  # fmt: skip
+        super().__init__(student, updates, world, precision=precision)
+        self._pieces = Pieces(micro_batches, world.device)
+        self._blank = {network: copy.deepcopy(network).to("meta") for network in (student, teacher)}
+        self._engine = Engine(student, updates.network, zero, precision, world.device)
+        self._follower = Follower(teacher, precision, world.device) if zero.stage == 3 else None
+
+    def embed(self, views: Tensor) -> Tensor:
+        views = views.contiguous(memory_format=torch.channels_last)  # so convolutions take DDP's kernels
+        with self.world.waiting("all-gather of weights"):
+            if self._pieces.count == 1:
+                return self._engine(views)
+            with self.autocast():
+                return self._pieces.embed(self.student, views)
+
+    def embed_constant(self, network: nn.Module, views: Tensor) -> Tensor:
+        with self.world.waiting("all-gather of weights"):
+            return super().embed_constant(network, views.contiguous(memory_format=torch.channels_last))
+
+    def backward(self, views: Tensor, z: Tensor, gradient: Tensor) -> None:
+        """As the seam says. DeepSpeed averages over the ranks, as DDP does: hence the factor W."""
+        gradient = gradient * self.world.size
+        views = views.contiguous(memory_format=torch.channels_last)
+        if self._pieces.count == 1:
+            self._engine.backward(z, gradient, last=True)
+            return
+        for piece, piece_gradient, last in self._pieces.again(views, gradient):
+            self._engine.backward(self._engine(piece), piece_gradient, last)
+
+    def gradients(self) -> list[Tensor]:
+        return self._engine.gradients()
+
+    def squared_norm(self) -> Tensor:
+        return self.world.sum(sum_of_squares(self.gradients()).to(self.world.device))
+
+    def move(self, void: Tensor) -> None:
+        self._engine.step(void)
+
+    def weights(self, network: nn.Module) -> State:
+        return self._by_rows(network) if self._follower else network.state_dict()
+
+    def _by_rows(self, network: nn.Module) -> State:
+        parameters = dict(network.named_parameters())
+        return {
+            name: self._rows(self._gathered(parameters[name])) if name in parameters else value
+            for name, value in network.state_dict().items()
+        }
+
+    @torch.no_grad()
+    def put_weights(self, network: nn.Module, weights: State) -> None:
+        for name, parameter in network.named_parameters():
+            own = slice_of(parameter)
+            if own is not None:
+                own.copy_(cut(self._joined(weights[name]), own.numel(), self.world.rank))
+        if network is self.student:
+            self._engine.refresh()
+
+    def moments(self) -> State:
+        names = {parameter: name for name, parameter in self.student.named_parameters()}
+        state: dict[str, Tensor | Sharded] = {}
+        for parameters, counters in self._engine.counters():
+            for parameter in parameters:
+                state |= {f"{names[parameter]}.{key}": value.clone() for key, value in counters.items()}
+                for moment in self._engine.moment_names():
+                    with self.world.waiting("all-gather of moments"):
+                        whole = self._engine.moment(parameter, moment)
+                    state[f"{names[parameter]}.{moment}"] = self._rows(whole)
+        return state
+
+    def put_moments(self, moments: State) -> None:
+        names = {parameter: name for name, parameter in self.student.named_parameters()}
+        for parameters, counters in self._engine.counters():
+            for key, value in counters.items():  # all parameters of a group have taken the same steps
+                value.copy_(self._joined(moments[f"{names[parameters[0]]}.{key}"]))
+            for parameter in parameters:
+                for moment in self._engine.moment_names():
+                    value = self._joined(moments[f"{names[parameter]}.{moment}"])
+                    self._engine.put_moment(parameter, moment, value, self.world.rank)
+
+    def local(self, network: nn.Module) -> dict[str, Tensor]:
+        slices = {name: slice_of(parameter) for name, parameter in network.named_parameters()}
+        return {
+            **dict(network.named_parameters()),
+            **dict(network.named_buffers()),
+            **{name: own for name, own in slices.items() if own is not None},
+        }
+
+    def whole(self, network: nn.Module) -> nn.Module:
+        return self._copy(network) if self._follower else network
+
+    def release(self) -> nn.Module:
+        student = self._copy(self.student)
+        self._engine.close()
+        if self._follower:
+            self._follower.close()
+        return student
+
+    @torch.no_grad()
+    def _copy(self, network: nn.Module) -> nn.Module:
+        """A network of its own with all present weights. A collective."""
+        twin = copy.deepcopy(self._blank[network]).to_empty(device=self.world.device)
+        theirs = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        for name, mine in [*twin.named_parameters(), *twin.named_buffers()]:
+            value = theirs[name]
+            mine.copy_(self._gathered(value) if isinstance(value, nn.Parameter) else value)
+        return twin.train(network.training)
+
+    @torch.no_grad()
+    def _gathered(self, parameter: nn.Parameter) -> Tensor:
+        own, shape = slice_of(parameter), shape_of(parameter)
+        return parameter if own is None else self.world.gather_rows(own)[: shape.numel()].view(shape)
+
+    def _rows(self, whole: Tensor) -> "Tensor | Sharded":
+        """This rank's rows, in host memory; a tensor with too few for every rank to have some stays whole."""
+        chunks = whole.detach().chunk(self.world.size) if whole.ndim else ()
+        if len(chunks) < self.world.size:
+            return whole.detach().cpu()
+        return Sharded(chunks[self.world.rank].to("cpu", copy=True), len(whole))
+
+    def _joined(self, value: "Tensor | Sharded") -> Tensor:
+        """The whole tensor of which `_rows` kept a part, on the device. A collective."""
+        if not isinstance(value, Sharded):
+            return value.to(self.world.device)
+        local, rows = value.local, -(-value.rows // self.world.size)
+        padded = torch.cat([local, local.new_zeros(rows - len(local), *local.shape[1:])])
+        return self.world.gather_rows(padded.to(self.world.device))[: value.rows]

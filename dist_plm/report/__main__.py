@@ -1,0 +1,48 @@
+"""`python -m dist_plm.report RUN [RUN ...]`: one HTML page that shows what was learnt; several runs side by side."""
+
+import argparse
+from pathlib import Path
+
+from dist_plm.cli import OneLineParser, run_command
+from dist_plm.errors import UserError
+from dist_plm.report.at_end import missing
+
+
+def main() -> int:
+    """Write the report and print where it lies."""
+    options = _parse()
+    if absent := missing():
+        raise UserError(f"the report needs {', '.join(absent)}: pip install -e '.[report]'")
+    for run in options.runs:
+        if not (run / "config.yaml").is_file():
+            raise UserError(f"{run} is no run directory (no config.yaml): name one that dist_plm.train wrote")
+    out = options.out or (options.runs[0] / "report.html" if len(options.runs) == 1 else Path("report.html"))
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent} is no folder: make it, or name another file with --out")
+
+    import torch
+
+    from dist_plm.distributed.world import World
+    from dist_plm.report.page import write_report
+    from dist_plm.telemetry.progress import Display
+
+    world = World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    display = Display(world)
+    try:
+        write_report(options.runs, out, shards=options.shards, world=world, display=display)
+    finally:
+        display.close()
+    print(out)
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = OneLineParser(prog="python -m dist_plm.report", description=__doc__)
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run directory; several are compared")
+    parser.add_argument("--out", type=Path, help="file to write (RUN/report.html; for several runs ./report.html)")
+    parser.add_argument("--shards", default="", help="data set folder (the runs' own by default)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run_command(main)

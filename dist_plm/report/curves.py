@@ -1,0 +1,133 @@
+"""Which numbers of the runs are drawn over the steps, and under which heading."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from dist_plm.report.charts import Row, Spec, curve, thinned
+from dist_plm.report.history import History
+
+CAPTIONS = {
+    "loss": "loss",
+    "loss_point": "points (equation 6)",
+    "loss_proxy": "proxies (equation 7)",
+    "loss_neighbourhood": "neighbourhoods (equation 8)",
+    "loss_instance": "instance discrimination (warm-up)",
+    "lr": "learning rate",
+    "images_per_second": "images a second",
+    "wait_share": "share of the time spent waiting for data",
+    "memory_gb": "peak memory of rank 0, GB",
+    "mean_pair_distance": "mean distance of a pair of points",
+    "effective_rank": "effective rank of a batch's embeddings",
+    "neighbourhood_size": "points in X_i",
+    "label_purity": "purity of X_i: share of its most frequent label",
+    "same_label": "share of a point's neighbours with its label",
+    "positives_attracted": "pairs of one label that the loss draws together",
+    "negatives_attracted": "pairs of two labels that the loss draws together",
+    "instance_accuracy": "instances told apart (warm-up)",
+    "map_at_r": "MAP@R",
+    "nmi": "NMI",
+}
+SPEED = ("lr", "images_per_second", "wait_share", "memory_gb")
+SUPERVISION = ("label_purity", "same_label", "positives_attracted", "negatives_attracted")
+CONTROL = "_control"
+SHARES = ("wait_share", "accuracy")
+MARKED = ("resumed", "preempted", "requeued", "failure", "non_finite")
+MOST_MARKS = 50
+
+
+@dataclass
+class Group:
+    """Charts under one heading: (caption, specification)."""
+
+    id: str
+    heading: str
+    note: str
+    charts: list[tuple[str, Spec]] = field(default_factory=list)
+
+
+def groups(histories: list[History]) -> list[Group]:
+    """All curves, the runs side by side; a group without numbers is left out."""
+    runs = [history.name for history in histories]
+    marks = _marks(histories)
+    steps = _by_name(histories)
+    found = [
+        Group("recall", "Recall", "On the test split, whose classes were never seen. Solid: student, dashed: teacher."),
+        Group("losses", "Losses", "Means over pairs, of the global batch."),
+        Group(
+            "supervision",
+            "Supervision",
+            "How good the pairs are that the method makes up, judged by labels that it does not see. "
+            "Dashed: of as many nearest neighbours.",
+        ),
+        Group("embedding", "The embedding", "Distances near 0 or a rank near 1 mean collapse."),
+        Group("speed", "Speed", "Rates between two log lines."),
+    ]
+    for name, rows in sorted(_evaluations(histories).items(), key=lambda each: _evaluation_order(each[0])):
+        found[0].charts.append((_caption(name), curve(rows, runs, marks=marks, share=True, dash="model")))
+    for name in SUPERVISION:
+        if name in steps:
+            rows = [row | {"of": "supervision"} for row in _thin(steps[name], runs)]
+            rows += [row | {"of": "control"} for row in _thin(steps.get(name + CONTROL, []), runs)]
+            found[2].charts.append((_caption(name), curve(rows, runs, marks=marks, share=True, dash="of")))
+    elsewhere = (*SPEED, *SUPERVISION, *(name + CONTROL for name in SUPERVISION))
+    for group, names in (
+        (found[1], [name for name in steps if name.startswith("loss")]),
+        (found[3], [name for name in steps if not name.startswith("loss") and name not in elsewhere]),
+        (found[4], [name for name in SPEED if name in steps]),
+    ):
+        for name in names:
+            share, rows = any(part in name for part in SHARES), _thin(steps[name], runs)
+            spec = curve(rows, runs, marks=marks, share=share, from_zero=name in SPEED)
+            group.charts.append((_caption(name), spec))
+    return [group for group in found if group.charts]
+
+
+def _thin(rows: list[Row], runs: list[str]) -> list[Row]:
+    return [row for run in runs for row in thinned([row for row in rows if row["run"] == run])]
+
+
+def _by_name(histories: list[History]) -> dict[str, list[Row]]:
+    """The numbers of steps."""
+    table: dict[str, list[Row]] = {}
+    for history in histories:
+        for step, name, value in history.numbers("step"):
+            table.setdefault(name, []).append({"run": history.name, "step": step, "value": value})
+    return table
+
+
+def _evaluations(histories: list[History]) -> dict[str, list[Row]]:
+    """R@1, MAP@R, NMI and the largest K; the tables hold the rest."""
+    table: dict[str, list[Row]] = {}
+    for history in histories:
+        for event in history.of("eval"):
+            place = {"run": history.name, "step": event["step"], "model": event["model"]}
+            recall = event.get("recall", {})
+            numbers = {f"recall@{k}": recall[k] for k in {min(recall, key=int), max(recall, key=int)}} if recall else {}
+            numbers |= {name: event[name] for name in ("map_at_r", "nmi") if event.get(name) is not None}
+            for name, value in numbers.items():
+                table.setdefault(name, []).append(place | {"value": value})
+    return table
+
+
+def _evaluation_order(name: str) -> tuple[int, int]:
+    kind, _, k = name.partition("@")
+    return ("recall", "map_at_r", "nmi").index(kind), int(k or 0)
+
+
+def _caption(name: str) -> str:
+    return CAPTIONS.get(name, name.replace("recall@", "R@").replace("_", " ").replace("loss ", ""))
+
+
+def _marks(histories: list[History]) -> list[Row]:
+    """Where phases begin and what befell the runs."""
+    marks = []
+    for history in histories:
+        name = f"{history.name}: " if len(histories) > 1 else ""
+        steps = history.of("step")
+        for before, event in pairwise(steps):
+            if before.get("phase") != event.get("phase"):
+                marks.append({"step": before["step"], "what": f"{name}{event['phase']} begins", "colour": "#94a3b8"})
+        for step, kind, _ in history.incidents():
+            if kind in MARKED:
+                marks.append({"step": step, "what": name + kind, "colour": "#d97706"})
+    return marks[:MOST_MARKS]

@@ -1,0 +1,133 @@
+"""The page: every part of a report, put into the template."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import vl_convert
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from dist_plm import __version__
+from dist_plm.distributed.world import World
+from dist_plm.errors import UserError
+from dist_plm.files.atomic import replacing
+from dist_plm.report.charts import RUNS, Row, Spec, bars
+from dist_plm.report.curves import groups
+from dist_plm.report.history import History, read_all
+from dist_plm.report.pictures import Pictures, take_pictures
+from dist_plm.report.summary import differences, evaluations, tiles
+from dist_plm.telemetry.progress import Display
+from dist_plm.training.run_directory import dump
+
+MOST_INCIDENTS = 100
+
+
+@dataclass(frozen=True)
+class Section:
+    """A run on the page: what it wrote down, what its images show, and why some can't be shown."""
+
+    history: History
+    colour: str
+    pictures: Pictures
+    fault: str
+
+    @property
+    def incidents(self) -> list[tuple[int, str, str]]:
+        return self.history.incidents()[-MOST_INCIDENTS:]
+
+    @property
+    def tiles(self) -> list[tuple[str, str, str]]:
+        return tiles(self.history)
+
+    @property
+    def evaluations(self) -> tuple[list[str], list[list[str]]]:
+        return evaluations(self.history)
+
+    @property
+    def config(self) -> str:
+        return dump(self.history.config)
+
+
+def write_report(paths: list[Path], out: Path, *, shards: str = "", world: World, display: Display) -> None:
+    """Write the report of some runs to `out`.
+
+    Args:
+        paths: Run directories; several are compared side by side.
+        shards: Where the data set lies now, if not where the runs found it.
+
+    Raises:
+        UserError: a folder is no run, or `out` can't be written.
+    """
+    histories = read_all(paths)
+    runs = [history.name for history in histories]
+    sections = [
+        _section(history, RUNS[number % len(RUNS)], runs, shards, world, display)
+        for number, history in enumerate(histories)
+    ]
+    spent, profiled = _times(histories, History.seconds, 1), _times(histories, History.profiled, 2)
+    html = _template().render(
+        version=__version__,
+        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        sections=sections,
+        groups=groups(histories),
+        spent=bars(spent, runs, "seconds") if any(row["time"] for row in spent) else None,
+        profiled=bars(profiled, runs, "ms a step") if profiled else None,
+        differences=differences(histories),
+        script=Markup(_inside_script(vl_convert.javascript_bundle(VEGA))),
+    )
+    try:
+        with replacing(out) as file:
+            file.write(html.encode(errors="backslashreplace"))  # names of files need not be text
+    except OSError as error:
+        raise UserError(f"{out} can't be written ({error.strerror}): name another file with --out") from error
+
+
+def _times(histories: list[History], measured: Callable[[History], dict[str, float]], digits: int) -> list[Row]:
+    """{run, what, time} of what each run measured."""
+    return [
+        {"run": history.name, "what": what, "time": round(time, digits)}
+        for history in histories
+        for what, time in measured(history).items()
+    ]
+
+
+# What the page's script calls out of Vega's bundle.
+VEGA = "window.vegaEmbed = vegaEmbed;"
+
+
+def _section(history: History, colour: str, runs: list[str], shards: str, world: World, display: Display) -> Section:
+    config = history.config
+    if shards:
+        config = replace(config, data=replace(config.data, shards=shards))
+    pictures, fault = Pictures(), ""
+    try:
+        take_pictures(pictures, history.path, history.name, runs, config=config, world=world, display=display)
+    except UserError as error:  # what was measured can be shown without the images
+        fault = str(error)
+        display.say(f"warning: {history.path}: no pictures: {error}")
+    return Section(history, colour, pictures, fault)
+
+
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("dist_plm.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["spec"] = _spec
+    return environment.get_template("report.html.j2")
+
+
+def _spec(spec: Spec) -> Markup:
+    text = json.dumps(spec, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def _inside_script(code: str) -> str:
+    return code.replace("</script", "<\\/script").replace("<!--", "<\\!--")

@@ -1,1 +1,0 @@
-"""Ranks, strategy, checkpoints, signals and what a person sees."""

@@ -1,0 +1,160 @@
+"""The web page of an index and its small HTTP interface; everything comes from this one process.
+
+    GET  /                      the page
+    GET  /about                 what the index holds
+    POST /search?k=12           body: the bytes of an image file -> {"neighbours": [...]}
+    GET  /search?row=5&k=12     the same for an image of the index, itself left out
+    GET  /images/5              a JPEG of at most THUMBNAIL pixels a side
+
+Errors are {"error": "in words"} with status 400, 404 or 413.
+"""
+
+import io
+import threading
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+from flask import Flask, Response, jsonify, request
+from PIL import Image
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from dist_plm.data.decode import decode
+from dist_plm.errors import UserError
+from dist_plm.search_index.search_index import Catalogue, Neighbour
+
+MOST_K = 100
+THUMBNAIL, QUALITY = 480, 85
+KEPT = 2_048  # thumbnails in memory, about 30 kB each
+EXAMPLES = 12
+LOOPBACK = ["127.0.0.1", "localhost"]
+
+_POLICY = (
+    "default-src 'none'; img-src 'self' blob: data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def create_app(catalogue: Catalogue, *, most_bytes: int, host: str) -> Flask:
+    """The application.
+
+    Args:
+        catalogue: What is searched.
+        most_bytes: Largest upload.
+        host: Where it listens; on this machine only, other names in a request are refused, since a page elsewhere
+            could have its own name resolve to this machine.
+    """
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = most_bytes
+    if host in LOOPBACK:
+        app.config["TRUSTED_HOSTS"] = LOOPBACK
+    service = _Service(catalogue)
+    app.add_url_rule("/", "page", lambda: Response(_page(), mimetype="text/html"))
+    app.add_url_rule("/about", "about", lambda: jsonify(service.about()))
+    app.add_url_rule("/search", "search", lambda: jsonify(service.search_bytes()), methods=["POST"])
+    app.add_url_rule("/search", "search_row", lambda: jsonify(service.search_row()))
+    app.add_url_rule("/images/<int:row>", "image", service.image)
+    app.register_error_handler(Exception, lambda error: _told(error, app, most_bytes))
+    app.after_request(_guarded)
+    return app
+
+
+class _Service:
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        # An image of the largest size takes 240 MB while it is decoded, and the network all threads: one at a time.
+        self._busy = threading.Lock()
+        self._thumbnail = lru_cache(KEPT)(self._make_thumbnail)
+
+    def about(self) -> dict[str, Any]:
+        catalogue, count = self._catalogue, len(self._catalogue)
+        # A golden-ratio stride: an even one would meet the same classes again where they take turns.
+        shown = sorted({int(count * (number * 0.618034 % 1)) for number in range(EXAMPLES)})
+        examples = [{"row": row, **_named(catalogue.rows[row])} for row in shown]
+        return {
+            "count": count,
+            "dim": catalogue.embedder.dim,
+            "encoder": str(catalogue.embedder),
+            "most_k": min(MOST_K, count),
+            "examples": examples,
+        }
+
+    def search_bytes(self) -> dict[str, Any]:
+        data, k = request.get_data(cache=False), self._k(len(self._catalogue))
+        if not data:
+            raise ValueError("the request has no body: send the bytes of an image file")
+        with self._busy:
+            (neighbours,) = self._catalogue.search(self._catalogue.embed(data), k)
+        return _answer(neighbours)
+
+    def search_row(self) -> dict[str, Any]:
+        row = self._row(request.args.get("row", ""))
+        k = self._k(len(self._catalogue) - 1)
+        query = self._catalogue.embeddings[row : row + 1]
+        (neighbours,) = self._catalogue.search(query, k + 1)
+        others = [each for each in neighbours if each.row != row][:k]
+        return {**_answer(others), "query": {"row": row, **_named(self._catalogue.rows[row])}}
+
+    def image(self, row: int) -> Response:
+        response = Response(self._thumbnail(self._row(str(row))), mimetype="image/jpeg")
+        response.cache_control.max_age = 3_600
+        return response
+
+    def _make_thumbnail(self, row: int) -> bytes:
+        try:
+            with self._busy:
+                image = decode(self._catalogue.images.read(row))
+                image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
+        except (ValueError, OSError, UserError) as error:
+            raise LookupError("this image is not where the index noted it") from error
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=QUALITY)
+        return buffer.getvalue()
+
+    def _k(self, most: int) -> int:
+        text = request.args.get("k", "12")
+        most = min(MOST_K, most)
+        if not text.isdecimal() or not 1 <= int(text) <= MOST_K:
+            raise ValueError(f"k is {text[:20]!r}: a whole number from 1 to {MOST_K}")
+        return min(int(text), most)
+
+    def _row(self, text: str) -> int:
+        if not text.isdecimal():
+            raise ValueError(f"row is {text[:20]!r}: a whole number")
+        if int(text) >= len(self._catalogue):
+            raise LookupError(f"there is no image {text[:20]}: this index has {len(self._catalogue):,}")
+        return int(text)
+
+
+def _answer(neighbours: list[Neighbour]) -> dict[str, Any]:
+    return {"neighbours": [each.as_dict() for each in neighbours]}
+
+
+def _named(row: dict[str, Any]) -> dict[str, Any]:
+    return {"name": row["name"], "label": row.get("label")}
+
+
+@lru_cache(1)
+def _page() -> bytes:
+    return files("dist_plm.search_index").joinpath("page.html").read_bytes()
+
+
+def _told(error: Exception, app: Flask, most_bytes: int) -> tuple[Response, int]:
+    """An error in words; a bug is logged and told as such."""
+    if isinstance(error, RequestEntityTooLarge):
+        return jsonify(error=f"the file is too large: {most_bytes / 1e6:g} MB at most"), 413
+    if isinstance(error, HTTPException):
+        return jsonify(error=error.description or error.name), error.code or 500
+    if isinstance(error, LookupError):
+        return jsonify(error=str(error.args[0])), 404
+    if isinstance(error, (ValueError, UserError)):
+        return jsonify(error=str(error)), 400
+    app.logger.exception("a request failed")
+    return jsonify(error="the server failed on this request; its log says why"), 500
+
+
+def _guarded(response: Response) -> Response:
+    response.headers["Content-Security-Policy"] = _POLICY
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "no-referrer"
+    return response

@@ -1,0 +1,57 @@
+"""What was submitted for a run: the job, where its scripts and logs lie, and the line that a person typed."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dist_plm.files.atomic import replacing
+from dist_plm.slurm import scheduler
+
+FOLDER = "launch"
+JOB = "job.json"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A submission.
+
+    Args:
+        job: Slurm's number, NUMBER_INDEX in an array, or the local controller's process.
+        where: Which of submitit's executors has it.
+        folder: Scripts, logs and notes.
+        commit: What the snapshot there was copied from.
+        line: What was typed.
+        submitted: UTC, ISO 8601.
+    """
+
+    job: str
+    where: str
+    folder: str
+    commit: str
+    line: list[str]
+    submitted: str
+
+    def save(self, run: Path) -> None:
+        """Write RUN/launch/job.json."""
+        (run / FOLDER).mkdir(parents=True, exist_ok=True)
+        with replacing(run / FOLDER / JOB) as file:
+            file.write(json.dumps(asdict(self), indent=1).encode())
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the job waits or runs."""
+        if self.where == "slurm":
+            return scheduler.is_queued(self.job)
+        command = Path(f"/proc/{self.job}/cmdline")
+        return command.exists() and b"submitit" in command.read_bytes()
+
+    @property
+    def state(self) -> str:
+        """Slurm's word for the job; empty where nobody knows any more."""
+        return scheduler.state(self.job) if self.where == "slurm" else "RUNNING" if self.is_active else ""
+
+
+def load(run: Path) -> Record | None:
+    """The newest submission of a run; None where it was started otherwise."""
+    path = run / FOLDER / JOB
+    return Record(**json.loads(path.read_bytes())) if path.exists() else None

@@ -1,0 +1,112 @@
+"""Questions to Slurm: what it has, what a job is doing, why one came back."""
+
+import re
+import shutil
+import subprocess
+from typing import NamedTuple
+
+from dist_plm.errors import UserError
+from dist_plm.slurm.cluster import Cluster, seconds
+
+ANSWER_SECONDS = 60.0
+
+
+class Row(NamedTuple):
+    """Nodes of one kind in a partition."""
+
+    partition: str
+    default: bool
+    nodes: int
+    gpus: int
+    cpus: int
+    limit: str
+
+
+def require_slurm() -> None:
+    """Raise a UserError where there is no Slurm to submit to."""
+    if missing := [name for name in ("sbatch", "srun", "sinfo") if not shutil.which(name)]:
+        raise UserError(
+            f"no {missing[0]} on the PATH: run this on a login node of the cluster, perhaps after `module load slurm`. "
+            "Without a cluster, --local runs the same job here, and --dry-run only shows it"
+        )
+
+
+def check_request(cluster: Cluster) -> None:
+    """Raise a UserError for what would wait in the queue for ever, or be refused in fewer words."""
+    rows = _rows()
+    if cluster.partition:
+        for name in cluster.partition.split(","):
+            if name not in {row.partition for row in rows}:
+                known = ", ".join(sorted({row.partition for row in rows}))
+                raise UserError(f"--partition {name} is not known here: this cluster has {known}")
+        rows = [row for row in rows if row.partition in cluster.partition.split(",")]
+    else:
+        rows = [row for row in rows if row.default] or rows
+    where = f"partition {cluster.partition or rows[0].partition}"
+    gpus = max(row.gpus for row in rows)
+    if cluster.gpus_per_node > gpus:
+        raise UserError(f"--gpus-per-node {cluster.gpus_per_node}: no node of {where} has more than {gpus}")
+    cores = max(1, cluster.cpus_per_task) * cluster.ranks_per_node
+    if cores > (most := max(row.cpus for row in rows)):
+        raise UserError(
+            f"{cluster.ranks_per_node} ranks x {max(1, cluster.cpus_per_task)} cores: no node of {where} has more than "
+            f"{most} cores; lower --cpus-per-task or the ranks of a node"
+        )
+    nodes = sum(row.nodes for row in rows if row.gpus >= cluster.gpus_per_node and row.cpus >= cores)
+    if cluster.nodes > nodes:
+        raise UserError(f"--nodes {cluster.nodes}: {where} has {nodes} such nodes")
+    limits = [row.limit for row in rows]
+    if all(limit[0].isdigit() and seconds(limit) < 60 * cluster.minutes for limit in limits):
+        raise UserError(f"--time {cluster.time}: the limit of {where} is {limits[0]}; a run goes on after it by itself")
+
+
+def state(job: str) -> str:
+    """Slurm's word for a job, RUNNING or COMPLETED; empty where neither the queue nor the accounts know it."""
+    return _ask("squeue", "-h", "-j", job, "-o", "%T") or _accounted(job)[-1].split(" ")[0]
+
+
+def pending_reason(job: str) -> str:
+    """Why a job waits, as Slurm puts it."""
+    return _ask("squeue", "-h", "-j", job, "-o", "%r")
+
+
+def is_queued(job: str) -> bool:
+    """Whether a job waits, runs or is on its way out. The elements of an array answer under its number."""
+    return bool(_ask("squeue", "-h", "-j", job, "-o", "%T"))
+
+
+def seconds_left(job: str) -> float:
+    """Of a running job's time limit; infinite where it has none."""
+    left = _ask("squeue", "-h", "-j", job, "-o", "%L")
+    return seconds(left) if left and left[0].isdigit() else float("inf")
+
+
+def end_of_go(job: str, number: int) -> str:
+    """How a go of a job ended (0: the first), by the accounts; empty where there are none."""
+    return dict(enumerate(_accounted(job, "-D"))).get(number, "")
+
+
+def _accounted(job: str, *arguments: str) -> list[str]:
+    """States of a job, the oldest first; [""] without accounting."""
+    return _ask("sacct", "-X", "-n", "-P", "-j", job, *arguments, "-o", "State").splitlines() or [""]
+
+
+def _rows() -> list[Row]:
+    text = _ask("sinfo", "-h", "-o", "%P|%D|%G|%c|%l")
+    if not text:
+        raise UserError("Slurm does not answer (`sinfo` fails): ask those who run it, or try again later")
+    rows = []
+    for line in text.splitlines():
+        name, nodes, gres, cpus, limit = line.split("|")
+        gpus = [int(count) for count in re.findall(r"gpu(?::[^:,(]+)?:(\d+)", gres)]
+        rows.append(Row(name.rstrip("*"), "*" in name, int(nodes), sum(gpus), int(cpus.rstrip("+")), limit))
+    return rows
+
+
+def _ask(*command: str) -> str:
+    """What a command of Slurm prints; empty when it is missing, fails, or knows no such job."""
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""

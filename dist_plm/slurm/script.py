@@ -1,0 +1,78 @@
+"""The batch script of a job: what is asked of Slurm, and the environment of the ranks."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from submitit.slurm.slurm import _make_sbatch_string
+
+from dist_plm.slurm.cluster import Cluster
+
+TOKEN = "token"
+
+# Python's own answer to a signal that comes before there is a handler would be to die of it, and the job would not come
+# back. An ignored signal stays ignored through exec until the job sets its handler.
+PATIENT = """bash -c 'trap "" USR2; exec "$0" "$@"'"""
+
+
+def python(cluster: Cluster) -> str:
+    """The shell words that start Python on a node."""
+    return f"{PATIENT} {cluster.python or shlex.quote(sys.executable)}"
+
+
+def parameters(cluster: Cluster, *, name: str, folder: Path, code: Path, token: str) -> dict[str, Any]:
+    """What submitit's Slurm executor takes.
+
+    Args:
+        name: Of the job.
+        folder: Of scripts, logs and notes.
+        code: The snapshot that the ranks import.
+        token: Content of `folder`/token, which every node must see.
+    """
+    optional = {
+        "partition": cluster.partition,
+        "account": cluster.account,
+        "qos": cluster.qos,
+        "constraint": cluster.constraint,
+        "exclude": cluster.exclude,
+        "mem": cluster.mem,
+        "cpus_per_task": cluster.cpus_per_task,
+        "gpus_per_node": cluster.gpus_per_node,
+        "array_parallelism": cluster.parallel,
+    }
+    # From Slurm 22.05 on srun does not take --cpus-per-task from the job. A rank that dies takes the others with it
+    # instead of leaving them to wait in a collective.
+    cores = [f"--cpus-per-task={cluster.cpus_per_task}"] if cluster.cpus_per_task else []
+    return {
+        "job_name": name,
+        "time": cluster.minutes,
+        "nodes": cluster.nodes,
+        "ntasks_per_node": cluster.ranks_per_node,
+        "signal_delay_s": cluster.notice_seconds,
+        "wckey": None,
+        "setup": [*cluster.setup, *_environment(code), *_shared(folder, token, cluster.nodes)],
+        "srun_args": ["--kill-on-bad-exit=1", *cores, *cluster.srun],
+        "additional_parameters": {"requeue": True, **{key: value or True for key, value in cluster.sbatch.items()}},
+        **{key: value for key, value in optional.items() if value},
+    }
+
+
+def render(folder: Path, asked: dict[str, Any], cluster: Cluster, jobs: int) -> str:
+    """The script that would be submitted for `jobs` jobs, made without Slurm."""
+    command = f"{python(cluster)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    array: dict[str, Any] = {"map_count": jobs} if jobs > 1 else {}
+    return str(_make_sbatch_string(command=command, folder=folder, **asked, **array))
+
+
+def _environment(code: Path) -> list[str]:
+    # PYTHONSAFEPATH keeps the folder that the line was typed in, usually the live checkout, off the path.
+    return [f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1"]
+
+
+def _shared(folder: Path, token: str, nodes: int) -> list[str]:
+    """Stop where a node sees another folder under the same name, or none."""
+    path = shlex.quote(str(folder / TOKEN))
+    complaint = f"error: $(hostname) does not see {folder.parent}: choose a --run_dir that all nodes share"
+    test = f'[ "$(cat {path} 2>/dev/null)" = {token} ] || {{ echo "{complaint}" >&2; exit 2; }}'
+    return [f"srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --quiet bash -c {shlex.quote(test)} || exit 2"]

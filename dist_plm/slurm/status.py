@@ -1,0 +1,78 @@
+"""Where a run stands: its job, its restarts, its last numbers, and the log of the rank that failed."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from dist_plm.errors import UserError
+from dist_plm.slurm import events, record, results, scheduler, sweep
+from dist_plm.slurm.record import Record
+
+TAIL = 15  # lines
+BAD = ("FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT", "CANCELLED", "BOOT_FAIL", "DEADLINE", "LAUNCH_FAILED", "")
+
+
+def report(run: Path) -> str:
+    """A few lines about a run; about a sweep one paragraph for each run.
+
+    Raises:
+        UserError: the folder holds neither.
+    """
+    if runs := sweep.load(run / record.FOLDER):
+        return "\n\n".join(_report(Path(path)) for path, _ in runs)
+    return _report(run)
+
+
+def _report(run: Path) -> str:
+    found, written = record.load(run), events.read(run)
+    if found is None and not written:
+        raise UserError(f"{run} holds no run: name its run_dir")
+    state = found.state if found else ""
+    ended = bool(written) and written[-1]["event"] == "end"
+    lines = [str(run), f"  state      {_state(found, state, ended)}"]
+    for event in [event for event in written if event["event"] == "requeued"]:
+        lines.append(f"  restart {event['restart']}  {event['reason']}")
+    lines += [f"  {title:<9}  {text}" for title, text in _numbers(run).items()]
+    if found and not ended and state.split(" ")[0].rstrip("+") in BAD:
+        lines += _failure(found)
+    return "\n".join(lines)
+
+
+def _state(found: Record | None, state: str, ended: bool) -> str:
+    if found is None:
+        return "finished" if ended else "started without launch/slurm.py"
+    if state == "PENDING":
+        state = f"PENDING ({scheduler.pending_reason(found.job)})"
+    return f"{'finished, ' if ended else ''}job {found.job} {state or 'is not known to the queue any more'}"
+
+
+def _numbers(run: Path) -> dict[str, str]:
+    step: dict[str, Any] = events.last(run, "step")
+    texts = {}
+    if step:
+        losses = "  ".join(f"{key} {value:.4f}" for key, value in step.items() if key.startswith("loss"))
+        texts["last step"] = (
+            f"epoch {step['epoch']}  step {step['step']}  {losses}  {step['images_per_second']:,.0f} images/s"
+        )
+    if numbers := results.measured(run):
+        texts["last eval"] = "  ".join(f"{name} {100 * share:.2f}" for name, share in numbers.items())
+    if failure := events.last(run, "failure"):
+        texts["failure"] = str(failure["message"])
+    return texts
+
+
+def _failure(found: Record) -> list[str]:
+    """The end of the log of the rank that srun saw fail first, or, where that one is silent, of the first rank."""
+    folder = Path(found.folder)
+    first = folder / f"{found.job}_0_log.err"
+    if not first.exists():
+        return [f"  no log in {folder}: perhaps the nodes don't see it; choose a --run_dir that they share"]
+    failed = re.findall(r"^srun: error: \S+: tasks? (\d+)", _last_go(first), re.MULTILINE)
+    logs = [folder / f"{found.job}_{rank}_log.err" for rank in failed[:1]]
+    log = next((log for log in logs if _last_go(log).strip()), first)
+    return [f"  {log}:", *(f"  | {line}" for line in _last_go(log).splitlines()[-TAIL:])]
+
+
+def _last_go(log: Path) -> str:
+    """What was written since the job came back the last time."""
+    return log.read_text(errors="replace").rpartition("\nrestart ")[2] if log.exists() else ""

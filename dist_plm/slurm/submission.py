@@ -1,0 +1,132 @@
+"""From a checked request to jobs in the queue, or to processes of this machine."""
+
+import os
+import re
+import secrets
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+from dist_plm.errors import UserError
+from dist_plm.slurm import record, script, snapshot, sweep
+from dist_plm.slurm.cluster import Cluster
+from dist_plm.slurm.job import ShardsJob, TrainJob
+
+Job = submitit.Job[int]
+
+
+def train(runs: Sequence[sweep.Run], base: Path, cluster: Cluster, *, local: bool) -> list[Job]:
+    """Submit the runs: one array where there are several.
+
+    Args:
+        base: The run directory, or the folder of the sweep.
+
+    Raises:
+        UserError: a run has a job already, a folder can't be written, or Slurm refuses.
+    """
+    _refuse_active([run.path for run in runs])
+    work = [TrainJob(run.arguments, str(run.path), cluster.max_restarts, cluster.notice_seconds) for run in runs]
+    with _folder(base) as folder:
+        if runs[0].values:
+            sweep.save(folder, list(runs))
+        jobs = _submit(work, folder, cluster, name=base.name, local=local)
+        _note([run.path for run in runs], jobs, folder)
+    return jobs
+
+
+def shards(arguments: list[str], out: Path, parts: int, cluster: Cluster, *, local: bool) -> list[Job]:
+    """Submit the parts of a data set, and after them the job that binds them; that one is the last."""
+    base = out.with_name(f"{out.name}.jobs")
+    _refuse_active([base])
+    limits = (cluster.max_restarts, cluster.notice_seconds)
+    work = [ShardsJob([*arguments, "--part", f"{part}/{parts}"], *limits) for part in range(1, parts + 1)]
+    with _folder(base) as folder:
+        jobs = _submit(work, folder, cluster, name=f"{out.name}-part", local=local)
+        if local:
+            wait(jobs)
+        after = {"dependency": f"afterok:{jobs[0].job_id.partition('_')[0]}"}
+        jobs += _submit([ShardsJob(arguments, *limits)], folder, cluster, name=f"{out.name}-bind", local=local, **after)
+        _note([base], jobs[-1:], folder)
+    return jobs
+
+
+def wait(jobs: Sequence[Job]) -> bool:
+    """Until local jobs end; whether all ended well."""
+    for job in jobs:
+        job.wait()
+    return all(path.exists() for job in jobs for path in _results(job))
+
+
+def _results(job: Job) -> list[Path]:
+    return [job.task(rank).paths.result_pickle for rank in range(job.num_tasks)]
+
+
+def _submit(
+    work: Sequence[Callable[[], int]], folder: Path, cluster: Cluster, *, name: str, local: bool, **extra: Any
+) -> list[Job]:
+    code = snapshot.take(folder)
+    if local:
+        return _start(work, folder, cluster, code)
+    token = folder / script.TOKEN
+    if not token.exists():
+        token.write_text(secrets.token_hex(8))
+    executor = submitit.SlurmExecutor(folder, python=script.python(cluster))
+    asked = script.parameters(cluster, name=name, folder=folder, code=code, token=token.read_text())
+    executor.update_parameters(**asked, **extra)
+    try:
+        with executor.batch():
+            return [executor.submit(each) for each in work]
+    except (FailedJobError, FailedSubmissionError) as error:
+        said = re.findall(r"sbatch: error: (.+)", str(error)) or str(error).splitlines()[-1:]
+        raise UserError(f"sbatch refuses: {'; '.join(dict.fromkeys(said))}") from error
+
+
+def _start(work: Sequence[Callable[[], int]], folder: Path, cluster: Cluster, code: Path) -> list[Job]:
+    """The same callables in processes of this machine, all at once."""
+    os.environ |= {"PYTHONPATH": f"{code}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", "PYTHONSAFEPATH": "1"}
+    executor = submitit.LocalExecutor(folder)
+    executor.update_parameters(
+        timeout_min=cluster.minutes,
+        tasks_per_node=cluster.ranks,
+        gpus_per_node=cluster.gpus_per_node,
+        signal_delay_s=cluster.notice_seconds,
+    )
+    return [executor.submit(each) for each in work]
+
+
+@contextmanager
+def _folder(base: Path) -> Iterator[Path]:
+    """`base`/launch, for scripts, logs and notes. When nothing comes of it, no new folder is left."""
+    existing = next(path for path in (base, *base.parents) if path.exists())
+    folder = base / record.FOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} can't be written ({error.strerror}): choose another folder") from error
+    try:
+        yield folder
+    except UserError:
+        if existing != base:
+            shutil.rmtree(existing / base.relative_to(existing).parts[0])
+        raise
+
+
+def _note(paths: Sequence[Path], jobs: Sequence[Job], folder: Path) -> None:
+    now, commit = datetime.now(UTC).isoformat(timespec="seconds"), snapshot.commit()
+    for path, job in zip(paths, jobs, strict=True):
+        where = "slurm" if isinstance(job, submitit.SlurmJob) else "local"
+        record.Record(job.job_id, where, str(folder), commit, sys.argv, now).save(path)
+
+
+def _refuse_active(paths: Sequence[Path]) -> None:
+    for path in paths:
+        found = record.load(path)
+        if found and found.is_active:
+            raise UserError(f"{path} has job {found.job} already: wait for it, or `scancel {found.job}` first")

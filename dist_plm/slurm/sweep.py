@@ -1,0 +1,105 @@
+"""One line, many runs: the product of `--sweep key=values`, each run in a folder of its own below the run directory."""
+
+import itertools
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dist_plm.cli import config_of
+from dist_plm.config import Config
+from dist_plm.errors import UserError
+from dist_plm.files.atomic import replacing
+from dist_plm.train import checked_config, command_line
+
+SWEEP = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run to be.
+
+    Args:
+        path: Its run directory, absolute.
+        arguments: Of `python -m dist_plm.train`.
+        config: What they mean.
+        values: What the sweep sets, by key.
+    """
+
+    path: Path
+    arguments: list[str]
+    config: Config
+    values: dict[str, str] = field(default_factory=dict)
+
+
+def runs(arguments: list[str], sweeps: list[str], ranks: int, *, build: bool) -> list[Run]:
+    """The runs of a line, checked, in the order of the product; one where nothing is swept.
+
+    Args:
+        ranks: Of each run.
+        build: Build the demo's data set if it is missing.
+
+    Raises:
+        UserError: a run that can't start, a sweep that is not `key=values`, or that names one run twice.
+    """
+    parser = command_line()
+    base = Path(config_of(parser, parser.parse_args(arguments)).run_dir).absolute()
+    axes = [parse(text) for text in sweeps]
+    found = []
+    for combination in itertools.product(*(values for _, values in axes)):
+        values = dict(zip((key for key, _ in axes), combination, strict=True))
+        path = base / _name(values) if values else base
+        overrides = [word for key, value in values.items() for word in (f"--{key}", value)]
+        resolved = [*arguments, *overrides, "--run_dir", str(path)]
+        config = checked_config(parser, parser.parse_args(resolved), ranks, build=build)
+        found.append(Run(path, resolved, config, values))
+    if len({run.path for run in found}) < len(found):
+        raise UserError("--sweep names the same run twice: give each key and each value once")
+    return found
+
+
+def parse(text: str) -> tuple[str, list[str]]:
+    """`seed=0..4` -> ("seed", ["0", "1", "2", "3", "4"]); lists in brackets are one value.
+
+    Raises:
+        UserError: not of the form key=values.
+    """
+    key, _, values = text.partition("=")
+    try:
+        listed = yaml.load(f"[{values}]", yaml.BaseLoader)
+    except yaml.YAMLError:
+        listed = []
+    if not key.strip() or not listed:
+        raise UserError(f"--sweep {text}: write key=value,value,... or key=first..last, such as seed=0..4")
+    found: list[str] = []
+    for value in listed:
+        limits = re.fullmatch(r"(-?\d+)\.\.(-?\d+)", value) if isinstance(value, str) else None
+        if limits:
+            found += map(str, range(int(limits[1]), int(limits[2]) + 1))
+        else:
+            found.append(value if isinstance(value, str) else json.dumps(value).replace('"', ""))
+    if not found:
+        raise UserError(f"--sweep {text}: the range is empty")
+    return key.strip(), found
+
+
+def save(folder: Path, found: list[Run]) -> None:
+    """Remember which runs a sweep has; runs that an earlier line added to it stay."""
+    table = {str(run.path): run.values for run in found}
+    known = {path: values for path, values in load(folder) if path not in table}
+    with replacing(folder / SWEEP) as file:
+        file.write(json.dumps({**known, **table}, indent=1).encode())
+
+
+def load(folder: Path) -> list[tuple[str, dict[str, str]]]:
+    """(run directory, swept values) of each run of a sweep; empty where there is none."""
+    path = folder / SWEEP
+    found: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+    return list(found.items())
+
+
+def _name(values: dict[str, str]) -> str:
+    return re.sub(r"[^\w.=,+-]+", "-", ",".join(f"{key}={value}" for key, value in values.items()))

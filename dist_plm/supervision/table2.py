@@ -1,0 +1,128 @@
+"""The paper's table 2: label purity of sets and correlation of similarity with ground truth, on one data set."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from dist_plm.evaluation.pair_quality import Attraction, PairMoments, Purity
+from dist_plm.manifold.distance import distance
+from dist_plm.supervision.estimates import Estimate
+
+ROWS = 256  # points whose similarities to all others are in memory at once
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What is counted of an estimate; sums over disjoint sets of points add up.
+
+    Args:
+        moments: Of similarity and ground truth over pairs of different points.
+        purity: Of the sets.
+        control: Of as many nearest neighbours.
+        attraction: Of pairs.
+        sizes: How many sets have each size.
+    """
+
+    moments: PairMoments = field(default_factory=PairMoments)
+    purity: Purity = field(default_factory=Purity)
+    control: Purity = field(default_factory=Purity)
+    attraction: Attraction = field(default_factory=Attraction)
+    sizes: dict[int, int] = field(default_factory=dict)
+
+    def __add__(self, other: "Sums") -> "Sums":
+        sizes = {size: self.sizes.get(size, 0) + other.sizes.get(size, 0) for size in {**self.sizes, **other.sizes}}
+        return Sums(
+            self.moments + other.moments,
+            self.purity + other.purity,
+            self.control + other.control,
+            self.attraction + other.attraction,
+            dict(sorted(sizes.items())),
+        )
+
+    def result(self) -> dict[str, Any]:
+        """The numbers, for people and for JSON."""
+        own, control, attraction = self.purity.means, self.control.means, self.attraction
+        return {
+            "purity": own["purity"],
+            "purity_control": control["purity"],
+            "same_label": own["same_label"],
+            "same_label_control": control["same_label"],
+            "mean_size": own["size"],
+            "correlation": self.moments.correlation,
+            "pairs": self.moments.count,
+            "positive_share": self.moments.mean_y,
+            **(attraction.shares if attraction.positives else {}),
+            "sizes": self.sizes,
+        }
+
+
+def judge(
+    estimate: Estimate,
+    points: Tensor,
+    labels: Tensor,
+    neighbours: Tensor,
+    *,
+    delta: float,
+    progress: Callable[[int], None],
+) -> Sums:
+    """Judge an estimate by labels.
+
+    Args:
+        estimate: Over these points.
+        points: [n, D].
+        labels: int64 [n]; points labelled -1 count nowhere.
+        neighbours: int64 [n, depth], the nearest others of each point, nearest first; sets larger than 1 + depth are
+            compared with that many.
+        delta: Of equation 6.
+        progress: Called with the number of points done after each block.
+    """
+    total = Sums()
+    for rows in torch.arange(len(points)).split(ROWS):
+        similarity, sets = estimate.view(rows)
+        pairs = (labels[rows, None] >= 0) & (labels >= 0) & (rows[:, None] != torch.arange(len(points)))
+        positive = labels[rows, None] == labels
+        attraction = Attraction()
+        if estimate.scaled:
+            target = delta * (1 - similarity)
+            attraction = Attraction.of(target, distance(points[rows], points), positive, pairs)
+        size = torch.tensor([len(each) for each in sets])
+        nearest = torch.cat([rows[:, None], neighbours[rows]], 1)[:, : int(size.max())]
+        found, count = size.unique(return_counts=True)
+        total += Sums(
+            PairMoments.of(similarity[pairs], positive[pairs]),
+            Purity.of(*_padded([labels[each] for each in sets])),
+            Purity.of(labels[nearest], torch.arange(nearest.shape[1]) < size[:, None]),
+            attraction,
+            dict(zip(found.tolist(), count.tolist(), strict=True)),
+        )
+        progress(len(rows))
+    return total
+
+
+def judge_batches(
+    estimate: Estimate,
+    points: Tensor,
+    labels: Tensor,
+    batches: Tensor,
+    *,
+    delta: float,
+    progress: Callable[[int], None],
+) -> Sums:
+    """The same among the points of each of the batches, int64 [steps, b], and summed."""
+    total = Sums()
+    for batch in batches:
+        x = points[batch]
+        order = distance(x, x).fill_diagonal_(-1).sort(dim=1, stable=True).indices[:, 1:]
+        total += judge(estimate.within(batch), x, labels[batch], order, delta=delta, progress=lambda _: None)
+        progress(1)
+    return total
+
+
+def _padded(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows of different lengths as [b, longest] and which entries are theirs."""
+    size = torch.tensor([len(row) for row in rows])
+    return pad_sequence(rows, batch_first=True, padding_value=-1), torch.arange(int(size.max())) < size[:, None]

@@ -1,0 +1,88 @@
+"""What a run measures: one JSON object a line in metrics.jsonl, and the same numbers on boards."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dist_plm.files.atomic import replacing
+from dist_plm.telemetry.boards import Board, TensorBoard, Unreachable, WeightsAndBiases
+from dist_plm.telemetry.speaker import Speaker
+
+INCIDENTS = ("resumed", "forced", "preempted", "requeued", "failure")
+
+
+def scalars(event: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """(name, number) of all numbers of an event but its place in the run; in dictionaries they are called name@key."""
+    for name, value in event.items():
+        for key, number in (value if isinstance(value, dict) else {"": value}).items():
+            if isinstance(number, int | float) and name not in ("step", "epoch"):
+                yield f"{name}@{key}" if key else name, number
+
+
+class Metrics:
+    """Appends events of the first rank to `metrics.jsonl`; silent on the others.
+
+    Args:
+        folder: The run directory.
+        world: The ranks.
+        keep_bytes: Length of the file when the checkpoint was saved that the run goes on from. What a killed run wrote
+            after it will be written again and is cut off, but for what befell the run itself (INCIDENTS).
+    """
+
+    def __init__(self, folder: Path, world: Speaker, keep_bytes: int = 0) -> None:
+        self.active = world.is_first
+        if not self.active:
+            return
+        path = folder / "metrics.jsonl"
+        path.touch()
+        text = path.read_bytes()
+        kept, rest = text[:keep_bytes].decode(), text[keep_bytes:].decode(errors="replace")
+        kept += "".join(
+            line
+            for line in rest.splitlines(keepends=True)
+            if line.endswith("\n") and any(f'"event": "{name}"' in line for name in INCIDENTS)
+        )
+        with replacing(path) as file:
+            file.write(kept.encode())
+        self._file = path.open("a", encoding="utf-8")
+        last = [json.loads(line).get("step", 0) for line in kept.splitlines()]
+        self._boards: list[Board] = [TensorBoard(folder, max(last) if last else None)]
+        self._folder = folder
+
+    def add_wandb(self, project: str) -> str:
+        """Also draw the numbers in this project of Weights & Biases. Returns why it can't be; training goes on."""
+        if self.active:
+            try:
+                self._boards.append(WeightsAndBiases(project, self._folder))
+            except Unreachable as error:
+                return f"no Weights & Biases: {error}"
+        return ""
+
+    def write(self, event: str, **values: Any) -> None:
+        """Append one event; if there is a `step`, its numbers also go to the boards."""
+        if not self.active:
+            return
+        self._file.write(json.dumps({"event": event, **values}) + "\n")
+        self._file.flush()
+        if "step" in values:
+            tag = f"{event}/{values['model']}" if "model" in values else event
+            numbers = {f"{tag}/{name}": number for name, number in scalars(values)}
+            for board in self._boards:
+                board.add(numbers, values["step"])
+
+    def position(self) -> int:
+        """Bytes written so far."""
+        return self._file.tell() if self.active else 0
+
+    def sync(self) -> None:
+        """Let what was written reach the disk."""
+        if self.active:
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        if self.active:
+            self._file.close()
+            for board in self._boards:
+                board.close()

@@ -1,0 +1,119 @@
+"""One live display for all phases of a run: a rich bar on a terminal, plain lines elsewhere, never both."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from dist_plm.telemetry.speaker import Speaker
+
+LINE_SECONDS = 10.0  # between two lines of one phase where there is no terminal
+GB = 1e9
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most that this rank has held so far, GB: of the GPU's memory on a GPU, else of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GB
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB
+
+
+class Phase:
+    """A piece of work of known length."""
+
+    def __init__(self, display: "Display", title: str, total: int, unit: str, done: int) -> None:
+        self.display, self.title, self.total, self.unit = display, title, total, unit
+        self.done, self._first, self._started, self._last_line = done, done, time.monotonic(), time.monotonic()
+        self._bar = display.bars.add_task(title, total=total, completed=done, note="") if display.bars else None
+
+    def advance(self, count: int = 1, note: str = "", scale: float = 1.0) -> None:
+        """`count` more of `total` are done; `scale` turns the count into the unit of the rate."""
+        self.done += count
+        now = time.monotonic()
+        rate = (self.done - self._first) * scale / max(now - self._started, 1e-9)
+        memory = f"{peak_memory(self.display.device):.1f} GB"
+        text = "  ".join(part for part in (f"{rate:,.0f} {self.unit}/s", note, memory) if part)
+        if self.display.bars and self._bar is not None:
+            self.display.bars.update(self._bar, advance=count, note=text)
+        elif self.display.console and now - self._last_line >= LINE_SECONDS:
+            self._last_line = now
+            left = (self.total - self.done) * (now - self._started) / max(self.done - self._first, 1)
+            self.display.say(f"{self.title}  {self.done}/{self.total}  {text}  {left:,.0f} s left")
+
+    def close(self) -> None:
+        if self.display.bars and self._bar is not None:
+            self.display.bars.remove_task(self._bar)
+
+
+class Display:
+    """Speaks on the first rank, keeps silent on the others."""
+
+    def __init__(self, world: Speaker) -> None:
+        self.device = world.device
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True) if world.is_first else None
+        self.bars: Progress | None = None
+        if self.console and self.console.is_terminal:
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            left = (TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+            self.bars = Progress(*columns, *left, console=self.console, transient=True)
+            self.bars.start()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if self.console:
+            self.console.print(text, markup=False)
+
+    def show(self, table: Table) -> None:
+        """A table that stays."""
+        if self.console:
+            self.console.print(table)
+
+    @contextmanager
+    def phase(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Phase]:
+        """A phase of `total` pieces, of which `done` were done before."""
+        phase = Phase(self, title, total, unit, done)
+        try:
+            yield phase
+        finally:
+            phase.close()
+
+    def close(self) -> None:
+        if self.bars:
+            self.bars.stop()
+
+
+class Clock:
+    """Images a second, and the share of the time that went by waiting for data, since the last lap.
+
+    Args:
+        waited: Seconds spent waiting so far.
+        device: Whose memory is watched.
+
+    Attributes:
+        steps: Steps since the last lap; the loop counts them.
+        note: What the last lap said, for the bar.
+        warned: Whether a person was told already that the embeddings coincide.
+    """
+
+    def __init__(self, waited: Callable[[], float], device: torch.device) -> None:
+        self.steps, self.note, self.warned = 0, "", False
+        self._waited, self._device, self._time, self._wait = waited, device, time.monotonic(), waited()
+
+    def lap(self, images: int) -> dict[str, float]:
+        """Rate and waiting since the last lap, and the peak of memory; `images` is the global batch."""
+        now, wait = time.monotonic(), self._waited()
+        seconds = max(now - self._time, 1e-9)
+        result = {
+            "images_per_second": self.steps * images / seconds,
+            "wait_share": (wait - self._wait) / seconds,
+            "memory_gb": peak_memory(self._device),
+        }
+        self.steps, self._time, self._wait = 0, now, wait
+        return result

@@ -1,0 +1,170 @@
+"""`--plan`: what a run would need, before anything is started: by arithmetic, from a short search and a few images."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from dist_plm.config import Config, RuntimeConfig, ZeroConfig
+from dist_plm.data.decoded import estimated_bytes
+from dist_plm.data.opening import open_split
+from dist_plm.data.place import cache_folder, is_url
+from dist_plm.data.plan import plan_steps, valid_world_sizes
+from dist_plm.data.remote.spans import BLOCK
+from dist_plm.data.store import Store
+from dist_plm.index.placement import place_run
+from dist_plm.methods import is_searched, is_swept
+from dist_plm.methods.plm import PAIRS
+from dist_plm.model import Encoder
+from dist_plm.parallel.strategy.memory import FLOAT, network_bytes
+
+
+def estimate(config: Config, world_size: int) -> None:
+    """Print world, batch arithmetic, memory of a rank and the bytes that an epoch reads."""
+    table = Table(title=f"plan of {config.run_dir}", show_header=False)
+    for name, value in _rows(config, world_size):
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def batch_arithmetic(config: Config, world_size: int) -> str:
+    """The global batch in one line."""
+    batch, views = config.batch, config.views.count
+    points = batch.images * views
+    return (
+        f"{batch.groups} groups x {batch.group_size} images = {batch.images} images x {views} views = {points} points, "
+        f"{points // world_size} a rank"
+    )
+
+
+def _rows(config: Config, world_size: int) -> list[tuple[str, str]]:
+    store = open_split(config.data, config.data.train_split)
+    steps = plan_steps(len(store), config.batch)
+    sizes = np.asarray(store.offsets["size"], dtype=np.int64)
+    total = (config.warm_up.epochs + config.train.epochs) * steps
+    networks = _networks(config, world_size)
+    chosen = networks[_strategy(config.runtime)]
+    memory = {"network": chosen, **_memory(config, world_size, images=len(store), classes=len(store.classes))}
+    return [
+        ("world", f"{world_size} ranks (possible: {', '.join(map(str, valid_world_sizes(config.batch.groups)))})"),
+        ("data", f"{len(store):,} images in {len(store.shards)} shards, {sizes.sum() / 1e6:,.1f} MB"),
+        ("batch", batch_arithmetic(config, world_size)),
+        ("epoch", f"{steps:,} steps; {config.warm_up.epochs} + {config.train.epochs} epochs = {total:,} steps"),
+        *read_rows(config, store, swept=is_swept(config)),
+        *(_index(config, world_size, len(store), steps) if is_searched(config) else []),
+        *((f"memory: {name}", f"{size / 1e6:,.1f} MB a rank") for name, size in memory.items()),
+        ("memory: sum", f"{sum(memory.values()) / 1e6:,.1f} MB a rank, activations of the backbone not counted"),
+        *((f"network under {name}", f"{size / 1e6:,.1f} MB a rank") for name, size in networks.items()),
+    ]
+
+
+def read_rows(config: Config, store: Store, *, swept: bool) -> list[tuple[str, str]]:
+    """Lines of `--plan`: bytes of an epoch, and requests and cache where the shards are at a URL.
+
+    Args:
+        swept: Whether a refresh embeds all images.
+    """
+    sizes = np.asarray(store.offsets["size"], dtype=np.int64)
+    total, batch = int(sizes.sum()), config.batch
+    images = plan_steps(len(store), batch) * batch.images
+    sweep, steps = total / batch.refresh_epochs * swept, sizes.mean() * images
+    rows = [("an epoch reads", f"{sweep / 1e6:,.1f} MB in order (sweep), {steps / 1e6:,.1f} MB at random (steps)")]
+    if config.data.decoded_side:
+        size = estimated_bytes(store, config.data.decoded_side) / 1e9
+        place = cache_folder(config.data)
+        rows.append(
+            ("decoded once", f"about {size:,.3g} GB on a disk of each node, in {place}; epochs read from there")
+        )
+    elif is_url(config.data.shards):
+        stretches = sum(-(-shard.bytes // BLOCK) for shard in store.shards) / batch.refresh_epochs * swept
+        requests = f"{stretches:,.0f} in order, {images:,} at random at most, less what the cache holds"
+        held = min(1.0, config.data.cache_gb * 1e9 / total)
+        rows += [
+            ("an epoch's requests", f"{requests}; at least {config.data.prefetch + 1} steps ahead"),
+            (
+                "cache of a node",
+                f"{config.data.cache_gb:,.3g} GB in {cache_folder(config.data)}: {held:.0%} of the images",
+            ),
+        ]
+    return rows
+
+
+def _index(config: Config, world_size: int, images: int, steps: int) -> list[tuple[str, str]]:
+    """Where the index lies, and how long a refresh searches if all ranks are as fast as this one."""
+    from dist_plm.index.cost import comparison_seconds, refresh_cost
+
+    placement = place_run(config, images, world_size)
+    dim, seeds = config.model.wide_dim or config.model.dim, steps * config.batch.groups
+    gpu = config.runtime.device != "cpu" and torch.cuda.is_available()
+    device, backend = torch.device("cuda" if gpu else "cpu"), config.index.backend
+    comparison = comparison_seconds(dim, 2 * config.batch.group_size, backend, device)
+    cost = refresh_cost(
+        config.index, placement, count=images, seeds=seeds, world_size=world_size, comparison=comparison
+    )
+    parts = {"building": cost.build, "searching": cost.search, "measuring recall": cost.judge}
+    times = ", ".join(f"{name} {seconds:,.1f} s" for name, seconds in parts.items() if seconds)
+    return [
+        ("index", placement.describe(config.index, images, dim)),
+        ("a refresh searches", f"{seeds:,} seeds: about {times} on ranks as fast as this one, "
+                               f"{1 / comparison / 1e9:,.2f} G comparisons/s"),
+    ]  # fmt: skip
+
+
+def _networks(config: Config, world_size: int) -> dict[str, float]:
+    """Student, gradients, moments and momentum encoder under each strategy that keeps another share of them."""
+    encoder = Encoder(replace(config.model, weights=""))
+    weights = sum(parameter.numel() for parameter in encoder.parameters())
+    moments = 1 if config.optimiser.name == "sgd" else 2
+    offload = config.runtime.zero.offload
+    kinds = [RuntimeConfig(), *(RuntimeConfig(strategy="deepspeed", zero=ZeroConfig(n, offload)) for n in (1, 2, 3))]
+    return {
+        _strategy(kind): network_bytes(
+            weights, moments, world_size, kind.zero if kind.strategy == "deepspeed" else None
+        )
+        for kind in kinds
+    }
+
+
+def _strategy(runtime: RuntimeConfig) -> str:
+    if runtime.strategy != "deepspeed":
+        return "ddp"
+    return f"deepspeed, stage {runtime.zero.stage}{', offloaded' if runtime.zero.offload else ''}"
+
+
+def _memory(config: Config, world_size: int, *, images: int, classes: int) -> dict[str, float]:
+    moments = {"sgd": 1}.get(config.optimiser.name, 2)
+    points = config.batch.images * config.views.count
+    own_points = points / world_size
+    count, floats, live = _proxies(config, classes)
+    proxies = -(-count // world_size)
+    return {
+        "proxies, gradient and moments": proxies * floats * (2 + moments) * FLOAT,
+        "discriminators, gradient and moments": _discriminators(config, classes) * 4 * FLOAT,
+        # distance, p, o, s and their gradients: about eight matrices of pairs are alive at once
+        "pairs of points": 8 * own_points * points * FLOAT,
+        "pairs of points and proxies": live(points * proxies) * FLOAT,
+        "index": place_run(config, images, world_size).bytes if is_searched(config) else 0,
+        "views decoded ahead": (config.data.prefetch + 1) * own_points * 3 * config.views.size**2,
+    }
+
+
+def _proxies(config: Config, classes: int) -> tuple[int, int, Callable[[int], int]]:
+    """Proxies over all ranks, numbers in each, and how many numbers so many pairs of points and proxies keep alive."""
+    dim, method = config.model.dim, config.train.method
+    if method == "plm":
+        # three times as many as pairs of points with M basis vectors, but for a piece of the proxies at a time
+        return config.proxies.count, dim * (1 + config.manifold.dim), lambda pairs: 25 * min(pairs, PAIRS)
+    counts = {"pseudo_labels": config.pseudo_labels.clusters, "proxy_anchor": classes, "dada": classes}
+    return counts.get(method, 0), dim, lambda pairs: 6 * pairs  # cosines, and exponents of both signs with gradients
+
+
+def _discriminators(config: Config, classes: int) -> int:
+    """Weights of the linear layers."""
+    if config.train.method != "dada":
+        return 0
+    layers = [config.model.dim, config.dada.domain_hidden, 3], [config.model.dim, *config.dada.category_hidden, classes]
+    return sum(a * b for widths in layers for a, b in pairwise(widths))
