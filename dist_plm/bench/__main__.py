@@ -97,8 +97,7 @@ def _measured(
     config: Config, names: list[str], parsed: "Namespace", ranks: int
 ) -> "tuple[list[Ratio], dict[str, Any]]":
     """The ratios, in a temporary folder, and the machine."""
-    from dist_plm.bench import approximate, reading, searching, step
-    from dist_plm.bench import lifecycle as run
+    from dist_plm.bench import approximate, lifecycle, reading, searching, step
     from dist_plm.bench.setting import Setting, machine
     from dist_plm.checks import check
     from dist_plm.distributed.connection import connect, disconnect
@@ -111,9 +110,9 @@ def _measured(
         ("P4",): reading.loading,
         ("P5",): reading.sweeping,
         ("P6",): searching.searching,
-        ("P7",): run.refreshing,
-        ("P8",): run.saving,
-        ("P9", "P10"): run.leaving,
+        ("P7",): lifecycle.refreshing,
+        ("P8",): lifecycle.saving,
+        ("P9", "P10"): lifecycle.leaving,
         ("P11",): approximate.recall,
     }
     with TemporaryDirectory(prefix="dist_plm_bench_") as folder:

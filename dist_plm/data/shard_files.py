@@ -4,9 +4,21 @@ import os
 import threading
 from collections import OrderedDict
 from pathlib import Path
+from typing import NamedTuple
 
 # Far below the 1,024 descriptors that a process may have open by default, far above the shards a batch touches at once.
 OPEN_SHARDS = 256
+
+ADVICE = "find out what else is damaged: python shards/verify.py"
+
+
+class Shard(NamedTuple):
+    """One tar of a split; its samples are the ids first_id .. first_id + samples - 1."""
+
+    path: Path
+    first_id: int
+    samples: int
+    bytes: int
 
 
 class _Descriptor:

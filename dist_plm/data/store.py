@@ -10,31 +10,20 @@ import tarfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from dist_plm.data.decode import decode
 from dist_plm.data.format import LABEL_DTYPE, MANIFEST, MAX_BYTES, OFFSET_DTYPE, Manifest, labels_path, offsets_path
-from dist_plm.data.shard_files import ShardFiles
+from dist_plm.data.shard_files import ADVICE, Shard, ShardFiles
 from dist_plm.errors import UserError
 
 # A manifest may come from a stranger: no separator (`../x`), no scheme (`pipe:rm x`), no hidden file.
 PLAIN_NAME = re.compile(r"\w[\w.+ -]*")
 
-ADVICE = "find out what else is damaged: python shards/verify.py"
-
 _REBUILD = "rebuild the data set: python shards/build.py"
-
-
-class Shard(NamedTuple):
-    """One tar of a split; its samples are the ids first_id .. first_id + samples - 1."""
-
-    path: Path
-    first_id: int
-    samples: int
-    bytes: int
 
 
 class Foresight:

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from dist_plm.config import ViewsConfig
-from dist_plm.data.store import ADVICE, Store
+from dist_plm.data.shard_files import ADVICE
+from dist_plm.data.store import Store
 from dist_plm.data.views import eval_view
 from dist_plm.errors import UserError
 

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 from webdataset.tariterators import group_by_keys
 
 from dist_plm.data.format import MAX_BYTES
-from dist_plm.data.store import ADVICE, Shard
+from dist_plm.data.shard_files import ADVICE, Shard
 from dist_plm.errors import UserError
 
 # A shard holds tables beside its samples under such names; WebDataset skips them too.

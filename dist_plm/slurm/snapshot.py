@@ -6,12 +6,13 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("dist_plm",)
+PACKAGE = "dist_plm"
 
 
 def take(folder: Path) -> Path:
-    """Copy the packages as they lie, uncommitted changes too, to `folder`/code-HASH; the same code is copied once."""
-    files = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
+    """Copy the package as it is, with uncommitted changes, to `folder`/code-HASH; the same code is copied once."""
+    found = [path for path in (ROOT / PACKAGE).rglob("*") if path.is_file()]
+    files = sorted(path for path in found if "__pycache__" not in path.parts)
     digest = hashlib.sha256()
     for path in files:
         digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes() + b"\0")

@@ -10,7 +10,7 @@ import torch
 
 from dist_plm.errors import UserError
 from dist_plm.slurm import __main__ as launcher
-from tests.commands import Command
+from tests.commands import ROOT, Command
 from tests.end_to_end.conftest import STEPS_PER_EPOCH, events, tensors, train
 from tests.slurm.conftest import ASKED, STEPS, Slurm, job_of, last_step, requeues
 
@@ -129,7 +129,7 @@ def test_requeued_by_a_person_until_no_restart_is_left(slurm: Slurm, config, tmp
 def test_what_comes_back_is_what_was_submitted(slurm: Slurm, config, tmp_path, monkeypatch):
     """The copy in the run directory is imported, not the checkout that the line was typed in."""
     run = tmp_path / "run"
-    monkeypatch.chdir(Path(launcher.__file__).parents[1])
+    monkeypatch.chdir(ROOT)
     job = submit(run, "--config", config, "--train.max_steps", 1, "--sbatch", "hold")
     (code,) = (run / "launch").glob("code-*")
     (code / "dist_plm" / "__init__.py").write_text('__version__ = "as submitted"\n')
