@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from dist_plm import __version__
 from dist_plm.cli import ConfigParser, config_of, config_parser, run_command
 from dist_plm.config import Config
-from dist_plm.distributed.environment import place
+from dist_plm.distributed.environment import place, speaks
 
 if TYPE_CHECKING:
     from dist_plm.distributed.world import World
@@ -53,15 +53,19 @@ def checked_config(parser: ConfigParser, parsed: Namespace, world_size: int, *, 
         UserError: it can't start.
     """
     from dist_plm.checks import ask_for_settings, check, check_settings
+    from dist_plm.training.begun import as_begun
 
-    config = config_of(parser, parsed)
+    config, taken = as_begun(config_of(parser, parsed), parser.given)
+    if taken and speaks():
+        listed = ", ".join(f"{key} {value}" for key, value in taken.items())
+        print(f"from {config.run_dir}, as neither a file nor an option sets them: {listed}", file=sys.stderr)
     check_settings(config, world_size)
     if build:
         from dist_plm.datasets.on_demand import build_if_missing
 
         build_if_missing(config.data, config.runtime.timeout_seconds)
     check(config, world_size)
-    ask_for_settings(config, parser.given)
+    ask_for_settings(config, {*parser.given, *taken})
     return config
 
 

@@ -191,6 +191,12 @@ def _check_data(config: Config, world_size: int) -> None:
             f"split {config.data.train_split!r} of {config.data.shards} has {samples} images, fewer than one batch of "
             f"{config.batch.images}: lower batch.groups or batch.group_size"
         )
+    if config.model.head_start != "orthogonal" and samples <= config.model.dim:
+        raise UserError(
+            f"model.head_start {config.model.head_start} needs more images than model.dim {config.model.dim}, split "
+            f"{config.data.train_split!r} of {config.data.shards} has {samples}: lower --model.dim, or set "
+            "--model.head_start orthogonal"
+        )
     if is_searched(config):
         place_run(config, samples, world_size)
     check_whole(config, samples)

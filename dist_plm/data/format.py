@@ -95,7 +95,8 @@ class Manifest:
             text = path.read_bytes()
         except FileNotFoundError:
             raise UserError(
-                f"{folder} holds no data set: {MANIFEST} is missing; make one with `python shards/build.py`"
+                f"{folder} holds no data set: {MANIFEST} is missing; name another folder with "
+                "--data.shards (--shards in evaluate and report), or make one with `python shards/build.py`"
             ) from None
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""The demo's data set, built where it is asked for and missing, so that training without an option needs no step before."""
+"""The demo's data set, built where training asks for it and it is missing."""
 
 import os
 import sys
@@ -41,7 +41,7 @@ def build_if_missing(config: DataConfig, timeout_seconds: float) -> None:
     while not manifest.exists():
         if time.monotonic() - started > timeout_seconds:
             raise UserError(
-                f"{out} did not appear within {timeout_seconds:,.0f} s on rank {place().rank}: the first rank writes it, "
-                "on a disk that all ranks must see"
+                f"{out} did not appear within {timeout_seconds:,.0f} s on rank {place().rank}: the first rank "
+                "writes it, on a disk that all ranks must see"
             )
         time.sleep(POLL_SECONDS)

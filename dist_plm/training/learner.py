@@ -17,6 +17,7 @@ from dist_plm.index.rows import Rows
 from dist_plm.manifold import effective_rank, mean_pair_distance
 from dist_plm.methods import Loss, Points, build_method
 from dist_plm.model import Encoder, Teacher
+from dist_plm.model.view_size import check_view_size
 from dist_plm.parallel.compiled import compiled
 from dist_plm.parallel.optimiser import build_updates, forget, learning_rate, state_by_name
 from dist_plm.parallel.side_stream import SideStream
@@ -66,6 +67,7 @@ class Learner:
         student = Encoder(config.model, seed=config.seed, all_reduce_sum=world.sum)
         # Convolutions over channels-last maps: 2.2 x the rate of the forward on a CPU core, tensor cores on a GPU.
         student = student.to(world.device, dtype).to(memory_format=torch.channels_last)
+        check_view_size(student.backbone, config.model.backbone, config.views.size)
         self._begin(phase, student)
 
     def start_heads(self, features: Callable[[Embed], Rows]) -> None:
