@@ -53,12 +53,18 @@ def checked_config(parser: ConfigParser, parsed: Namespace, world_size: int, *, 
         UserError: it can't start.
     """
     from dist_plm.checks import ask_for_settings, check, check_settings
+    from dist_plm.model.own_backbone import allow
+    from dist_plm.model.preprocessing import with_filter
     from dist_plm.training.begun import as_begun
 
-    config, taken = as_begun(config_of(parser, parsed), parser.given)
+    config = config_of(parser, parsed)
+    config.views = with_filter(config.model, config.views)
+    config, taken = as_begun(config, parser.given)
     if taken and speaks():
         listed = ", ".join(f"{key} {value}" for key, value in taken.items())
         print(f"from {config.run_dir}, as neither a file nor an option sets them: {listed}", file=sys.stderr)
+    if "model.backbone" not in taken:  # code named in a run directory alone is not imported
+        allow(config.model.backbone)
     check_settings(config, world_size)
     if build:
         from dist_plm.datasets.on_demand import build_if_missing

@@ -1,12 +1,15 @@
 """The command line: YAML and typed overrides in, a Config out; a wrong value ends in one line and status 2."""
 
 from dist_plm.cli.config_parser import ConfigParser, config_of, config_parser, load_config
+from dist_plm.cli.frozen import add_frozen_options, check_frozen_options
 from dist_plm.cli.parsers import OneLineParser, user_path, weights_path
 from dist_plm.cli.running import run_command
 
 __all__ = [
     "ConfigParser",
     "OneLineParser",
+    "add_frozen_options",
+    "check_frozen_options",
     "config_of",
     "config_parser",
     "load_config",
