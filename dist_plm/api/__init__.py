@@ -1,9 +1,10 @@
-"""What a notebook needs: a network from disk, embeddings of images, neighbours in an index, metrics.
+"""The Python API for notebooks: load a network, embed images, search an index, compute metrics.
 
-Errors that a person can mend are `dist_plm.errors.UserError`.
+Errors that the user can fix are `dist_plm.errors.UserError`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dist_plm.data.decode import decode
+from dist_plm.data.picture import Picture, open_picture
 from dist_plm.data.views import eval_view
 from dist_plm.encoders.embedder import Embedder
 from dist_plm.encoders.networks import load_network, locate
 from dist_plm.errors import UserError
 from dist_plm.evaluation import nmi, retrieval_counts
+from dist_plm.index.embedding_pass import DIVERGED
 from dist_plm.search_index import Catalogue, Neighbour
-
-Picture = str | Path | bytes | Image.Image
 
 __all__ = ["embed_images", "evaluate_embeddings", "load_encoder", "search_images"]
 
@@ -43,16 +43,20 @@ def embed_images(encoder: Embedder, images: Iterable[Picture], *, batch_size: in
 
     Args:
         encoder: From `load_encoder`.
-        images: Paths, bytes of image files, or PIL images; any size.
+        images: Several images of any size, each a path, the bytes of an image file, a file opened in binary mode, a PIL
+            image, or a uint8 or uint16 array [height, width] or [height, width, 1-4 channels].
         batch_size: Images in memory at a time.
 
     Raises:
-        UserError: One of them is not an image; says which.
+        UserError: One of them is not an image (says which), or an argument is of another kind.
     """
+    if not isinstance(encoder, Embedder):
+        raise UserError(f"encoder is {_kind(encoder)}: give what load_encoder returns")
+    size = _whole(batch_size, "batch_size")
     rows, views = [np.empty((0, encoder.dim), np.float32)], []
-    for number, image in enumerate(images):
+    for number, image in enumerate(_several(images)):
         views.append(eval_view(_opened(image, number), config=encoder.views))
-        if len(views) == batch_size:
+        if len(views) == size:
             rows.append(_embedded(encoder, views))
             views = []
     if views:
@@ -71,40 +75,84 @@ def search_images(index: str | Path | Catalogue, images: Iterable[Picture], k: i
     Raises:
         UserError: No index there; not an image; k beyond the index.
     """
+    if not isinstance(index, str | Path | Catalogue):
+        raise UserError(f"index is {_kind(index)}: give the folder of an index, or a Catalogue")
     catalogue = index if isinstance(index, Catalogue) else Catalogue(index)
-    return catalogue.search(embed_images(catalogue.embedder, images), k)
+    return catalogue.search(embed_images(catalogue.embedder, images), _whole(k, "k"))
 
 
 def evaluate_embeddings(
-    embeddings: np.ndarray, labels: Sequence[int] | np.ndarray, ks: Sequence[int] = (1, 2, 4, 8)
+    embeddings: np.ndarray, labels: Sequence[Hashable] | np.ndarray, ks: Sequence[int] = (1, 2, 4, 8)
 ) -> dict[str, Any]:
     """The field's metrics, every row being a query against all others.
 
     Args:
         embeddings: [N, D] of any floating type.
-        labels: int [N]; -1 is unlabelled.
+        labels: [N], of any hashable kind (numbers, strings, tuples, ...); equal labels are one class. None, NaN and
+            the integer -1 mean unlabelled.
         ks: K of recall@K.
 
     Returns:
         {"recall": {K: share}, "map_at_r": share, "nmi": share, "queries": n, "dropped": n}, shares in [0, 1].
 
     Raises:
-        ValueError: No label occurs twice, or embeddings and labels differ in number.
+        UserError: An embedding is not finite, a label is not hashable, or embeddings and labels differ in number.
+        ValueError: No label occurs twice.
     """
-    points = torch.as_tensor(embeddings)
-    classes = torch.as_tensor(np.asarray(labels, dtype=np.int64))
+    points = torch.as_tensor(np.asarray(embeddings))
+    if points.ndim != 2 or len(points) != len(labels):
+        raise UserError(f"embeddings of shape {tuple(points.shape)} and {len(labels):,} labels: one label a row [N, D]")
+    if bad := int((~points.isfinite()).any(1).sum()):
+        raise UserError(f"{bad:,} of {len(points):,} embeddings are not finite: {DIVERGED}")
+    classes = torch.as_tensor(_numbered(labels))
     counts = retrieval_counts(points, classes, points, classes, ks, own_rows=torch.arange(len(points)))
     return {**counts.metrics(), "nmi": nmi(points.numpy(), classes.numpy(), seed=0)}
 
 
+def _numbered(labels: Sequence[Hashable] | np.ndarray) -> np.ndarray:
+    """Classes int64 [N] by the equality of labels, in order of first occurrence; -1 where there is none."""
+    numbers: dict[Hashable, int] = {}
+    found = np.empty(len(labels), np.int64)
+    for row, label in enumerate(labels.tolist() if isinstance(labels, np.ndarray | torch.Tensor) else labels):
+        label = label.item() if isinstance(label, np.generic | torch.Tensor) else label
+        try:
+            # Of all values NaN alone differs from itself.
+            none = label is None or label != label or (isinstance(label, int) and label == -1)
+            found[row] = -1 if none else numbers.setdefault(label, len(numbers))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"label {row} is {label!r:.80}: labels are hashable, such as numbers or strings") from error
+    return found
+
+
+def _several(images: Iterable[Picture]) -> Iterable[Picture]:
+    """UserError for a single image: iterating over it would give its letters, lines or rows."""
+    single = isinstance(images, str | PathLike | bytes | bytearray | Image.Image) or hasattr(images, "read")
+    if single or (isinstance(images, np.ndarray) and images.dtype != object and images.ndim < 4):
+        raise UserError(f"images is a single {_kind(images).split(' ', 1)[1]}: give a list of images, such as [image]")
+    if not isinstance(images, Iterable):
+        raise UserError(f"images is {_kind(images)}: give a list of images")
+    return images
+
+
 def _opened(image: Picture, number: int) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
     try:
-        return decode(image if isinstance(image, bytes) else Path(image).read_bytes())
-    except (ValueError, OSError) as error:
-        name = f"image {number}" if isinstance(image, bytes) else str(image)
-        raise UserError(f"{name}: {error}") from error
+        return open_picture(image)
+    except (ValueError, TypeError, OSError) as error:
+        name = str(image) if isinstance(image, str | PathLike) else f"image {number}"
+        raise UserError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _whole(value: int, name: str) -> int:
+    """`value`, a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise UserError(f"{name} is {value!r}: it must be a whole number, at least 1")
+    return int(value)
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {list(value.shape)}"
+    return f"a {type(value).__name__}"
 
 
 def _embedded(encoder: Embedder, views: list[np.ndarray]) -> np.ndarray:

@@ -1,13 +1,14 @@
-"""The command line: YAML and typed overrides in, a Config out; a wrong value ends in one line and status 2."""
+"""Command lines: YAML and typed overrides to a Config; a usage error is one line and exit status 2."""
 
 from dist_plm.cli.config_parser import ConfigParser, config_of, config_parser, load_config
-from dist_plm.cli.frozen import add_frozen_options, check_frozen_options
+from dist_plm.cli.frozen import add_code_option, add_frozen_options, check_frozen_options
 from dist_plm.cli.parsers import OneLineParser, user_path, weights_path
 from dist_plm.cli.running import run_command
 
 __all__ = [
     "ConfigParser",
     "OneLineParser",
+    "add_code_option",
     "add_frozen_options",
     "check_frozen_options",
     "config_of",

@@ -12,11 +12,13 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
 
+from dist_plm.cli.limits import check_limits
 from dist_plm.cli.parsers import OneLineParser, expanded
+from dist_plm.cli.spelling import respelled, suggestion
+from dist_plm.cli.yaml_text import checked_text
 from dist_plm.config import Config, flat
-from dist_plm.config.spelling import respelled, suggestion
-from dist_plm.config.yaml_text import checked_text
 from dist_plm.errors import UserError
+from dist_plm.files.plain_yaml import PlainLoader, read_yaml
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -76,7 +78,7 @@ class ConfigParser(OneLineParser, ArgumentParser):
         except ValueError as error:
             self.error(str(error))
         with suppress(yaml.YAMLError):  # said by the parser
-            found = yaml.safe_load(content)
+            found = yaml.load(content, PlainLoader)
             self.given |= flat(found).keys() if isinstance(found, dict) else set()
         return super().parse_string(content, *arguments, **options)
 
@@ -148,10 +150,14 @@ def load_config(path: Path) -> Config:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Config, as_group=False)
     try:
-        text = checked_text(path.read_text(encoding="utf-8"), KEYS)
-        return config_of(parser, parser.parse_object(yaml.safe_load(text)))
+        config = config_of(parser, parser.parse_object(read_yaml(path)))
     except Exception as error:  # jsonargparse derives its error from Exception alone
         raise UserError(f"{path} is not a configuration of this version: {error}") from error
+    try:
+        check_limits(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return config
 
 
 def _plain(message: str) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dist_plm.cli.ending import end
-from dist_plm.config.spelling import suggestion
+from dist_plm.cli.spelling import suggestion
 from dist_plm.distributed.environment import speaks
 from dist_plm.errors import UserError
-from dist_plm.files.names import is_utf8
+from dist_plm.files.names import is_utf8, printable
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -24,7 +24,7 @@ class OneLineParser(argparse.ArgumentParser):
         text = " ".join(str(message).split())
         if found := re.search(r"unrecognized arguments: --([\w.-]+)", text):
             text += suggestion(found[1], self.names())
-        end(2, f"{self.prog}: {text} (see --help)" if speaks() else "")
+        end(2, f"{self.prog}: {printable(text)} (see --help)" if speaks() else "")
 
     def names(self) -> list[str]:
         """All options, without dashes."""

@@ -1,4 +1,4 @@
-"""The schema of an experiment: one dataclass per concept, checked before any process group or GPU is touched.
+"""The configuration schema: one dataclass per section, with defaults and help texts.
 
 Defaults are those of the demo: rendered glyphs and a small network from random weights, minutes on two cores. What
 depends on the data set has no default that suits another one; configs/*.yaml state it, the paper's values among them.

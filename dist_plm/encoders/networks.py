@@ -40,7 +40,7 @@ class TrainedRun:
         # The checkpoint holds all weights; the file that training started from may be gone.
         model = replace(self.config.model, weights="", wide_dim=0)
         precision = self.config.train.precision
-        network = Encoder(model)
+        network = Encoder(model, blank=True)
         if model.lora.rank:
             split(network, model, self.config.views.size)  # gives it the adapters that the checkpoint has
         network = ready(network, precision, device)

@@ -26,6 +26,7 @@ class RunDirectory:
         force: Open it nevertheless, and go on with the settings that are new.
 
     Attributes:
+        force: As given.
         forced: The settings that differ, as {key: [there, here]}.
 
     Raises:
@@ -35,7 +36,7 @@ class RunDirectory:
     def __init__(self, config: Config, *, force: bool = False) -> None:
         self.path = Path(config.run_dir)
         self.checkpoints, self.plans, self.sweeps = (self.path / name for name in ("checkpoints", "plans", "sweeps"))
-        self._config = config
+        self._config, self.force = config, force
         self._lock: Lock | None = None
         self.forced = differences(self.path, config)
         if self.forced and not force:
@@ -117,6 +118,10 @@ class RunDirectory:
         """Where embeddings by the network called `weights` lie, one folder a split."""
         return self.sweeps / weights
 
+    def nearest(self, weights: str) -> Path:
+        """Where the table of each image's nearest images lies, beside the embeddings that it was searched in."""
+        return self.sweep(weights) / "nearest.npy"
+
     def keep_sweep(self, weights: str, world: World) -> None:
         """Drop the sweeps of all other networks. A collective."""
         world.barrier("the end of a plan")
@@ -129,8 +134,8 @@ class RunDirectory:
     def ended(self) -> bool:
         """Whether the run came to its end the last time."""
         path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return bool(lines) and lines[-1].startswith('{"event": "end"')
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        return bool(lines) and lines[-1].startswith(b'{"event": "end"')
 
 
 def dump(config: Config) -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from dist_plm.cli import OneLineParser, config_of, config_parser
+from dist_plm.cli.spelling import suggestion
 from dist_plm.config import Config
-from dist_plm.config.spelling import suggestion
 from dist_plm.errors import UserError
 
 

@@ -4,9 +4,8 @@ from collections.abc import Collection
 
 import yaml
 
-from dist_plm.config.spelling import SPELLED_VALUES, schema_spelling, suggestion
-
-DEEPEST = 3  # runtime.zero.stage
+from dist_plm.cli.spelling import SPELLED_VALUES, schema_spelling, suggestion
+from dist_plm.files.plain_yaml import PlainLoader
 
 
 def checked_text(text: str, known: Collection[str]) -> str:
@@ -17,10 +16,12 @@ def checked_text(text: str, known: Collection[str]) -> str:
         known: All keys with dots.
 
     Raises:
-        ValueError: A key is unknown or stands twice; in one line, with the number of its line.
+        ValueError: A key is unknown or stands twice, or there is an alias; in one line, with the number of its line.
     """
     try:
-        root = yaml.compose(text, yaml.SafeLoader)
+        root = yaml.compose(text, PlainLoader)
+    except yaml.composer.ComposerError as error:
+        raise ValueError(" ".join(str(error).split())) from error
     except yaml.YAMLError:
         return text
     if not isinstance(root, yaml.MappingNode):
@@ -45,8 +46,7 @@ def _respell(section: yaml.MappingNode, prefix: str, known: Collection[str]) -> 
         is_section = any(each.startswith(f"{name}.") for each in known)
         if not is_section and name not in known:
             raise ValueError(f"{where}unknown key {name}{suggestion(name, known)}")
-        # An alias may make a node its own child; keys lie no deeper than DEEPEST.
-        if is_section and isinstance(value, yaml.MappingNode) and prefix.count(".") < DEEPEST:
+        if is_section and isinstance(value, yaml.MappingNode):
             replaced |= _respell(value, f"{name}.", known)
         elif name in SPELLED_VALUES and isinstance(value, yaml.ScalarNode):
             replaced |= (spelled := schema_spelling(str(value.value))) != value.value
