@@ -20,7 +20,7 @@ from dist_plm.files.atomic import replacing
 from dist_plm.files.reading import file_digest, map_array, read_document
 from dist_plm.index.embedding_files import Embeddings
 from dist_plm.index.sources import Source, from_images
-from dist_plm.telemetry.progress import Display, Phase
+from dist_plm.telemetry.progress import Display, Task
 
 Embed = Callable[[Tensor], Tensor]
 DIVERGED = "the weights are damaged or training diverged; take another checkpoint, or train with a lower optimiser.lr"
@@ -130,7 +130,7 @@ def _note(file: Path) -> Path:
     return file.with_suffix(".json")
 
 
-def _embedded(embed: Embed, batches: Iterable[Tensor], world: World, phase: Phase) -> Tensor | None:
+def _embedded(embed: Embed, batches: Iterable[Tensor], world: World, phase: Task) -> Tensor | None:
     """The embeddings of a shard, float32 [n, D] on the CPU; None where a rank was told to leave."""
     rows = []
     for batch in batches:

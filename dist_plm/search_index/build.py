@@ -31,7 +31,7 @@ from dist_plm.model.digest import digest
 from dist_plm.search_index.images import Images
 from dist_plm.search_index.ownership import signature
 from dist_plm.search_index.search_index import EMBEDDINGS, ENCODER, FORMAT, INDEX, ROWS, SUMMARY, UNREADABLE
-from dist_plm.telemetry.progress import Display, Phase
+from dist_plm.telemetry.progress import Display, Task
 
 BLOCK = 2_048  # images a file of the work in progress
 BATCH = 64
@@ -112,7 +112,7 @@ class Builder:
                 else:
                     self._block(numbers, pool, phase)
 
-    def _block(self, numbers: range, pool: ThreadPoolExecutor, phase: Phase) -> None:
+    def _block(self, numbers: range, pool: ThreadPoolExecutor, phase: Task) -> None:
         vectors, kept, left_out = [np.empty((0, self.embedder.dim), np.float32)], [], []
         for batch in _batches(self.images, numbers, self.embedder.views, pool):
             views = []
