@@ -19,6 +19,7 @@ from dist_plm.encoders.embedder import Embedder
 from dist_plm.encoders.exported import write_description, write_weights
 from dist_plm.errors import RunFailure, UserError
 from dist_plm.files.atomic import replacing
+from dist_plm.files.reading import read_document
 from dist_plm.index.directory import ENCODER, IGNORED, ROWS, SUMMARY, UNREADABLE
 from dist_plm.model.digest import digest
 from dist_plm.search_index.embedding import embed_numbers
@@ -86,7 +87,11 @@ class Builder:
         job |= {"files": self.images.digest()}
         job |= {"resize": self.embedder.views.resize, "size": self.embedder.views.size, "format": FORMAT}
         note = self._work / "job.json"
-        if not note.exists() or json.loads(note.read_text()) != job:
+        try:
+            same = read_document(note) == json.loads(json.dumps(job))
+        except (OSError, ValueError):
+            same = False
+        if not same:
             shutil.rmtree(self._work, ignore_errors=True)
             self._work.mkdir(parents=True)
             with replacing(note) as file:
