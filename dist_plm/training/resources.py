@@ -73,9 +73,10 @@ def _rows(config: Config, world_size: int) -> list[tuple[str, str]]:
     steps = plan_steps(len(store), config.batch)
     sizes = np.asarray(store.offsets["size"], dtype=np.int64)
     total = (config.warm_up.epochs + config.train.epochs) * steps
-    networks = _networks(config, world_size)
+    weights = network_sizes(config)
+    trained, frozen, shared = weights
+    networks = _networks(config, world_size, weights)
     chosen = networks[_strategy(config.runtime)]
-    trained, frozen, shared = network_sizes(config)
     memory = {"network": chosen, **_memory(config, world_size, images=len(store), classes=len(store.classes))}
     return [
         ("world", f"{world_size} rank{'s' * (world_size > 1)}"),
@@ -148,9 +149,9 @@ def _index(config: Config, world_size: int, images: int, steps: int) -> list[tup
     ]  # fmt: skip
 
 
-def _networks(config: Config, world_size: int) -> dict[str, float]:
+def _networks(config: Config, world_size: int, weights: tuple[int, int, int]) -> dict[str, float]:
     """Student, gradients, moments and momentum encoder under each strategy that keeps another share of them."""
-    trained, frozen, shared = network_sizes(config)
+    trained, frozen, shared = weights
     moments = 1 if config.optimiser.name == "sgd" else 2
     offload = config.runtime.zero.offload
     kinds = [RuntimeConfig(), *(RuntimeConfig(strategy="deepspeed", zero=ZeroConfig(n, offload)) for n in (1, 2, 3))]
