@@ -28,24 +28,9 @@ from dist_plm.parallel.strategy import build_strategy, cuts_weights, method_dtyp
 from dist_plm.parallel.void_steps import VoidSteps
 from dist_plm.telemetry.parts import part
 from dist_plm.training.head_start import fit_heads
+from dist_plm.training.phases import Phase, phases
 
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of a run with one method, one schedule, a fresh optimiser and a fresh teacher."""
-
-    name: str
-    method: str
-    epochs: int
-    lr: float
-
-
-def phases(config: Config) -> list[Phase]:
-    """The phases of a run, in order."""
-    main = Phase(config.train.method, config.train.method, config.train.epochs, config.optimiser.lr)
-    if not config.warm_up.epochs:
-        return [main]
-    return [Phase("warm_up", "instance", config.warm_up.epochs, config.warm_up.lr), main]
+__all__ = ["Learner", "Phase", "Report", "phases"]
 
 
 @dataclass(frozen=True)
