@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.proxies_memory import machine
+from benchmarks.common import machine
 
 BASE = (
     "--config configs/cub200_best.yaml --data.workers 1 --views.size 160 --views.resize 182 --model.pooling avg "
