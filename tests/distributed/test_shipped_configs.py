@@ -36,7 +36,7 @@ def test_any_number_of_ranks_is_accepted(world_size: int, monkeypatch: pytest.Mo
         def __exit__(self, *_: object) -> None: ...
 
     monkeypatch.setattr("dist_plm.checks.settings._check_data", lambda *_: None)  # no data set is here
-    monkeypatch.setattr("dist_plm.checks.method.open_split", lambda *_: Labels())
+    monkeypatch.setattr("dist_plm.methods.proxy_anchor.open_split", lambda *_: Labels())
     for name, config in CONFIGS.items():
         if config.runtime.strategy == "reproducible" and world_size > config.runtime.lanes:
             with pytest.raises(UserError, match=r"runtime\.lanes 8 is less than the"):
