@@ -17,6 +17,7 @@ from dist_plm.data.plan_file import save_plan
 from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
+from dist_plm.model.preprocessing import with_filter
 
 # What may change between a run and its continuation: where, how fast and how talkative, never what it computes.
 HARMLESS = (
@@ -152,7 +153,10 @@ def _plain(value: Any) -> Any:
 
 
 def _changes(path: Path, config: Config) -> dict[str, list[Any]]:
-    before, now = (flat(_plain(asdict(each))) for each in (load_config(path), config))
+    stored = load_config(path)
+    # An older version did not store the filter: `auto` is what it was for the backbone.
+    stored.views = with_filter(stored.model, stored.views)
+    before, now = (flat(_plain(asdict(each))) for each in (stored, config))
     return {
         key: [before.get(key), now.get(key)]
         for key in sorted(before.keys() | now.keys())
