@@ -23,6 +23,7 @@ from torch import Tensor
 from dist_plm.config import Config, ModelConfig, ProxiesConfig
 from dist_plm.data.loader import Batch
 from dist_plm.distributed import world as collectives
+from dist_plm.distributed.shares import batch_shares
 from dist_plm.distributed.world import World
 from dist_plm.parallel.strategy.data_parallel import DataParallel
 from dist_plm.training.learner import Learner, phases
@@ -42,13 +43,13 @@ def main() -> None:
     for size in arguments.ranks:
         with tempfile.TemporaryDirectory() as folder:
             (counted, calls), *_ = on_ranks(size, Path(folder), count)
-        for name, computed in formulas().items():
+        for name, computed in formulas(size).items():
             print(f"| {size} | {name} | {calls[name]} | {counted[name]:,} | {computed:,} |")
 
 
-def formulas() -> dict[str, int]:
-    """Size of the whole operand of each collective; independent of W and of P."""
-    points = CONFIG.batch.images * CONFIG.views.count
+def formulas(ranks: int) -> dict[str, int]:
+    """Size of the whole operand of each collective: independent of P, and of W but for what pads unequal shares."""
+    points = ranks * batch_shares(CONFIG, ranks).largest * CONFIG.views.count
     row = 4 * CONFIG.model.dim
     parameters = sum(p.numel() for p in _learner(World()).student.parameters())
     return {
@@ -88,9 +89,9 @@ def count(world: World) -> tuple[Counter[str], Counter[str]]:
     watch(dist, "all_reduce", "agreement on the step", 0)
     assert isinstance(learner.strategy, DataParallel) and learner.strategy.ddp
     learner.strategy.ddp.register_comm_hook(None, hook)
-    own = CONFIG.batch.images * CONFIG.views.count // world.size
-    views = torch.randint(0, 256, (own, 3, 16, 16), dtype=torch.uint8)
-    learner.step(Batch(0, torch.arange(own // CONFIG.views.count), views), 0, 10)
+    own = batch_shares(CONFIG, world.size).sizes[world.rank]
+    views = torch.randint(0, 256, (own * CONFIG.views.count, 3, 16, 16), dtype=torch.uint8)
+    learner.step(Batch(0, torch.arange(own), views), 0, 10)
     return total, calls
 
 

@@ -18,6 +18,7 @@ from dist_plm.data.plan import rank_rows
 from dist_plm.data.remote.cache import ImageCache
 from dist_plm.data.remote.prefetch import next_uses
 from dist_plm.data.store import Store
+from dist_plm.distributed.shares import Shares
 
 SHARDS, NODES, GROUPS, GROUP_SIZE = 1_000, 8, 400, 10
 BYTES = 100_000  # of an image
@@ -77,7 +78,7 @@ def main() -> None:
     options.add_argument("--epochs", type=int, default=3)
     chosen = options.parse_args()
     images = SHARDS * chosen.images_per_shard
-    draw = np.random.default_rng(0)
+    draw, nodes = np.random.default_rng(0), Shares.even(GROUPS * GROUP_SIZE, NODES)
     layouts = {"any order": draw.permutation(images) // CLUSTER, "cluster order": np.arange(images) // CLUSTER}
     offsets = np.zeros(images, OFFSET_DTYPE)
     offsets["shard"] = np.arange(images) // chosen.images_per_shard
@@ -87,10 +88,10 @@ def main() -> None:
     for name, clusters in layouts.items():
         plans = [epoch_plan(np.random.default_rng([1, epoch]), clusters) for epoch in range(chosen.epochs)]
         for locality in (False, True):
-            placed = [near_shards(plan, store, NODES) if locality else plan for plan in plans]
+            placed = [near_shards(plan, store, nodes) if locality else plan for plan in plans]
             cells = []
             for share in CACHES:
-                rows = [rank_rows(plan, 0, NODES) for plan in placed]
+                rows = [rank_rows(plan, nodes, 0) for plan in placed]
                 rate, fetched = hit_rate(rows, int(share * images))
                 cells.append(f"{rate:9.1%} {fetched * BYTES / 1e9:7.1f} GB/node")
             print(f"{name:14} {'on' if locality else 'off':9} " + "".join(f"{cell:>24}" for cell in cells), flush=True)

@@ -1,9 +1,10 @@
 """`python -m dist_plm.embed`: embed a folder or a split of shards into an index directory, on one rank or on many."""
 
 import argparse
+import tempfile
 from pathlib import Path
 
-from dist_plm.cli import OneLineParser, run_command, weights_path
+from dist_plm.cli import OneLineParser, add_frozen_options, check_frozen_options, run_command, weights_path
 from dist_plm.config import RuntimeConfig
 from dist_plm.errors import UserError
 
@@ -15,6 +16,7 @@ def main() -> int:
         raise UserError(f"{options.out} exists: remove it, or name another folder with --out")
 
     from dist_plm.distributed.connection import connect, disconnect
+    from dist_plm.encoders.frozen import frozen_network
     from dist_plm.encoders.networks import load_network, locate
     from dist_plm.search_index.build import Builder
     from dist_plm.search_index.images import FolderImages, ShardImages
@@ -24,7 +26,14 @@ def main() -> int:
     world = connect(RuntimeConfig())
     display = Display(world)
     try:
-        embedder = load_network(locate(options.checkpoint, world), options.model, world.device)
+        if options.checkpoint:
+            embedder = load_network(locate(options.checkpoint, world), options.model, world.device)
+        else:
+            # Beside the index, where all nodes see it.
+            with tempfile.TemporaryDirectory(prefix=".sweep_", dir=options.out.absolute().parent) as name:
+                frozen = frozen_network(options, Path(world.from_first(lambda: name)), world, display)
+                world.barrier("the end of the whitening")
+            embedder = frozen.load(frozen.names[-1], world.device)
         summary = Builder(images, embedder, options.out, options.workers, world, display).build()
     finally:
         display.close()
@@ -38,7 +47,7 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = OneLineParser(prog="python -m dist_plm.embed", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="run directory or export")
+    parser.add_argument("--checkpoint", type=Path, help="run directory or export")
     parser.add_argument("--model", choices=("student", "teacher"), default="", help="of a run: student by default")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--images", type=Path, help="folder of images, with all folders below")
@@ -46,7 +55,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--split", default="test", help="split of the shards")
     parser.add_argument("--out", type=weights_path, required=True, help="index directory to make")
     parser.add_argument("--workers", type=int, default=2, help="decoding threads of a rank")
+    add_frozen_options(parser)
     options = parser.parse_args()
+    check_frozen_options(options)
     if options.workers < 1:
         parser.error(f"--workers is {options.workers}: at least 1")
     return options

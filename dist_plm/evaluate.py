@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dist_plm.cli import OneLineParser, run_command
+from dist_plm.cli import OneLineParser, add_frozen_options, check_frozen_options, run_command
 from dist_plm.config import Config, RuntimeConfig
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
 
 if TYPE_CHECKING:
     from dist_plm.distributed.world import World
+    from dist_plm.encoders.frozen import FrozenNetwork
     from dist_plm.encoders.networks import TrainedExport, TrainedRun
 
 
@@ -24,28 +25,44 @@ def main() -> int:
     runtime = _runtime(options.checkpoint)
 
     from dist_plm.distributed.connection import connect, disconnect
-    from dist_plm.encoders.networks import locate
 
     world = connect(runtime)
     try:
-        trained = locate(options.checkpoint, world)
-        config = _config(trained, options)
-        with _scratch(options.checkpoint, world) as folder:
-            results = _evaluate(trained, config, Path(world.from_first(lambda: folder)), world)
+        with _scratch(options.checkpoint, world) as name:
+            folder = Path(world.from_first(lambda: name))
+            trained = _located(options, folder, world)
+            results = _evaluate(trained, _config(trained, options), folder, world)
             world.barrier("the end of the evaluation")
     finally:
         disconnect(world)
     if world.is_first:
         text = "".join(json.dumps(result) + "\n" for result in results)
         print(text, end="")
-        _keep(options.checkpoint / "evaluation.jsonl", text)
+        if options.checkpoint:
+            _keep(options.checkpoint / "evaluation.jsonl", text)
     return 0
 
 
-def _scratch(path: Path, world: "World") -> "tempfile.TemporaryDirectory[str]":
-    """A folder beside the network, where all nodes see it; elsewhere if that can't be written: somebody else's run."""
+def _located(options: argparse.Namespace, folder: Path, world: "World") -> "TrainedRun | TrainedExport | FrozenNetwork":
+    from dist_plm.encoders.frozen import frozen_network
+    from dist_plm.encoders.networks import locate
+    from dist_plm.telemetry.progress import Display
+
+    if options.checkpoint:
+        return locate(options.checkpoint, world)
+    display = Display(world)
     try:
-        return tempfile.TemporaryDirectory(prefix="sweep_", dir=path)
+        return frozen_network(options, folder, world, display)
+    finally:
+        display.close()
+
+
+def _scratch(path: Path | None, world: "World") -> "tempfile.TemporaryDirectory[str]":
+    """A folder beside the network, where all nodes see it; elsewhere if that can't be written: somebody else's run."""
+    if path is None and world.size == world.node_size:
+        return tempfile.TemporaryDirectory(prefix="sweep_")
+    try:
+        return tempfile.TemporaryDirectory(prefix="sweep_", dir=path or Path.cwd())
     except OSError as error:
         if world.size > world.node_size:
             raise UserError(
@@ -65,24 +82,27 @@ def _keep(path: Path, text: str) -> None:
 
 def _parse() -> argparse.Namespace:
     parser = OneLineParser(prog="python -m dist_plm.evaluate", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="run directory or export")
+    parser.add_argument("--checkpoint", type=Path, help="run directory or export")
     parser.add_argument("--shards", help="data set folder or URL (a run's own by default)")
     parser.add_argument("--split", help="split of the queries (a run's test split by default, else `test`)")
     parser.add_argument("--gallery", help="split that is searched, where it is not the queries' own")
-    return parser.parse_args()
+    add_frozen_options(parser)
+    options = parser.parse_args()
+    check_frozen_options(options)
+    return options
 
 
-def _runtime(path: Path) -> RuntimeConfig:
+def _runtime(path: Path | None) -> RuntimeConfig:
     """Of the run, which says how its numbers were computed; known before the ranks meet."""
     from dist_plm.cli import load_config
 
-    return load_config(path / "config.yaml").runtime if (path / "config.yaml").exists() else RuntimeConfig()
+    return load_config(path / "config.yaml").runtime if path and (path / "config.yaml").exists() else RuntimeConfig()
 
 
-def _config(trained: "TrainedRun | TrainedExport", options: argparse.Namespace) -> Config:
+def _config(trained: "TrainedRun | TrainedExport | FrozenNetwork", options: argparse.Namespace) -> Config:
     config = trained.config
     if not (options.shards or config.data.shards):
-        raise UserError(f"{options.checkpoint} is an export and has no data of its own: name a data set with --shards")
+        raise UserError(f"{trained.path} is no run and has no data of its own: name a data set with --shards")
     data = replace(
         config.data,
         shards=options.shards or config.data.shards,
@@ -93,7 +113,7 @@ def _config(trained: "TrainedRun | TrainedExport", options: argparse.Namespace) 
 
 
 def _evaluate(
-    trained: "TrainedRun | TrainedExport", config: Config, folder: Path, world: "World"
+    trained: "TrainedRun | TrainedExport | FrozenNetwork", config: Config, folder: Path, world: "World"
 ) -> list[dict[str, Any]]:
     from dist_plm.evaluation.protocol import evaluate
     from dist_plm.telemetry.progress import Display

@@ -34,9 +34,13 @@ def main() -> int:
     config = config_of(parser, parsed)
 
     from dist_plm.checks import check
+    from dist_plm.model.own_backbone import allow
+    from dist_plm.model.preprocessing import with_filter
 
+    allow(config.model.backbone)
     world_size = number("WORLD_SIZE", 1, least=1)
     check(config, world_size)
+    config.views = with_filter(config.model, config.views)
     if parsed.plan:
         from dist_plm.training.resources import estimate
 

@@ -4,6 +4,7 @@ Errors that a person can mend are `dist_plm.errors.UserError`.
 """
 
 from collections.abc import Iterable, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dist_plm.data.decode import decode
+from dist_plm.data.picture import Picture, open_picture
 from dist_plm.data.views import eval_view
 from dist_plm.encoders.embedder import Embedder
 from dist_plm.encoders.networks import load_network, locate
 from dist_plm.errors import UserError
 from dist_plm.evaluation import nmi, retrieval_counts
 from dist_plm.search_index import Catalogue, Neighbour
-
-Picture = str | Path | bytes | Image.Image
 
 __all__ = ["embed_images", "evaluate_embeddings", "load_encoder", "search_images"]
 
@@ -43,16 +42,20 @@ def embed_images(encoder: Embedder, images: Iterable[Picture], *, batch_size: in
 
     Args:
         encoder: From `load_encoder`.
-        images: Paths, bytes of image files, or PIL images; any size.
+        images: Several images of any size, each a path, the bytes of an image file, a file opened in binary mode, a PIL
+            image, or a uint8 or uint16 array [height, width] or [height, width, 1-4 channels].
         batch_size: Images in memory at a time.
 
     Raises:
-        UserError: One of them is not an image; says which.
+        UserError: One of them is not an image (says which), or an argument is of another kind.
     """
+    if not isinstance(encoder, Embedder):
+        raise UserError(f"encoder is {_kind(encoder)}: give what load_encoder returns")
+    size = _whole(batch_size, "batch_size")
     rows, views = [np.empty((0, encoder.dim), np.float32)], []
-    for number, image in enumerate(images):
+    for number, image in enumerate(_several(images)):
         views.append(eval_view(_opened(image, number), config=encoder.views))
-        if len(views) == batch_size:
+        if len(views) == size:
             rows.append(_embedded(encoder, views))
             views = []
     if views:
@@ -71,8 +74,10 @@ def search_images(index: str | Path | Catalogue, images: Iterable[Picture], k: i
     Raises:
         UserError: No index there; not an image; k beyond the index.
     """
+    if not isinstance(index, str | Path | Catalogue):
+        raise UserError(f"index is {_kind(index)}: give the folder of an index, or a Catalogue")
     catalogue = index if isinstance(index, Catalogue) else Catalogue(index)
-    return catalogue.search(embed_images(catalogue.embedder, images), k)
+    return catalogue.search(embed_images(catalogue.embedder, images), _whole(k, "k"))
 
 
 def evaluate_embeddings(
@@ -97,14 +102,35 @@ def evaluate_embeddings(
     return {**counts.metrics(), "nmi": nmi(points.numpy(), classes.numpy(), seed=0)}
 
 
+def _several(images: Iterable[Picture]) -> Iterable[Picture]:
+    """UserError for a single image: iterating over it would give its letters, lines or rows."""
+    single = isinstance(images, str | PathLike | bytes | bytearray | Image.Image) or hasattr(images, "read")
+    if single or (isinstance(images, np.ndarray) and images.dtype != object and images.ndim < 4):
+        raise UserError(f"images is a single {_kind(images).split(' ', 1)[1]}: give a list of images, such as [image]")
+    if not isinstance(images, Iterable):
+        raise UserError(f"images is {_kind(images)}: give a list of images")
+    return images
+
+
 def _opened(image: Picture, number: int) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
     try:
-        return decode(image if isinstance(image, bytes) else Path(image).read_bytes())
-    except (ValueError, OSError) as error:
-        name = f"image {number}" if isinstance(image, bytes) else str(image)
-        raise UserError(f"{name}: {error}") from error
+        return open_picture(image)
+    except (ValueError, TypeError, OSError) as error:
+        name = str(image) if isinstance(image, str | PathLike) else f"image {number}"
+        raise UserError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _whole(value: int, name: str) -> int:
+    """`value`, a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise UserError(f"{name} is {value!r}: it must be a whole number, at least 1")
+    return int(value)
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {list(value.shape)}"
+    return f"a {type(value).__name__}"
 
 
 def _embedded(encoder: Embedder, views: list[np.ndarray]) -> np.ndarray:

@@ -67,7 +67,7 @@ def refreshing(setting: Setting) -> list[Ratio]:
 
 def saving(setting: Setting) -> list[Ratio]:
     """P8: how long a save holds training up, against a step."""
-    learner, batch = setting.learner(), setting.batch(setting.config.batch.images // setting.world.size)
+    learner, batch = setting.learner(), setting.batch(setting.own_images)
     folder = setting.scratch / "saves"
     saver = Saver(folder, setting.world, silent(setting.world), CheckpointConfig(keep=1))
     stalls, steps, writes, numbers = [], [], [], count()

@@ -16,6 +16,7 @@ from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, Pr
 from dist_plm.data.loader import Batch
 from dist_plm.data.opening import open_split
 from dist_plm.data.store import Store
+from dist_plm.distributed.shares import batch_shares
 from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
 from dist_plm.index.proposals import gpu_search
@@ -56,6 +57,11 @@ class Setting:
     def steps(self) -> int:
         """Steps of one measurement: on a GPU several are queued, as in training."""
         return 10 if self.on_gpu else 1
+
+    @property
+    def own_images(self) -> int:
+        """Images of a global batch on this rank."""
+        return batch_shares(self.config, self.world.size).sizes[self.world.rank]
 
     @property
     def runs(self) -> int:

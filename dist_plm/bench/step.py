@@ -26,7 +26,7 @@ WARM_UP = 2
 
 def overhead(setting: Setting) -> list[Ratio]:
     """P1 and P2 on a synthetic batch that lies on the device."""
-    batch = setting.batch(setting.config.batch.images // setting.world.size)
+    batch = setting.batch(setting.own_images)
     learner = setting.learner()
     full = _milliseconds(setting, lambda: learner.step(batch, 0, 10**6))
     plain = _milliseconds(setting, plain_step(setting, batch))

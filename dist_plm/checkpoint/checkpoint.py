@@ -186,6 +186,11 @@ def load(path: Path, state: State) -> None:
         _local(value).copy_(_local(read[name]))
 
 
+def names(path: Path) -> set[str]:
+    """Of the tensors in a checkpoint."""
+    return set(HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata)
+
+
 def _local(value: "Tensor | Sharded") -> Tensor:
     return (value.local if isinstance(value, Sharded) else value).detach()
 

@@ -7,7 +7,6 @@ from dist_plm.checks.values import check_values
 from dist_plm.config import Config
 from dist_plm.data.opening import manifest_of, open_split
 from dist_plm.data.place import is_url
-from dist_plm.data.plan import valid_world_sizes
 from dist_plm.errors import UserError
 from dist_plm.index.placement import check_whole, place_run
 from dist_plm.methods import is_searched
@@ -19,9 +18,13 @@ def check(config: Config, world_size: int) -> None:
     _check_sizes(config)
     _check_batch(config, world_size)
     _check_data(config, world_size)
+    from dist_plm.model.adapters import check_adapters
     from dist_plm.model.backbones import check_model
+    from dist_plm.model.split import blocks_wanted
 
     check_model(config.model)
+    blocks_wanted(config.model.trainable)
+    check_adapters(config.model)
     check_method(config)
 
 
@@ -62,12 +65,17 @@ def _check_sizes(config: Config) -> None:
 
 
 def _check_batch(config: Config, world_size: int) -> None:
-    groups, manifold = config.batch.groups, config.manifold
-    if groups % world_size:
-        valid = valid_world_sizes(groups)
+    groups, images, manifold = config.batch.groups, config.batch.images, config.manifold
+    if world_size > images:
         raise UserError(
-            f"batch.groups {groups} can't be split over {world_size} ranks: whole groups go to a rank. "
-            f"Start {', '.join(map(str, valid))} ranks, or set --batch.groups to a multiple of {world_size}"
+            f"a batch of {images} images (batch.groups {groups} x batch.group_size {config.batch.group_size}) can't be "
+            f"split over {world_size} ranks: start {images} ranks at most, or raise --batch.groups"
+        )
+    if config.train.method == "plm" and manifold.scope == "rank" and groups % world_size:
+        valid = ", ".join(str(each) for each in range(1, groups + 1) if groups % each == 0)
+        raise UserError(
+            f"manifold.scope rank needs whole groups on each rank, and batch.groups {groups} is not a multiple of "
+            f"{world_size} ranks: start {valid} ranks, or set --manifold.scope global"
         )
     if config.model.batch_norm == "synchronised" and config.batch.micro_batches > 1:
         raise UserError(
@@ -120,12 +128,10 @@ def _check_strategy(config: Config, world_size: int) -> None:
         _check_compile(config)
     if config.runtime.strategy != "reproducible":
         return
-    lanes, groups = config.runtime.lanes, config.batch.groups
-    if lanes <= 0 or groups % lanes or lanes % world_size:
-        valid = [each for each in range(world_size, groups + 1, world_size) if groups % each == 0]
+    if config.runtime.lanes < world_size:
         raise UserError(
-            f"runtime.lanes {lanes} must divide batch.groups {groups} and be a multiple of the {world_size} ranks: "
-            f"set --runtime.lanes to {', '.join(map(str, valid))}, or --runtime.strategy ddp"
+            f"runtime.lanes {config.runtime.lanes} is less than the {world_size} ranks, and each computes whole lanes: "
+            "raise --runtime.lanes, which gives other bits, or set --runtime.strategy ddp"
         )
     if config.batch.locality:
         raise UserError(

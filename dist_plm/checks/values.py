@@ -14,6 +14,7 @@ POSITIVE = (
     "loss.delta", "optimiser.lr", "warm_up.lr", "warm_up.temperature", "train.epochs", "train.evaluate_epochs",
     "train.log_steps", "evaluation.ks", "evaluation.batch_size", "checkpoint.every_steps", "checkpoint.keep",
     "runtime.timeout_seconds", "index.nprobe", "index.nprobe_max", "index.recall_sample", "index.memory_gb",
+    "optimiser.layer_decay",
 )  # fmt: skip
 SHARES = ("model.momentum", "manifold.threshold", "views.flip", "index.recall_floor")
 NOT_NEGATIVE = (

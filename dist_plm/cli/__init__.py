@@ -6,12 +6,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
 
-from dist_plm.config import Config
+from dist_plm.config import Config, ModelConfig
 from dist_plm.distributed.process import prepare_process
 from dist_plm.errors import MachineError, RunFailure, UserError
 from dist_plm.files.names import escape_streams, is_utf8
@@ -121,6 +121,27 @@ def weights_path(text: str) -> Path:
     if not is_utf8(text):
         raise argparse.ArgumentTypeError(f"{text!a} is not UTF-8, and weights can't lie there: rename it")
     return Path(text)
+
+
+def add_frozen_options(parser: argparse.ArgumentParser) -> None:
+    """`--backbone` and what belongs to it, beside a `--checkpoint` that may be left out."""
+    group = parser.add_argument_group("without training, in place of --checkpoint")
+    group.add_argument("--backbone", default="", help="timm/NAME, or any other model.backbone")
+    group.add_argument("--weights", default="", help="pretrained, imagenet, or a file; as model.weights")
+    poolings = get_args(get_type_hints(ModelConfig)["pooling"])
+    group.add_argument("--pooling", choices=poolings, help="as model.pooling (the network's own by default)")
+    group.add_argument("--size", type=int, default=0, help="side of the centre crop, pixels (pretraining's by default)")
+    group.add_argument("--resize", type=int, default=0, help="shorter side before the crop (pretraining's share)")
+    group.add_argument("--whiten", metavar="SHARDS", help="data set by whose train split the features are whitened")
+    group.add_argument("--dim", type=int, default=128, help="dimension after whitening")
+
+
+def check_frozen_options(options: argparse.Namespace) -> None:
+    """Raise UserError unless there is a checkpoint or a backbone, and what belongs to one is not given to the other."""
+    if not (options.checkpoint or options.backbone):
+        raise UserError("name a run or an export with --checkpoint, or a pretrained network with --backbone")
+    if options.checkpoint and (options.weights or options.whiten):
+        raise UserError("--weights and --whiten belong to --backbone without --checkpoint: leave one side out")
 
 
 def run_command(command: Callable[[], int]) -> NoReturn:

@@ -11,7 +11,7 @@ from dist_plm.config.baselines import DadaConfig, ProxyAnchorConfig, PseudoLabel
 from dist_plm.config.images import BatchConfig, DataConfig, ViewsConfig
 from dist_plm.config.index import IndexConfig
 from dist_plm.config.method import LossConfig, ManifoldConfig, ProxiesConfig, WarmUpConfig
-from dist_plm.config.network import ModelConfig, OptimiserConfig
+from dist_plm.config.network import LoraConfig, ModelConfig, OptimiserConfig
 from dist_plm.config.training import CheckpointConfig, EvaluationConfig, RuntimeConfig, TrainConfig, ZeroConfig
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "DataConfig",
     "EvaluationConfig",
     "IndexConfig",
+    "LoraConfig",
     "LossConfig",
     "ManifoldConfig",
     "ModelConfig",

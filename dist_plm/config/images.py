@@ -45,6 +45,8 @@ class ViewsConfig:
         scale: Smallest and largest share of the image's area that a crop covers.
         flip: Probability of a horizontal flip.
         brightness: Largest relative change of brightness and of contrast; 0 leaves colours alone.
+        interpolation: Filter that resizes; `auto` is the one of the backbone's pretraining where timm knows it, and
+            `bilinear` for all others.
     """
 
     size: int = 227
@@ -53,14 +55,17 @@ class ViewsConfig:
     scale: tuple[float, float] = (0.16, 1.0)
     flip: float = 0.5
     brightness: float = 0.0
+    interpolation: Literal["auto", "bilinear", "bicubic"] = "auto"
 
 
 @dataclass
 class BatchConfig:
-    """The global batch: around seeds (section 3.1.1), or of classes, as the method has it. The same on any ranks.
+    """The global batch: around seeds (section 3.1.1), or of classes, as the method has it.
+
+    It is the same on any number of ranks, up to one an image: its images are split over them as evenly as possible.
 
     Args:
-        groups: N, seeds or classes drawn for a batch; the world size must divide it.
+        groups: N, seeds or classes drawn for a batch.
         group_size: k = |B| / N, a seed and its k - 1 nearest neighbours, or images of one class. Single images (1) need
             no neighbours, and so no sweep, but one where proxies.start is `data`.
         cover: `random` draws seeds from all images (the paper); `disjoint` reads every image once an epoch at most.

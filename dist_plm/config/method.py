@@ -17,7 +17,8 @@ class ManifoldConfig:
         similarity: `graded` is equation 2; `binary` is 1 within a neighbourhood and 0 outside (appendix).
         n_alpha: Decay of similarity across a neighbourhood (equation 3).
         n_beta: Decay of similarity along a neighbourhood (equation 4).
-        scope: `global` takes neighbours from the whole batch on any number of ranks; `rank` from a rank's groups.
+        scope: `global` takes neighbours from the whole batch on any number of ranks; `rank` from a rank's groups, and
+            needs the same number of whole groups on each.
         same_image: Force s = 1 between two views of one image.
     """
 

@@ -87,9 +87,10 @@ class RuntimeConfig:
 
     Args:
         device: `auto` takes a GPU where there is one.
-        strategy: `ddp` is the fast one; `reproducible` gives the same bits on any number of ranks that divides `lanes`;
-            `deepspeed` needs less memory. A run may go on under another one.
-        lanes: Pieces into which `reproducible` cuts the global batch.
+        strategy: `ddp` is the fast one; `reproducible` gives the same bits on any number of ranks up to `lanes`;
+            `deepspeed` needs less memory. A run may be resumed under another one.
+        lanes: Pieces into which `reproducible` cuts the global batch, at most one an image; a rank computes whole ones,
+            one at a time. Another number gives other bits.
         zero: Of strategy `deepspeed`.
         compile: Make fused kernels of the networks for the steps (torch.compile, strategy `ddp`); the first step takes
             minutes.
@@ -101,7 +102,7 @@ class RuntimeConfig:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     strategy: Literal["ddp", "reproducible", "deepspeed"] = "ddp"
-    lanes: int = 4
+    lanes: int = 8
     zero: ZeroConfig = field(default_factory=ZeroConfig)
     compile: bool = False
     threads: int = 0

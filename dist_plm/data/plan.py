@@ -1,7 +1,7 @@
 """An epoch's batches, decided before it starts: int64 sample ids [steps, groups, group_size] for the global batch.
 
 A group is a seed and its nearest neighbours (section 3.1.1 of the paper), or images of one class. A rank reads its
-groups of every step, so the plan is the same for any number of ranks.
+images of every step, so the plan is the same for any number of ranks.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,6 +10,7 @@ from itertools import chain
 import numpy as np
 
 from dist_plm.config import BatchConfig
+from dist_plm.distributed.shares import Shares
 from dist_plm.errors import UserError
 
 Neighbours = Callable[[np.ndarray, int], np.ndarray]  # seeds int64 [S], depth -> ids [S, depth], nearest first, no seed
@@ -222,17 +223,18 @@ def coverage(plan: np.ndarray, n: int) -> float:
     return float(read.mean())
 
 
-def valid_world_sizes(groups: int) -> list[int]:
-    """Numbers of ranks that split the groups of a step evenly."""
-    return [world for world in range(1, groups + 1) if groups % world == 0]
+def rank_rows(plan: np.ndarray, shares: Shares, rank: int) -> np.ndarray:
+    """The ids [steps, b] that a rank reads of a plan [steps, groups, group_size]: consecutive images of every step.
 
+    Joined in the order of ranks, the rows of a step are the plan's.
 
-def rank_rows(plan: np.ndarray, rank: int, world: int) -> np.ndarray:
-    """A rank's ids of every step, [steps, groups / world * group_size]: its contiguous groups, one after the other.
+    Args:
+        shares: Images of each rank.
 
-    Joined in the order of ranks, the rows of a step are the plan's. UserError where `world` does not divide the groups.
+    Raises:
+        ValueError: They are not those of this plan's batches.
     """
-    steps, groups, group_size = plan.shape
-    if world not in (valid := valid_world_sizes(groups)):
-        raise UserError(f"{world} ranks cannot share batch.groups={groups} evenly: use one of {valid}")
-    return plan.reshape(steps, world, groups // world * group_size)[:, rank]
+    images = plan.reshape(len(plan), -1)
+    if images.shape[1] != shares.total:
+        raise ValueError(f"shares {shares.sizes} of batches of {images.shape[1]} images")
+    return images[:, shares.rows(rank)]

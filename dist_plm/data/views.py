@@ -33,7 +33,7 @@ def train_view(image: Image.Image, *, config: ViewsConfig, seed: int, epoch: int
         uint8 [3, size, size], contiguous.
     """
     draw = _generator(seed, epoch, sample, view)
-    out = image.resize((config.size, config.size), Image.Resampling.BILINEAR, box=_random_box(image.size, config, draw))
+    out = image.resize((config.size, config.size), _filter(config), box=_random_box(image.size, config, draw))
     if draw.random() < config.flip:
         out = out.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if config.brightness > 0:
@@ -61,7 +61,11 @@ def eval_view(image: Image.Image, *, config: ViewsConfig) -> np.ndarray:
         (left + config.size) * width / resized[0],
         (top + config.size) * height / resized[1],
     )
-    return _channels_first(image.resize((config.size, config.size), Image.Resampling.BILINEAR, box=box))
+    return _channels_first(image.resize((config.size, config.size), _filter(config), box=box))
+
+
+def _filter(config: ViewsConfig) -> Image.Resampling:
+    return Image.Resampling.BICUBIC if config.interpolation == "bicubic" else Image.Resampling.BILINEAR
 
 
 def _generator(seed: int, epoch: int, sample: int, view: int) -> np.random.Generator:

@@ -1,6 +1,6 @@
 """The ranks of a run. The only module that calls collectives; with one rank every one of them is the identity."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,6 +13,7 @@ from torch.autograd.function import FunctionCtx
 
 from dist_plm.distributed.health import Health
 from dist_plm.distributed.preemption import Preempted, Preemption
+from dist_plm.distributed.shares import Shares
 from dist_plm.errors import RunFailure
 from dist_plm.telemetry.parts import part
 
@@ -31,22 +32,37 @@ class RankFailure(RunFailure):
 
 
 class _GatherRows(torch.autograd.Function):
-    """x_r [b, ...] on each rank r -> [W b, ...] on all. The adjoint of a copy to every rank is the sum of what comes
-    back from every rank: with L = sum_r L_r, dL/dx_r = sum_q (dL_q/dx_gathered)[rows of r], a reduce-scatter."""
+    """x_r [b_r, ...] on each rank r -> [sum_r b_r, ...] on all. The adjoint of a copy to every rank is the sum of what
+    comes back from every rank: with L = sum_r L_r, dL/dx_r = sum_q (dL_q/dx_gathered)[rows of r], a reduce-scatter.
+
+    Both collectives move equal blocks (gloo has no other), so each rank's rows are padded to the largest share: at most
+    one row more where shares are even."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, rows: Tensor, size: int) -> Tensor:
-        ctx.size = size  # type: ignore[attr-defined]
-        gathered = rows.new_empty((size * rows.shape[0], *rows.shape[1:]))
-        _all_gather(gathered, rows.contiguous())
-        return gathered
+    def forward(ctx: FunctionCtx, rows: Tensor, shares: Shares) -> Tensor:
+        ctx.shares, ctx.own = shares, len(rows)  # type: ignore[attr-defined]
+        padded = rows.contiguous() if len(rows) == shares.largest else _padded([rows], shares.largest)
+        gathered = rows.new_empty((len(shares.sizes) * shares.largest, *rows.shape[1:]))
+        _all_gather(gathered, padded)
+        if shares.equal:
+            return gathered
+        blocks = gathered.split(shares.largest)
+        return torch.cat([block[:size] for block, size in zip(blocks, shares.sizes, strict=True)])
 
     @staticmethod
     def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient,) = gradients
-        own = gradient.new_empty((gradient.shape[0] // ctx.size, *gradient.shape[1:]))  # type: ignore[attr-defined]
-        _reduce_scatter(own, gradient.contiguous(), op=dist.ReduceOp.SUM)
-        return own, None
+        shares: Shares = ctx.shares  # type: ignore[attr-defined]
+        padded = gradient.contiguous() if shares.equal else _padded(gradient.split(shares.sizes), shares.largest)
+        own = gradient.new_empty((shares.largest, *gradient.shape[1:]))
+        _reduce_scatter(own, padded, op=dist.ReduceOp.SUM)
+        return own[: ctx.own], None  # type: ignore[attr-defined]
+
+
+def _padded(blocks: Sequence[Tensor], rows: int) -> Tensor:
+    """Blocks [b_r, ...] one after another, each followed by zeros up to `rows`."""
+    zeros = blocks[0].new_zeros((rows - min(map(len, blocks)), *blocks[0].shape[1:]))
+    return torch.cat([each for block in blocks for each in (block, zeros[: rows - len(block)])])
 
 
 class _AllReduceSum(torch.autograd.Function):
@@ -114,16 +130,30 @@ class World:
         if self.health:
             self.health.beat.doing = "its own work"
 
-    def gather_rows(self, rows: Tensor) -> Tensor:
-        """[b, ...] on each rank, the same b on all -> [W b, ...] in the order of the ranks, with exact gradient."""
+    def gather_rows(self, rows: Tensor, shares: Shares | None = None) -> Tensor:
+        """[b, ...] on each rank -> [sum of b, ...] in the order of the ranks, with exact gradient.
+
+        Args:
+            shares: How many rows each rank has; None: as many as this one.
+        """
         if self.size == 1:
             return rows
+        shares = self.shares_of(rows, shares)
         with part("gather"), self.waiting(f"all-gather of {tuple(rows.shape)}"):
-            return _GatherRows.apply(rows, self.size)
+            return _GatherRows.apply(rows, shares)
 
-    def own_rows(self, rows: Tensor) -> Tensor:
+    def own_rows(self, rows: Tensor, shares: Shares | None = None) -> Tensor:
         """Where `gather_rows` puts the rows [b, ...] of this rank: int64 [b]."""
-        return self.rank * len(rows) + torch.arange(len(rows), device=rows.device)
+        first = self.shares_of(rows, shares).offsets[self.rank]
+        return first + torch.arange(len(rows), device=rows.device)
+
+    def shares_of(self, rows: Tensor, shares: Shares | None) -> Shares:
+        """How many rows each rank has where this one has `rows`: `shares`, or as many on each if None."""
+        if shares is None or self.size == 1:
+            return Shares(self.size * (len(rows),))
+        if (len(shares.sizes), shares.sizes[self.rank]) != (self.size, len(rows)):
+            raise ValueError(f"{len(rows)} rows on rank {self.rank} of {self.size}, expected {shares.sizes}")
+        return shares
 
     def exchange_rows(self, rows: Tensor) -> Tensor:
         """[W b, ...] with b rows for each rank -> [W b, ...], the b rows of each rank for this one, in their order."""

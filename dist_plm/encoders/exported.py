@@ -12,7 +12,7 @@ model.json is written last: a folder without it holds no export.
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -31,7 +31,9 @@ from dist_plm.parallel.strategy import PRECISIONS
 FORMAT = 1
 DESCRIPTION = "model.json"
 WEIGHTS = "model.safetensors"
-_TRAINING_ONLY = ("weights", "momentum", "wide_dim")  # keys of ModelConfig that the exported network doesn't depend on
+FILTERS = {"auto": "bilinear", "bilinear": "bilinear", "bicubic": "bicubic"}
+# Keys of ModelConfig that the exported network does not depend on.
+_TRAINING_ONLY = ("weights", "momentum", "wide_dim", "trainable", "lora", "checkpointing")
 
 
 def write_weights(folder: Path, embedder: Embedder) -> None:
@@ -55,7 +57,7 @@ def write_description(folder: Path, embedder: Embedder, checks: dict[str, Any]) 
             "resize": embedder.views.resize,
             "size": embedder.views.size,
             "order": "upright by EXIF; shorter side to `resize`; centre crop of `size` x `size`",
-            "filter": "bilinear with antialiasing, as Pillow's",
+            "filter": f"{FILTERS[embedder.views.interpolation]} with antialiasing, as Pillow's",
         },
         "input": {"name": "images", "layout": "[batch, 3, size, size]", "colours": "RGB", "range": [0, 255]},
         "inside_the_network": {
@@ -82,7 +84,7 @@ def read_export(folder: Path, device: torch.device) -> Embedder:
     try:
         model = ModelConfig(**document["architecture"])
         crop, precision, source = (document[key] for key in ("preprocessing", "precision", "source"))
-        views = ViewsConfig(size=int(crop["size"]), resize=int(crop["resize"]))
+        views = ViewsConfig(size=int(crop["size"]), resize=int(crop["resize"]), interpolation=_filter(crop["filter"]))
         told = document["files"][WEIGHTS]
         str(source["model"]), str(source["run"]), int(source["step"]), PRECISIONS[precision]
     except (KeyError, TypeError, ValueError) as error:
@@ -115,6 +117,10 @@ def read_weights(folder: Path, model: ModelConfig) -> Encoder:
     except UserError as error:
         raise UserError(f"{folder} is no export of this version: {error}") from error
     return network
+
+
+def _filter(told: str) -> Literal["bilinear", "bicubic"]:
+    return "bicubic" if told.startswith("bicubic") else "bilinear"
 
 
 def _description(folder: Path) -> dict[str, Any]:

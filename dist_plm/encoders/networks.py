@@ -18,7 +18,9 @@ from dist_plm.encoders.exported import DESCRIPTION, read_export
 from dist_plm.errors import UserError
 from dist_plm.files.names import is_utf8
 from dist_plm.model import Encoder
+from dist_plm.model.adapters import merge_adapters
 from dist_plm.model.proxies import Proxies
+from dist_plm.model.split import split
 from dist_plm.parallel.strategy import method_dtype
 
 
@@ -37,8 +39,13 @@ class TrainedRun:
         # The checkpoint holds all weights; the file that training started from may be gone.
         model = replace(self.config.model, weights="", wide_dim=0)
         precision = self.config.train.precision
-        network = ready(Encoder(model), precision, device)
+        network = Encoder(model)
+        if model.lora.rank:
+            split(network, model, self.config.views.size)  # gives it the adapters that the checkpoint has
+        network = ready(network, precision, device)
         self._fill(name, network)
+        if model.lora.rank:
+            network = merge_adapters(network)
         summary: dict[str, Any] = self.found.summary
         position = summary["position"]
         source = {
@@ -61,9 +68,13 @@ class TrainedRun:
         return proxies
 
     def _fill(self, name: str, module: nn.Module) -> None:
-        """Load the tensors of `module`, which the checkpoint calls NAME.KEY."""
+        """Load the tensors of `module`, which the checkpoint calls NAME.KEY. What student and teacher have in common it
+        holds once."""
+        stored = checkpoint.names(self.found.path) if name == "teacher" else None
+        common = {key for key in module.state_dict() if stored and f"{name}.{key}" not in stored}
+        held = {key: f"{'student' if key in common else name}.{key}" for key in module.state_dict()}
         with warnings.catch_warnings(action="ignore"):  # without a process group it loads alone, as it is meant to
-            checkpoint.load(self.found.path, {f"{name}.{key}": value for key, value in module.state_dict().items()})
+            checkpoint.load(self.found.path, {held[key]: value for key, value in module.state_dict().items()})
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from dist_plm.config import Config
+from dist_plm.distributed.shares import Shares
 from dist_plm.distributed.world import World
 from dist_plm.evaluation.pair_quality import BatchJudge
 from dist_plm.manifold.distance import distance
@@ -13,7 +14,13 @@ from dist_plm.methods.base import Targets
 
 @torch.no_grad()
 def batch_quality(
-    targets: Targets | None, z: Tensor, labels: np.ndarray, *, config: Config, world: World
+    targets: Targets | None,
+    z: Tensor,
+    labels: np.ndarray,
+    *,
+    shares: Shares | None = None,
+    config: Config,
+    world: World,
 ) -> dict[str, float]:
     """Purity of neighbourhoods and attraction of pairs over a global batch; empty without labels. A collective.
 
@@ -21,10 +28,11 @@ def batch_quality(
         targets: What this rank's points were taught.
         z: [b, D] the rank's student embeddings.
         labels: int [images] of the whole batch, -1 is unlabelled; the same on all ranks.
+        shares: Points of each rank; None: as many as this one.
     """
     if targets is None or not (labels >= 0).any():
         return {}
-    views, z_all = config.views.count, world.gather_rows(z)
+    views, z_all = config.views.count, world.gather_rows(z, shares)
     images = torch.arange(len(z_all), device=z.device) // views
     columns = slice(targets.first, targets.first + targets.similarity.shape[1])
     found = BatchJudge.of(
@@ -32,7 +40,7 @@ def batch_quality(
         distance(z, z_all[columns]),
         targets.indices,
         targets.members,
-        rows=world.own_rows(z) - targets.first,
+        rows=world.own_rows(z, shares) - targets.first,
         labels=torch.from_numpy(labels.astype(np.int64)).to(z.device)[images][columns],
         images=images[columns],
     )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dist_plm.checkpoint.checkpoint import State
 from dist_plm.config import BatchConfig, Config
+from dist_plm.distributed.shares import Shares
 from dist_plm.distributed.world import World
 
 Batches = Literal["neighbours", "random", "classes", "clusters"]
@@ -24,6 +25,7 @@ class Points:
         student: z = f_theta(x) [b, D], fp32 or better; carries gradient.
         teacher: f_phi(x) [b, D]; z without gradient for a method that does not read it.
         views: Views of an image.
+        shares: Points of each rank; None: as many as this one.
         ids: int64 [b], the image of each point.
         labels: int64 [b], the class of each point, where batches are made of `classes` or `clusters`.
         student_wide: g_theta(x) [b, wide_dim] of the wide head, which may be 0 wide; carries gradient.
@@ -37,6 +39,7 @@ class Points:
     student: Tensor
     teacher: Tensor
     views: int
+    shares: Shares | None = None
     ids: Tensor | None = None
     labels: Tensor | None = None
     student_wide: Tensor | None = None
@@ -115,9 +118,13 @@ class Method(nn.Module, ABC):
         """Whether batches hold the nearest images of their seeds; a group of one image needs none."""
         return cls.batches == "neighbours" and batch.group_size > 1
 
-    def prepare(self, x: Tensor) -> Any:
+    def prepare(self, x: Tensor, shares: Shares | None = None) -> Any:
         """What `forward` needs of f_phi(x) [b, D] alone: it may be called while the student is still embedding. A
-        collective."""
+        collective.
+
+        Args:
+            shares: As in `Points`.
+        """
         return None
 
     @abstractmethod

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy, softmax
 
 from dist_plm.checkpoint.checkpoint import State
 from dist_plm.config import Config
+from dist_plm.distributed.shares import Shares
 from dist_plm.distributed.world import World
 from dist_plm.methods.base import Loss, Points
 from dist_plm.methods.proxy_anchor import ProxyAnchor
@@ -63,14 +64,15 @@ class DataAugmentedDomainAdaptation(ProxyAnchor):
         assert points.labels is not None
         settings, r = self.config.dada, self.config.dada.balance
         z_all, labels_all, proxies = self._everyone(points)
-        own = slice(self.world.rank * len(points.student), (self.world.rank + 1) * len(points.student))
+        shares = self.world.shares_of(points.student, points.shares)
+        own = shares.rows(self.world.rank)
         p = self.proxies.of(labels_all, proxies, self.world)[own]
         x, y = points.student, points.labels
         u = self._random(points.step).beta(*settings.mix, size=len(z_all))[own]
         share_of_proxy = torch.as_tensor(u, dtype=x.dtype, device=x.device)[:, None]
         mixed = (1 - share_of_proxy) * x + share_of_proxy * p
 
-        draws = Draws(self.config.seed, points.step, self.world, x)
+        draws = Draws(self.config.seed, points.step, shares, self.world.rank, x.device)
         for _ in range(settings.discriminator_steps):
             self._improve(x.detach(), mixed.detach(), p.detach(), y, draws, points.sound)
 
@@ -85,16 +87,17 @@ class DataAugmentedDomainAdaptation(ProxyAnchor):
 
     def _judged(self, x: Tensor, mixed: Tensor, p: Tensor, y: Tensor, draws: "Draws") -> tuple[Tensor, Tensor, Tensor]:
         """The rank's shares of L_U, L_C and L_d."""
-        count, size = len(x) * self.world.size, self.world.size
+        count = draws.shares.total
         scores = self.discriminators["domain"](torch.cat([x, mixed, p]), draws.of(3))
         domains = torch.tensor([SAMPLE, MIXED, PROXY], device=x.device).repeat_interleave(len(x))
         domain = cross_entropy(scores, domains, reduction="sum") / count
         of_x, of_mixed = self.discriminators["category"](torch.cat([x, mixed]), draws.of(2)).split(len(x))
         category = 2 * cross_entropy(of_x, y, reduction="sum") / count
         norm_x, norm_mixed = (
-            torch.linalg.svdvals(self.world.gather_rows(softmax(scores, dim=1))).sum() for scores in (of_x, of_mixed)
+            torch.linalg.svdvals(self.world.gather_rows(softmax(scores, dim=1), draws.shares)).sum()
+            for scores in (of_x, of_mixed)
         )
-        return domain, category, (norm_x - norm_mixed) / (2 * count * size)
+        return domain, category, (norm_x - norm_mixed) / (2 * count * self.world.size)
 
     def _improve(self, x: Tensor, mixed: Tensor, p: Tensor, y: Tensor, draws: "Draws", sound: Tensor) -> None:
         """One step of the discriminators; none where a rank's rows, or the gradients, are not finite."""
@@ -139,18 +142,18 @@ class DataAugmentedDomainAdaptation(ProxyAnchor):
 class Draws:
     """Random numbers of a step, the same for a row whichever rank it is on: all rows' are drawn, the own are taken."""
 
-    def __init__(self, seed: int, step: int, world: World, rows: Tensor) -> None:
-        self._key, self._world, self._rows, self._calls = (seed, step), world, rows, 0
+    def __init__(self, seed: int, step: int, shares: Shares, rank: int, device: torch.device) -> None:
+        self.shares, self._own, self._device = shares, shares.rows(rank), device
+        self._key, self._calls = (seed, step), 0
 
     def of(self, domains: int) -> Uniform:
         """A source for the own rows of so many domains, one after the other: numbers [domains * b, width]."""
-        own, size, device = len(self._rows), self._world.size, self._rows.device
 
         def uniform(width: int) -> Tensor:
             self._calls += 1
             entropy = np.random.SeedSequence([*self._key, self._calls]).generate_state(1, np.uint64)
-            generator = torch.Generator(device).manual_seed(int(entropy[0]))
-            everyone = torch.rand(domains, size, own, width, generator=generator, device=device)
-            return everyone[:, self._world.rank].reshape(domains * own, width)
+            generator = torch.Generator(self._device).manual_seed(int(entropy[0]))
+            everyone = torch.rand(domains, self.shares.total, width, generator=generator, device=self._device)
+            return everyone[:, self._own].flatten(0, 1)
 
         return uniform

@@ -15,8 +15,8 @@ class InstanceDiscrimination(Method):
     def forward(self, points: Points) -> Loss:
         """The softmax runs over local rows x gathered columns; a row's terms live on one rank, so shares add up."""
         z, temperature = points.student, self.config.warm_up.temperature
-        own = self.world.own_rows(z)
-        logits = contrast(z, self.world.gather_rows(z), own, temperature)
+        own = self.world.own_rows(z, points.shares)
+        logits = contrast(z, self.world.gather_rows(z, points.shares), own, temperature)
         view = own % points.views
         partner = own - view + (view + 1) % points.views
         share = functional.cross_entropy(logits, partner, reduction="sum") / logits.shape[1]

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from dist_plm.distributed.shares import Shares
 from dist_plm.manifold import nearest_candidates
 from dist_plm.methods.base import Loss, Method, Points
 from dist_plm.methods.instance import contrast
@@ -15,15 +16,15 @@ class NeighbourContrast(Method):
     near.
     """
 
-    def prepare(self, x: Tensor) -> Tensor:
+    def prepare(self, x: Tensor, shares: Shares | None = None) -> Tensor:
         """The k nearest points of each, as rows of the global batch [b, k]."""
-        k, rows = self.config.manifold.k, self.world.own_rows(x)
-        return nearest_candidates(x, self.world.gather_rows(x), k, rows)[:, 1:]
+        k, rows = self.config.manifold.k, self.world.own_rows(x, shares)
+        return nearest_candidates(x, self.world.gather_rows(x, shares), k, rows)[:, 1:]
 
     def forward(self, points: Points) -> Loss:
         """The softmax runs over local rows x gathered columns; a row's terms live on one rank, so shares add up."""
-        z = points.student
-        near = self.prepare(points.teacher) if points.prepared is None else points.prepared
-        logits = contrast(z, self.world.gather_rows(z), self.world.own_rows(z), self.config.warm_up.temperature)
+        z, shares, temperature = points.student, points.shares, self.config.warm_up.temperature
+        near = self.prepare(points.teacher, shares) if points.prepared is None else points.prepared
+        logits = contrast(z, self.world.gather_rows(z, shares), self.world.own_rows(z, shares), temperature)
         share = -logits.log_softmax(dim=1).gather(1, near).mean(dim=1).sum() / logits.shape[1]
         return Loss(share, {"contrast": share.detach()})

@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dist_plm.checkpoint.checkpoint import Sharded, State
 from dist_plm.config import Config
+from dist_plm.distributed.shares import Shares
 from dist_plm.distributed.world import World
 from dist_plm.manifold import Neighbourhoods, neighbourhood_loss, point_loss, proxy_loss
 from dist_plm.manifold.distance import distance
@@ -34,13 +35,13 @@ class Surroundings(NamedTuple):
 
 
 class PiecewiseLinearManifold(Method):
-    """The loss of equation 9 over G = W b points and P proxies.
+    """The loss of equation 9 over all G points of the batch and P proxies.
 
-    How the pairs are shared out, with r the rank, b its points and P_r its proxies:
+    How the pairs are shared out, with r the rank, b_r its points and P_r its proxies:
 
-        equation 6   rows of r x all columns      sum_{i in r} sum_j          G^2 / W pairs
-        equation 7   all points x proxies of r    sum_i sum_{j in r}          G P / W pairs
-        equation 8   all bases x proxies of r     sum_i sum_{j in r} sum_k    G P M / W pairs
+        equation 6   rows of r x all columns      sum_{i in r} sum_j          G b_r pairs
+        equation 7   all points x proxies of r    sum_i sum_{j in r}          G P_r pairs
+        equation 8   all bases x proxies of r     sum_i sum_{j in r} sum_k    G P_r M pairs
 
     Every pair is counted on exactly one rank, so the loss is the sum of the shares and, by linearity, so is every
     gradient. rho and Psi never travel: equations 7 and 8 come to their owner, because z, f_phi and the bases [G, D, M]
@@ -57,18 +58,18 @@ class PiecewiseLinearManifold(Method):
                 count, config.model.dim, manifold.dim, seed=config.seed, rank=world.rank, world_size=world.size
             )
 
-    def prepare(self, x: Tensor) -> Surroundings:
-        world, rows = self.world, self.world.own_rows(x)
-        x_all = world.gather_rows(x)
+    def prepare(self, x: Tensor, shares: Shares | None = None) -> Surroundings:
+        world, rows = self.world, self.world.own_rows(x, shares)
+        x_all = world.gather_rows(x, shares)
         if self.config.manifold.scope == "rank":
             own = neighbourhoods(x, x, rows - rows[0], self.config.manifold)
         else:
             own = neighbourhoods(x, x_all, rows, self.config.manifold)
-        return Surroundings(x_all, own, world.gather_rows(own.basis))
+        return Surroundings(x_all, own, world.gather_rows(own.basis, shares))
 
     def forward(self, points: Points) -> Loss:
-        weights, z_all = self.config.loss, self.world.gather_rows(points.student)
-        around = self.prepare(points.teacher) if points.prepared is None else points.prepared
+        weights, z_all = self.config.loss, self.world.gather_rows(points.student, points.shares)
+        around = self.prepare(points.teacher, points.shares) if points.prepared is None else points.prepared
         point, targets = self._point_share(points, around, z_all)
         terms, share = {"point": point.detach()}, weights.point * point
         if self.proxies is not None:
@@ -82,10 +83,10 @@ class PiecewiseLinearManifold(Method):
         """Mean of equation 6. In scope `rank` the columns are the rank's own and the mean is over W batches."""
         config, alone, members = self.config.manifold, self.config.manifold.scope == "rank", None
         x_all, own, basis_all = around
-        rows = self.world.own_rows(points.student)
-        first = self.world.rank * len(rows) if alone else 0
+        rows = self.world.own_rows(points.student, points.shares)
+        first = self.world.rank * len(rows) if alone else 0  # alone on a rank, shares are equal
         if config.similarity == "binary":
-            members = member_ids(own) if alone else self.world.gather_rows(member_ids(own))
+            members = member_ids(own) if alone else self.world.gather_rows(member_ids(own), points.shares)
         if alone:
             z_all, x_all, basis_all, rows = points.student, points.teacher, own.basis, rows - first
         s = similarity(x_all, basis_all, members, rows, config)

@@ -41,7 +41,7 @@ def _log_one_plus_sum(exponents: Tensor, kept: Tensor) -> Tensor:
 
 
 class ProxyAnchor(Method):
-    """The loss over G = W b points and C classes, each term on the rank that owns its proxy.
+    """The loss over all G points of the batch and C classes, each term on the rank that owns its proxy.
 
     Every rank gathers all points; proxies never travel, and their gradient and Adam's moments are complete on the
     owner. The loss of pytorch-metric-learning keeps all C proxies on every rank; tests compare with it.
@@ -62,7 +62,8 @@ class ProxyAnchor(Method):
     def _everyone(self, points: Points) -> tuple[Tensor, Tensor, Tensor]:
         """All points z [G, D] and their labels [G], and the own proxies [C_r, D]."""
         assert points.labels is not None
-        return self.world.gather_rows(points.student), self.world.gather_rows(points.labels), self.proxies()
+        z_all, labels = (self.world.gather_rows(each, points.shares) for each in (points.student, points.labels))
+        return z_all, labels, self.proxies()
 
     def _base(self, z_all: Tensor, labels: Tensor, proxies: Tensor) -> Tensor:
         settings = self.config.proxy_anchor

@@ -11,7 +11,7 @@ from dist_plm.methods.base import Loss, Method, Points
 class SelfTaughtMetricLearning(Method):
     """The student's heads f and g follow the contextualised similarity of the teacher's g; f also follows g.
 
-    With D_ij = |s_i - s_j| / mean_j |s_i - s_j| for the student's f and g, over G = W b points:
+    With D_ij = |s_i - s_j| / mean_j |s_i - s_j| for the student's f and g, over all G points of the batch:
 
         contrastive    1 / (G (G - 1)) sum_{i != j} W_ij D_ij^2 + (1 - W_ij) relu(delta - D_ij)^2, mean over f and g
         distillation   1 / G sum_i KL(softmax_j(-D_ij of g), constant, to softmax_j(-D_ij of f))
@@ -22,15 +22,15 @@ class SelfTaughtMetricLearning(Method):
 
     def forward(self, points: Points) -> Loss:
         assert points.student_wide is not None and points.teacher_wide is not None and points.ids is not None
-        world, delta = self.world, self.config.stml.delta
-        rows = world.own_rows(points.student)
+        world, shares, delta = self.world, points.shares, self.config.stml.delta
+        rows = world.own_rows(points.student, shares)
         similarity = contextualised_similarity(
-            world.gather_rows(points.teacher_wide),
-            world.gather_rows(points.ids),
+            world.gather_rows(points.teacher_wide, shares),
+            world.gather_rows(points.ids, shares),
             k=self.config.batch.group_size * points.views,
             sigma=self.config.stml.sigma,
         )[rows]
-        d_f, d_g = (relative_distance(s, world.gather_rows(s)) for s in (points.student, points.student_wide))
+        d_f, d_g = (relative_distance(s, world.gather_rows(s, shares)) for s in (points.student, points.student_wide))
         contrastive = (
             relaxed_contrastive(d_f, similarity, rows, delta) + relaxed_contrastive(d_g, similarity, rows, delta)
         ) / 2

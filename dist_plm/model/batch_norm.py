@@ -3,7 +3,8 @@
 A rank's own statistics make its embeddings depend on which images share its rank: gradients come out 18-28 % wrong.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from functools import cache, reduce
 from typing import Literal
 
 import torch
@@ -12,12 +13,16 @@ from torch import Tensor, nn
 AllReduceSum = Callable[[Tensor], Tensor]
 
 
-class FrozenBatchNorm(nn.BatchNorm2d):
+class _Frozen(nn.modules.batchnorm._BatchNorm):
     """Always normalises by the running statistics, which never change; its scale and shift are trained."""
 
-    def train(self, mode: bool = True) -> "FrozenBatchNorm":
+    def train(self, mode: bool = True) -> "_Frozen":
         """Stays in evaluation mode whatever the network around it is put in."""
         return super().train(False)
+
+
+class FrozenBatchNorm(_Frozen, nn.BatchNorm2d):
+    """Of maps [b, C, h, w]."""
 
 
 class _Synchronised(nn.modules.batchnorm._BatchNorm):
@@ -31,10 +36,11 @@ class _Synchronised(nn.modules.batchnorm._BatchNorm):
             calls it, as a collective: all ranks must run the same layers in the same order.
     """
 
+    all_reduce_sum: AllReduceSum | None
+
     def __init__(self, channels: int, eps: float, momentum: float, all_reduce_sum: AllReduceSum | None) -> None:
         super().__init__(channels, eps, momentum)
-        # A closure, since copying a network copies the object behind a bound method, and a process group has no copy.
-        self.all_reduce_sum = None if all_reduce_sum is None else lambda tensor: all_reduce_sum(tensor)
+        self.all_reduce_sum = _closure(all_reduce_sum)
 
     def forward(self, input: Tensor) -> Tensor:
         """[b, C] or [b, C, h, w] -> the same shape; b may differ from rank to rank."""
@@ -52,7 +58,12 @@ class _Synchronised(nn.modules.batchnorm._BatchNorm):
         variance = self.all_reduce_sum(centred.square().sum(over)) / count
         self._update(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return (centred * scale.view(each) + self.bias.view(each)).to(input.dtype)
+        return self._after((centred * scale.view(each) + self.bias.view(each)).to(input.dtype))
+
+    def _after(self, maps: Tensor) -> Tensor:
+        """What timm's layers of this kind do themselves: they end with their activation."""
+        after = [getattr(self, name) for name in ("drop", "act") if hasattr(self, name)]
+        return reduce(lambda found, layer: layer(found), after, maps)
 
     @torch.no_grad()
     def _update(self, mean: Tensor, unbiased_variance: Tensor) -> None:
@@ -76,7 +87,7 @@ def convert_batch_norm(
     treatment: Literal["frozen", "synchronised", "per_rank"],
     all_reduce_sum: AllReduceSum | None = None,
 ) -> nn.Module:
-    """Replaces every BatchNorm2d of a network in place, with its weights and statistics.
+    """Replaces every batch norm layer of a network in place, with its weights and statistics.
 
     Args:
         network: Changed in place.
@@ -90,6 +101,8 @@ def convert_batch_norm(
         return network
     if type(network) is nn.BatchNorm2d:
         return _converted(network, treatment, all_reduce_sum)
+    if isinstance(network, nn.modules.batchnorm._BatchNorm) and not isinstance(network, _Frozen | _Synchronised):
+        return _retyped(network, treatment, all_reduce_sum)
     for name, child in network.named_children():
         setattr(network, name, convert_batch_norm(child, treatment, all_reduce_sum))
     return network
@@ -104,4 +117,27 @@ def _converted(layer: nn.BatchNorm2d, treatment: str, all_reduce_sum: AllReduceS
         new = SynchronisedBatchNorm(layer.num_features, layer.eps, layer.momentum, all_reduce_sum)
     # Precision first: loading rounds to that of the new layer.
     new.to(layer.weight).load_state_dict(layer.state_dict())
-    return new.train(layer.training)
+    new.train(layer.training)
+    return new
+
+
+def _retyped(
+    layer: nn.modules.batchnorm._BatchNorm, treatment: str, all_reduce_sum: AllReduceSum | None
+) -> nn.modules.batchnorm._BatchNorm:
+    """A layer of another kind (one-dimensional, or timm's, which ends with an activation) keeps all that it is."""
+    layer.__class__ = _with(_Frozen if treatment == "frozen" else _Synchronised, type(layer))  # type: ignore[arg-type]
+    if treatment != "frozen":
+        layer.all_reduce_sum = _closure(all_reduce_sum)  # type: ignore[assignment]
+    layer.train(layer.training)
+    return layer
+
+
+@cache
+def _with(treatment: Hashable, kind: Hashable) -> type:
+    assert isinstance(treatment, type) and isinstance(kind, type)
+    return type(f"{treatment.__name__.strip('_')}{kind.__name__}", (treatment, kind), {})
+
+
+def _closure(all_reduce_sum: AllReduceSum | None) -> AllReduceSum | None:
+    # Copying a network copies the object behind a bound method, and a process group has no copy.
+    return None if all_reduce_sum is None else lambda tensor: all_reduce_sum(tensor)

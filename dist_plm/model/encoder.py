@@ -7,15 +7,47 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from dist_plm.config import ModelConfig
-from dist_plm.model.backbones import build_backbone
+from dist_plm.model.backbones import TIMM, build_backbone
 from dist_plm.model.batch_norm import AllReduceSum, convert_batch_norm
+from dist_plm.model.pooling import Pooling
 
 
-class Encoder(nn.Module):
+class Heads(nn.Module):
+    """Pooling, one or two linear heads, l2 normalisation: from what a backbone says of images to points.
+
+    Args:
+        pooling: Of the backbone's features.
+        head: f.
+        wide_head: g, or None.
+        norm: Of the head's output.
+    """
+
+    def __init__(self, pooling: Pooling, head: nn.Linear, wide_head: nn.Linear | None, norm: nn.Module) -> None:
+        super().__init__()
+        self.pooling, self.head, self.wide_head, self.norm = pooling, head, wide_head, norm
+
+    def points(self, pooled: Tensor) -> Tensor:
+        """[b, F] -> [b, D] of unit length, or [b, D + wide_dim] with a wide head."""
+        with torch.autocast(pooled.device.type, enabled=False):
+            f = normalize(self.norm(self.head(pooled)))
+            return f if self.wide_head is None else torch.cat([f, normalize(self.wide_head(pooled))], dim=1)
+
+    def pool(self, features: Tensor) -> Tensor:
+        """[b, C, h, w], [b, n, C] or [b, F] -> [b, F], in the precision of the head's weights."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.pooling(features.to(self.head.weight.dtype))
+
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters but the backbone's."""
+        return (value for name, value in self.named_parameters() if not name.startswith("backbone."))
+
+
+class Encoder(Heads):
     """Backbone, global pooling, linear head, l2 normalisation.
 
     Args:
         config: Which backbone, weights, pooling and dimension.
+        network: A network to take as the backbone instead of `config.backbone`, as in own_backbone.py.
         seed: Of the weights that are drawn: the same seed gives every rank the same network, whatever was drawn before.
         all_reduce_sum: Differentiable sum over the ranks, needed to train with `batch_norm: synchronised`.
 
@@ -23,18 +55,25 @@ class Encoder(nn.Module):
         UserError: An unknown backbone, or weights that are missing or fit another network.
     """
 
-    def __init__(self, config: ModelConfig, *, seed: int = 0, all_reduce_sum: AllReduceSum | None = None) -> None:
-        super().__init__()
-        self.pooling = config.pooling
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        network: nn.Module | None = None,
+        seed: int = 0,
+        all_reduce_sum: AllReduceSum | None = None,
+    ) -> None:
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed, which would also reset the generators of the GPUs.
             torch.default_generator.manual_seed(seed)
-            self.backbone = build_backbone(config)
-            self.head = _head(self.backbone.features, config.dim)  # type: ignore[arg-type]
-            self.wide_head: nn.Linear | None = None
-            if config.wide_dim:
-                self.wide_head = _head(self.backbone.features, config.wide_dim)  # type: ignore[arg-type]
-        self.norm = nn.LayerNorm(config.dim) if config.layer_norm else nn.Identity()
+            backbone = build_backbone(config, network)
+            pooling = Pooling(config.pooling, backbone, config.backbone)
+            head = _head(pooling.features, config.dim)
+            wide_head = _head(pooling.features, config.wide_dim) if config.wide_dim else None
+        super().__init__(pooling, head, wide_head, nn.LayerNorm(config.dim) if config.layer_norm else nn.Identity())
+        self.backbone = backbone
+        # Of networks from outside nobody knows what images they take, and whether all their weights are of use.
+        self.known = network is None and not config.backbone.startswith(TIMM) and ":" not in config.backbone
         convert_batch_norm(self.backbone, config.batch_norm, all_reduce_sum)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -47,28 +86,11 @@ class Encoder(nn.Module):
             [b, D] of unit length, in the precision of the head's weights also under autocast. With a wide head
             [b, D + wide_dim]: f, then g, each of unit length.
         """
-        pooled = self.pooled(images)
-        with torch.autocast(pooled.device.type, enabled=False):
-            f = normalize(self.norm(self.head(pooled)))
-            return f if self.wide_head is None else torch.cat([f, normalize(self.wide_head(pooled))], dim=1)
+        return self.points(self.pooled(images))
 
     def pooled(self, images: Tensor) -> Tensor:
-        """What the heads see of images [b, 3, h, w]: [b, C], in the precision of the head's weights."""
-        maps = self.backbone(images)
-        with torch.autocast(maps.device.type, enabled=False):
-            return self._pool(maps.to(self.head.weight.dtype))
-
-    def head_parameters(self) -> Iterator[nn.Parameter]:
-        """All parameters but the backbone's."""
-        return (value for name, value in self.named_parameters() if not name.startswith("backbone."))
-
-    def _pool(self, maps: Tensor) -> Tensor:
-        # Reductions, not pooling layers: the backward of adaptive max pooling is not deterministic on a GPU.
-        if self.pooling == "avg":
-            return maps.mean((2, 3))
-        if self.pooling == "max":
-            return maps.amax((2, 3))
-        return maps.mean((2, 3)) + maps.amax((2, 3))
+        """What the heads see of images [b, 3, h, w]: [b, F], in the precision of the head's weights."""
+        return self.pool(self.backbone(images))
 
 
 def _head(features: int, dim: int) -> nn.Linear:

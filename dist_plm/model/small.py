@@ -37,6 +37,7 @@ class Small(nn.Module):
         self.down3 = nn.Conv2d(64, 128, 3, stride=2, padding=1)
         self.stage3 = Block(128)
         self.norm = nn.GroupNorm(8, 128)
+        self.neck = nn.ReLU()
         self.features = 128
 
     def forward(self, images: Tensor) -> Tensor:
@@ -44,4 +45,4 @@ class Small(nn.Module):
         maps = self.stage1(self.down1(relu(self.stem(self.pixels(images)))))
         maps = self.stage2(self.down2(maps))
         maps = self.stage3(self.down3(maps))
-        return relu(self.norm(maps))
+        return self.neck(self.norm(maps))

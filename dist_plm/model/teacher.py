@@ -15,12 +15,15 @@ class Teacher(nn.Module):
     Args:
         student: The encoder itself, without a wrapper of data parallelism.
         momentum: gamma, in [0, 1].
+        share: Have the student's frozen weights in common with it; else they are copied too.
     """
 
-    def __init__(self, student: nn.Module, momentum: float) -> None:
+    def __init__(self, student: nn.Module, momentum: float, *, share: bool = True) -> None:
         super().__init__()
         self.momentum = momentum
-        self.encoder = copy.deepcopy(student).requires_grad_(False).eval()
+        frozen = [parameter for parameter in student.parameters() if share and not parameter.requires_grad]
+        self.encoder = copy.deepcopy(student, {id(parameter): parameter for parameter in frozen})
+        self.encoder.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Teacher":
         """Stays in evaluation mode whatever the network around it is put in."""
@@ -42,9 +45,10 @@ class Teacher(nn.Module):
         local = local or _tensors
         mine, theirs = local(self.encoder), local(student)
         assert mine.keys() == theirs.keys(), "the student is not the network that the teacher was copied from"
-        moving = [name for name, tensor in mine.items() if tensor.is_floating_point()]
+        own = [name for name, tensor in mine.items() if tensor is not theirs[name]]
+        moving = [name for name in own if mine[name].is_floating_point()]
         torch._foreach_lerp_([mine[n] for n in moving], [theirs[n] for n in moving], 1 - self.momentum)
-        for name in mine.keys() - set(moving):
+        for name in set(own) - set(moving):
             mine[name].copy_(theirs[name])
 
 

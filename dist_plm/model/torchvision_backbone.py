@@ -32,6 +32,12 @@ LAST_MAP = {
     "wide_resnet": "layer4",
 }
 FAMILIES = (*LAST_MAP, "vit")
+# Called as a whole in the traced graph, so that a network can be cut between them (model.trainable).
+BLOCKS = [
+    models.convnext.CNBlock, models.efficientnet.FusedMBConv, models.efficientnet.MBConv,
+    models.mobilenetv2.InvertedResidual, models.mobilenetv3.InvertedResidual, models.regnet.ResBottleneckBlock,
+    models.resnet.BasicBlock, models.resnet.Bottleneck, models.swin_transformer.SwinTransformerBlock,
+]  # fmt: skip
 
 
 class ClassToken(nn.Module):
@@ -42,12 +48,11 @@ class ClassToken(nn.Module):
         self.conv_proj, self.class_token, self.encoder = vit.conv_proj, vit.class_token, vit.encoder
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images [b, 3, h, w] -> [b, C, 1, 1]."""
+        """Normalised images [b, 3, h, w] -> class token and patches [b, 1 + n, C]."""
         patches = self.conv_proj(images)
         grid = patches.shape[-2:]
         tokens = torch.cat([self.class_token.expand(images.shape[0], -1, -1), patches.flatten(2).mT], dim=1)
-        tokens = self.encoder.ln(self.encoder.layers(tokens + self._positions(grid)))
-        return tokens[:, 0, :, None, None]
+        return self.encoder.ln(self.encoder.layers(tokens + self._positions(grid)))
 
     def _positions(self, grid: torch.Size) -> Tensor:
         positions = self.encoder.pos_embedding
@@ -57,6 +62,13 @@ class ClassToken(nn.Module):
         square = positions[:, 1:].mT.unflatten(2, (side, side))
         resized = nn.functional.interpolate(square, tuple(grid), mode="bicubic", align_corners=True)
         return torch.cat([positions[:, :1], resized.flatten(2).mT], dim=1)
+
+
+class Neck(nn.Module):
+    """What the trunk returns -> a map: the class token as one of a single position."""
+
+    def forward(self, found: Tensor) -> Tensor:
+        return found[:, 0, :, None, None] if found.ndim == 3 else found
 
 
 class TorchvisionBackbone(nn.Module):
@@ -85,7 +97,11 @@ class TorchvisionBackbone(nn.Module):
         else:
             node = next(node for family, node in LAST_MAP.items() if name.startswith(family))
             # It warns of auxiliary classifiers, which exist in training only; they are cut off with the rest.
-            self.trunk = create_feature_extractor(full, {node: "map"}, suppress_diff_warning=True)
+            tracer = {"leaf_modules": BLOCKS}
+            traced = create_feature_extractor(full, {node: "map"}, tracer_kwargs=tracer, suppress_diff_warning=True)
+            self.trunk = traced
+        self.neck = Neck()
+        self.summary, self.patches = isinstance(full, models.VisionTransformer), False
         self.pixels = _pixels(name, published)
         kept = dict(self.trunk.named_children())
         self.unused = tuple(f"{name}." for name, _ in full.named_children() if name not in kept)
@@ -93,8 +109,8 @@ class TorchvisionBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """RGB images [b, 3, h, w] in 0-255 -> [b, C, h', w']."""
-        maps = self.trunk(self.pixels(images))
-        return maps["map"] if isinstance(maps, dict) else maps
+        found = self.trunk(self.pixels(images))
+        return self.neck(found["map"] if isinstance(found, dict) else found)
 
     @torch.no_grad()
     def _count_features(self) -> int:

@@ -1,6 +1,7 @@
 """Weights from a file into a network: read without executing anything, checked name by name and shape by shape."""
 
 import pickle
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 from dist_plm.errors import UserError
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".caffemodel")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".caffemodel")
+# What wrappers put before the names of a network. Of a student and its teacher, the teacher is the one to embed with.
+PREFIXES = ("module.", "model.", "backbone.", "teacher.", "student.")
 
 
 def check_file(weights: str) -> Path:
@@ -22,7 +25,8 @@ def check_file(weights: str) -> Path:
     path = Path(weights).expanduser()
     if path.suffix not in SUFFIXES:
         raise UserError(
-            f"model.weights: '{weights}' is neither empty nor 'imagenet' nor a file that ends in {', '.join(SUFFIXES)}"
+            f"model.weights: '{weights}' is neither empty, 'imagenet' (torchvision), 'pretrained' (timm) nor a file "
+            f"that ends in {', '.join(SUFFIXES)}"
         )
     if not path.is_file():
         raise UserError(f"model.weights: no file '{path}' (looked in {path.absolute().parent})")
@@ -55,6 +59,21 @@ def read_file(path: Path) -> dict[str, Tensor]:
             f"model.weights: '{path}' is not one flat dict of tensors. Save the inner one: torch.save(state_dict, file)"
         )
     return state
+
+
+def without_prefix(state: dict[str, Tensor], wanted: Collection[str]) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a file under the names of a network, and the prefix that was taken off; empty where none was.
+
+    What does not have the prefix, such as a projection head or the student beside a teacher, is left out.
+    """
+    prefix = ""
+    while not any(name in state for name in wanted):
+        found = next((each for each in PREFIXES if any(name.startswith(each) for name in state)), None)
+        if found is None:
+            break
+        state = {name.removeprefix(found): value for name, value in state.items() if name.startswith(found)}
+        prefix += found
+    return state, prefix
 
 
 def load(network: nn.Module, state: dict[str, Tensor], path: Path, unused: tuple[str, ...] = ()) -> None:

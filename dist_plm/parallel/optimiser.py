@@ -1,7 +1,7 @@
 """The update rule: parameter groups, learning rates as a pure function of the step, state by parameter name."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,14 +34,24 @@ class Updates:
 
 def build_updates(
     backbone: Iterable[nn.Parameter], head: Iterable[nn.Parameter], own: Iterable[nn.Parameter],
-    config: OptimiserConfig, *, own_lr_scale: float,
+    config: OptimiserConfig, *, own_lr_scale: float, layers: Mapping[nn.Parameter, float] | None = None,
 ) -> Updates:  # fmt: skip
-    """Two groups of the network, the backbone and the head, and the method's own parameters without weight decay."""
+    """Groups of the network, the backbone's and the head, and the method's own parameters without weight decay.
+
+    Args:
+        layers: Multiples of the backbone's learning rate, by weight; 1 for those that are not there. A group each.
+    """
     decay, resting = config.weight_decay, config.head_only_epochs
-    network = [
-        {"params": list(backbone), "scale": config.backbone_lr_scale, "weight_decay": decay, "resting_epochs": resting},
-        {"params": list(head), "scale": 1.0, "weight_decay": decay, "resting_epochs": 0},
+    scales: dict[float, list[nn.Parameter]] = {}
+    for parameter in backbone:
+        if parameter.requires_grad:
+            scales.setdefault((layers or {}).get(parameter, 1.0) * config.backbone_lr_scale, []).append(parameter)
+    network: list[dict[str, Any]] = [
+        {"params": parameters, "scale": scale, "weight_decay": decay, "resting_epochs": resting}
+        for scale, parameters in scales.items()
     ]
+    heads = [parameter for parameter in head if parameter.requires_grad]
+    network += [{"params": heads, "scale": 1.0, "weight_decay": decay, "resting_epochs": 0}]
     owned = {"params": list(own), "scale": own_lr_scale, "weight_decay": 0.0, "resting_epochs": 0}
     return Updates(
         _rule([group for group in network if group["params"]], config.name),

@@ -9,7 +9,6 @@ import torch
 from dist_plm.config import Config
 from dist_plm.data.loader import Batch, Loader
 from dist_plm.data.opening import open_split
-from dist_plm.data.plan import rank_rows
 from dist_plm.encoders.embedder import Embedder
 from dist_plm.manifold import Neighbourhoods
 from dist_plm.methods.piecewise import neighbourhoods
@@ -50,7 +49,7 @@ def last_neighbourhoods(teacher: Embedder, run: Path, *, config: Config, most: i
     with open_split(config.data, config.data.train_split) as store:
         loader = Loader(
             store,
-            np.asarray(rank_rows(plan, 0, 1)[:1], dtype=np.int64),
+            np.asarray(plan[:1], dtype=np.int64).reshape(1, -1),
             views=config.views,
             seed=config.seed,
             epoch=epoch,

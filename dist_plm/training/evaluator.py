@@ -52,5 +52,5 @@ def _named(name: str, learner: Learner) -> tuple[Embed, str]:
     """What embeds under this name, and the name of its weights. A collective."""
     if name == "raw pixels":
         return raw_pixels, "pixels"
-    network = learner.strategy.whole(learner.student if name == "student" else learner.teacher)
+    network = learner.whole(name)
     return learner.embed_with(network), digest(network)

@@ -70,7 +70,9 @@ class Journal:
             return clock.note
         values = learner.describe(report)
         labels = np.asarray(self._store.labels[ids.ravel()])
-        values |= batch_quality(report.loss.targets, report.z, labels, config=self._config, world=self._world)
+        values |= batch_quality(
+            report.loss.targets, report.z, labels, shares=learner.shares, config=self._config, world=self._world
+        )
         times = clock.lap(self._config.batch.images)
         self._metrics.write("step", step=at.step, epoch=at.epochs, phase=phase, **values, lr=learner.rate, **times)
         if (warning := collapse_warning(values)) and not clock.warned:

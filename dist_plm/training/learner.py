@@ -11,16 +11,19 @@ from torch import Tensor, nn
 from dist_plm.checkpoint.checkpoint import Sharded, State
 from dist_plm.config import Config
 from dist_plm.data.loader import Batch
+from dist_plm.distributed.shares import batch_shares
 from dist_plm.distributed.world import World
 from dist_plm.index.embedding_pass import Embed
 from dist_plm.index.rows import Rows
 from dist_plm.manifold import effective_rank, mean_pair_distance
 from dist_plm.methods import Loss, Points, build_method
 from dist_plm.model import Encoder, Teacher
+from dist_plm.model.preprocessing import check_size
+from dist_plm.model.split import Joined, Trained, freeze_unused, split
 from dist_plm.parallel.compiled import compiled
 from dist_plm.parallel.optimiser import build_updates, forget, learning_rate, state_by_name
 from dist_plm.parallel.side_stream import SideStream
-from dist_plm.parallel.strategy import build_strategy, method_dtype
+from dist_plm.parallel.strategy import build_strategy, cuts_weights, method_dtype
 from dist_plm.parallel.void_steps import VoidSteps
 from dist_plm.telemetry.parts import part
 from dist_plm.training.head_start import fit_heads
@@ -57,16 +60,31 @@ class Learner:
 
     Args:
         classes: Of the training split's labels; only supervised methods look at it.
+        network: A backbone of one's own instead of `model.backbone`.
+
+    Attributes:
+        encoder: The student's network from images to points.
+        frozen: Its front that does not train, the teacher's too; None where everything trains.
+        student: What trains: the encoder, or the part of it behind `frozen`.
+        teacher: The momentum encoder of `student`.
+        shares: Points of a global batch on each rank.
     """
 
-    def __init__(self, config: Config, world: World, phase: Phase, classes: int = 1) -> None:
+    def __init__(
+        self, config: Config, world: World, phase: Phase, classes: int = 1, *, network: nn.Module | None = None
+    ) -> None:
         self.config, self.world, self.classes = config, world, classes
+        self.shares = batch_shares(config, world.size).times(config.views.count)
         self.method_dtype = method_dtype(config)
         dtype = torch.float64 if config.train.precision == "fp64" else torch.float32
-        student = Encoder(config.model, seed=config.seed, all_reduce_sum=world.sum)
+        encoder = Encoder(config.model, network=network, seed=config.seed, all_reduce_sum=world.sum)
         # Convolutions over channels-last maps: 2.2 x the rate of the forward on a CPU core, tensor cores on a GPU.
-        student = student.to(world.device, dtype).to(memory_format=torch.channels_last)
-        self._begin(phase, student)
+        encoder = encoder.to(world.device, dtype).to(memory_format=torch.channels_last)
+        if network is not None or not encoder.known:
+            check_size(encoder, config.model.backbone, config.views.size)
+        layers = config.optimiser.layer_decay != 1
+        self._split = split(encoder, config.model, config.views.size, seed=config.seed, layers=layers)
+        self._begin(phase, encoder)
 
     def start_heads(self, features: Callable[[Embed], Rows]) -> None:
         """Set the heads as `model.head_start` says, before the first step. A collective.
@@ -74,44 +92,56 @@ class Learner:
         Args:
             features: Called with what turns views into what the heads see; returns that of all training images [n, C].
         """
-        student = self.strategy.release()
-        assert isinstance(student, Encoder)
+        encoder = self._released()
 
         def pooled(views: Tensor) -> Tensor:
-            student.eval()
+            encoder.eval()
             with torch.no_grad(), self.strategy.autocast():
-                return student.pooled(views)
+                return encoder.pooled(views)
 
-        fit_heads(student, self.config.model, lambda: features(pooled), self.world)
-        self._begin(self.phase, student)
+        fit_heads(encoder, self.config.model, lambda: features(pooled), self.world)
+        self._begin(self.phase, encoder)
 
     def enter(self, phase: Phase) -> None:
         """Begin a phase: phi_0 = theta_0, the method's own parameters and the optimiser are new. A collective."""
-        student = self.strategy.release()
-        assert isinstance(student, Encoder)
-        self._begin(phase, student)
+        self._begin(phase, self._released())
 
-    def _begin(self, phase: Phase, student: Encoder) -> None:
+    def _released(self) -> Encoder:
+        """The whole encoder with the student's present weights. A collective."""
+        student = self.strategy.release()
+        return student.put_into(self.encoder) if isinstance(student, Trained) else student  # type: ignore[return-value]
+
+    def _begin(self, phase: Phase, encoder: Encoder) -> None:
         config = self.config
-        self.phase, self.student = phase, student
-        self.teacher = Teacher(student, config.model.momentum)
+        self.phase, self.encoder = phase, encoder
+        self.frozen, self.student = self._split.parts(encoder)
+        if not encoder.known:
+            self._freeze_unused()
+        student = self.student
+        self.teacher = Teacher(student, config.model.momentum, share=not cuts_weights(config))
         self._teacher_forward = compiled(self.teacher) if config.runtime.compile else self.teacher
         method = build_method(phase.method, config, self.world, self.classes)
         self.method = method.to(self.world.device, self.method_dtype)
         updates = build_updates(
-            student.backbone.parameters(),
+            student.backbone.parameters(),  # type: ignore[union-attr]
             student.head_parameters(),
             self.method.trained(),
             config.optimiser,
             own_lr_scale=config.proxies.lr_scale,
+            layers=self._split.scales(student, config.optimiser.layer_decay),
         )
         self.strategy = build_strategy(config, student, self.teacher, updates, self.world)
         self.side_stream = SideStream(self.world.device if self.strategy.overlaps else torch.device("cpu"))
         self.void = VoidSteps(self.world.device)
 
+    def _freeze_unused(self) -> None:
+        size, weight = self.config.views.size, self.encoder.head.weight
+        images = torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype)
+        freeze_unused(self.student, self.frozen(images) if self.frozen else images)
+
     def step(self, batch: Batch, step: int, steps: int) -> Report:
         """One step on this rank's images of the global batch: step number `step` of the phase's `steps`."""
-        views, epoch = batch.views, step * self.phase.epochs // steps
+        views, epoch = self._entering(batch.views), step * self.phase.epochs // steps
         self.rate = learning_rate(self.config.optimiser, self.phase.lr, step, steps, epoch)
         self.strategy.updates.set_learning_rate(self.rate, epoch)
         self.student.train()
@@ -145,12 +175,26 @@ class Learner:
         self.side_stream.follow()  # an allocator short of memory may unmap x as soon as the second stream is done
         return Report(loss, z.detach()[:, : self.config.model.dim])
 
+    def _entering(self, views: Tensor) -> Tensor:
+        """What enters the trained part [b, ...]: the views themselves where everything trains."""
+        if self.frozen is None:
+            return views
+        with part("frozen"):
+            pieces = views.chunk(self.config.batch.micro_batches)
+            return torch.cat([self.strategy.embed_constant(self.frozen, piece) for piece in pieces])
+
+    def whole(self, name: str) -> nn.Module:
+        """The `student` or the `teacher` from images [b, 3, h, w] to points [b, D], to embed with outside of training;
+        hold it no longer than needed. A collective."""
+        network = self.strategy.whole(self.student if name == "student" else self.teacher)
+        return network if self.frozen is None else Joined(self.frozen, network)
+
     def _look(self, views: Tensor) -> tuple[Tensor, Any]:
         """f_phi of the views [b, D + wide_dim], and what the method makes of it while the student is embedding."""
         with part("teacher"):
             x = self.strategy.embed_constant(self._teacher_forward, views)
         with part("losses"):
-            return x, self.method.prepare(self._usable(x)[:, : self.config.model.dim])
+            return x, self.method.prepare(self._usable(x)[:, : self.config.model.dim], self.shares)
 
     def _usable(self, embedded: Tensor) -> Tensor:
         """A constant in the method's precision, finite: an eigendecomposition raises on what is not, and a step that is
@@ -165,6 +209,7 @@ class Learner:
             z[:, :dim],
             x[:, :dim],
             views,
+            self.shares,
             ids=batch.ids.repeat_interleave(views),
             labels=labels,
             student_wide=z[:, dim:],
@@ -180,12 +225,12 @@ class Learner:
 
     def describe(self, report: Report) -> dict[str, float]:
         """The numbers of a step over the global batch. A collective; waits for the device."""
-        loss, size = report.loss, self.world.size
+        loss, own = report.loss, len(report.z) / self.shares.total
         shares = {"loss": loss.share.detach(), **{f"loss_{name}": value for name, value in loss.terms.items()}}
-        means = {name: value / size for name, value in loss.statistics.items()}
+        means = {name: value * own for name, value in loss.statistics.items()}
         names = [*shares, *means]
         totals = self.world.sum(torch.stack([*shares.values(), *means.values()])).tolist()
-        z = self.world.gather_rows(report.z)
+        z = self.world.gather_rows(report.z, self.shares)
         spread = {"mean_pair_distance": mean_pair_distance(z).item(), "effective_rank": effective_rank(z).item()}
         return dict(zip(names, totals, strict=True)) | spread
 
@@ -203,9 +248,13 @@ class Learner:
     def state(self) -> State:
         """All tensors of a run by name, to be saved, or to be filled and given to `restore`. A collective."""
         owned, strategy = self.method.state(), self.strategy
-        parts = {
-            "student": strategy.weights(self.student),
-            "teacher": strategy.weights(self.teacher.encoder),
+        student, teacher = (strategy.weights(network) for network in (self.student, self.teacher.encoder))
+        # What is frozen is saved once, as the student's.
+        frozen = {} if self.frozen is None else self.encoder.state_dict()
+        shared = self._shared()
+        parts: dict[str, State] = {
+            "student": {**{name: value for name, value in frozen.items() if name not in student}, **student},
+            "teacher": {name: value for name, value in teacher.items() if name not in shared},
             "method": owned,
             "loss_scale": strategy.state(),
             "optimiser.student": strategy.moments(),
@@ -223,9 +272,15 @@ class Learner:
     def restore(self, state: State) -> None:
         """Go on from the tensors of `state`, filled from a checkpoint: those that are not the learner's own. A
         collective."""
-        self.strategy.put_weights(self.student, _part(state, "student."))
-        self.strategy.put_weights(self.teacher.encoder, _part(state, "teacher."))
+        student, shared = _part(state, "student."), self._shared()
+        self.strategy.put_weights(self.student, student)
+        common = {name: value for name, value in student.items() if name in shared}
+        self.strategy.put_weights(self.teacher.encoder, {**common, **_part(state, "teacher.")})
         self.strategy.put_moments(_part(state, "optimiser.student."))
+
+    def _shared(self) -> set[str]:
+        """Names of the trained part's weights that are frozen all the same, alike in student and teacher."""
+        return {name for name, parameter in self.student.named_parameters() if not parameter.requires_grad}
 
 
 def _part(state: State, prefix: str) -> State:

@@ -188,7 +188,7 @@ class Planner:
         started = time.monotonic()
         # STML finds neighbours by the wide head; a sweep by the other one, of the same weights, must not pass for it.
         wide = bool(self.config.model.wide_dim)
-        teacher = learner.strategy.whole(learner.teacher)
+        teacher = learner.whole("teacher")
         if self._refreshing(at) or not self._is_kept(at):
             at.sweep = digest(teacher) + "_wide" * wide + "_fp16" * (self.config.index.precision == "fp16")
         embeddings = sweep(

@@ -1,5 +1,6 @@
 """`--plan`: what a run would need, before anything is started: by arithmetic, from a short search and a few images."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -13,14 +14,17 @@ from dist_plm.config import Config, RuntimeConfig, ZeroConfig
 from dist_plm.data.decoded import estimated_bytes
 from dist_plm.data.opening import open_split
 from dist_plm.data.place import cache_folder, is_url
-from dist_plm.data.plan import plan_steps, valid_world_sizes
+from dist_plm.data.plan import plan_steps
 from dist_plm.data.remote.spans import BLOCK
 from dist_plm.data.store import Store
+from dist_plm.distributed.shares import batch_shares
 from dist_plm.index.placement import place_run
 from dist_plm.methods import is_searched, is_swept
 from dist_plm.methods.plm import PAIRS
 from dist_plm.model import Encoder
 from dist_plm.parallel.strategy.memory import FLOAT, network_bytes
+
+LISTED = 32  # ranks whose shares `--plan` prints one by one
 
 
 def estimate(config: Config, world_size: int) -> None:
@@ -34,11 +38,33 @@ def estimate(config: Config, world_size: int) -> None:
 def batch_arithmetic(config: Config, world_size: int) -> str:
     """The global batch in one line."""
     batch, views = config.batch, config.views.count
-    points = batch.images * views
+    shares = batch_shares(config, world_size).times(views)
+    each = f"{shares.largest}" if shares.equal else f"{min(shares.sizes)} to {shares.largest}"
     return (
-        f"{batch.groups} groups x {batch.group_size} images = {batch.images} images x {views} views = {points} points, "
-        f"{points // world_size} a rank"
+        f"{batch.groups} groups x {batch.group_size} images = {batch.images} images x {views} views = "
+        f"{shares.total} points, {each} a rank"
     )
+
+
+def share_rows(config: Config, world_size: int) -> list[tuple[str, str]]:
+    """Lines of `--plan`: images of a batch on each rank; if unequal, what that costs and how to avoid it.
+
+    A step ends when the rank with the largest share is done, so it takes `Shares.imbalance` times as long as one of
+    equal shares, where computing on images is all that takes time.
+    """
+    shares, batch = batch_shares(config, world_size), config.batch
+    listed = " ".join(map(str, shares.sizes)) if world_size <= LISTED else f"{min(shares.sizes)} to {shares.largest}"
+    rows = [("shares", f"{listed} images on {world_size} rank{'s' * (world_size > 1)}")]
+    if shares.equal:
+        return rows
+    multiple = world_size // math.gcd(world_size, batch.group_size)
+    groups = max(1, (2 * batch.groups + multiple) // (2 * multiple)) * multiple
+    mend = f"equal with --batch.groups {groups} ({groups * batch.group_size} images)"
+    lanes = -(-config.runtime.lanes // world_size) * world_size
+    if config.runtime.strategy == "reproducible" and config.runtime.lanes < lanes <= batch.images:
+        mend = f"nearly equal with --runtime.lanes {lanes}, which gives other bits"
+    cost = f"{shares.largest} / {shares.total / world_size:.4g} = {shares.imbalance:.3g}"
+    return [*rows, ("unequal shares", f"a step takes up to {cost} times as long as with equal shares; {mend}")]
 
 
 def _rows(config: Config, world_size: int) -> list[tuple[str, str]]:
@@ -50,9 +76,10 @@ def _rows(config: Config, world_size: int) -> list[tuple[str, str]]:
     chosen = networks[_strategy(config.runtime)]
     memory = {"network": chosen, **_memory(config, world_size, images=len(store), classes=len(store.classes))}
     return [
-        ("world", f"{world_size} ranks (possible: {', '.join(map(str, valid_world_sizes(config.batch.groups)))})"),
+        ("world", f"{world_size} rank{'s' * (world_size > 1)}"),
         ("data", f"{len(store):,} images in {len(store.shards)} shards, {sizes.sum() / 1e6:,.1f} MB"),
         ("batch", batch_arithmetic(config, world_size)),
+        *share_rows(config, world_size),
         ("epoch", f"{steps:,} steps; {config.warm_up.epochs} + {config.train.epochs} epochs = {total:,} steps"),
         *read_rows(config, store, swept=is_swept(config)),
         *(_index(config, world_size, len(store), steps) if is_searched(config) else []),
@@ -138,7 +165,7 @@ def _strategy(runtime: RuntimeConfig) -> str:
 def _memory(config: Config, world_size: int, *, images: int, classes: int) -> dict[str, float]:
     moments = {"sgd": 1}.get(config.optimiser.name, 2)
     points = config.batch.images * config.views.count
-    own_points = points / world_size
+    own_points = batch_shares(config, world_size).largest * config.views.count
     count, floats, live = _proxies(config, classes)
     proxies = -(-count // world_size)
     return {

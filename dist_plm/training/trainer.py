@@ -11,10 +11,11 @@ from dist_plm.checkpoint.saver import Saver
 from dist_plm.config import Config
 from dist_plm.data.decoded import decode_once
 from dist_plm.data.loader import Loader, to_device
-from dist_plm.data.locality import near_shards, node_rows
+from dist_plm.data.locality import near_shards, node_rows, node_shares
 from dist_plm.data.opening import open_split
 from dist_plm.data.plan import rank_rows
 from dist_plm.distributed.preemption import Preempted
+from dist_plm.distributed.shares import batch_shares
 from dist_plm.distributed.world import World
 from dist_plm.errors import RunFailure
 from dist_plm.files.atomic import NO_ROOM
@@ -50,7 +51,7 @@ class Trainer:
         self.directory = RunDirectory(config, force=force)
         self.directory.lock(world)
         self.store = open_split(config.data, config.data.train_split)
-        self.phases = phases(config)
+        self.phases, self.shares = phases(config), batch_shares(config, world.size)
         self.found = newest(config, self.directory, self.store, self.phases, world)
         self.at = Position(**self.found.summary["position"]) if self.found else Position()
 
@@ -147,7 +148,7 @@ class Trainer:
         """Fit the heads to what the backbone makes of the training images, if so configured."""
 
         def features(pooled: Embed) -> MappedRows:
-            folder = self.directory.sweep(f"{digest(self.learner.student.backbone)}_pooled")
+            folder = self.directory.sweep(f"{digest(self.learner.encoder.backbone)}_pooled")
             swept = sweep(pooled, self.store, folder, config=self.config, world=self.world, display=self.display,
                           title="sweep for the heads")  # fmt: skip
             return MappedRows(swept, 0, len(swept), self.world.device)
@@ -162,12 +163,12 @@ class Trainer:
             self._evaluate(f"epoch {at.epoch} of {self.phase.name}")
         plan = self.planner.plan(at, self.learner)
         if config.batch.locality:
-            plan = replace(plan, ids=near_shards(plan.ids, self.store, self.world.size // self.world.node_size))
+            plan = replace(plan, ids=near_shards(plan.ids, self.store, node_shares(self.shares, self.world)))
         steps, first = len(plan.ids), at.batch
         loader = Loader(
             self.store,
-            rank_rows(plan.ids, self.world.rank, self.world.size),
-            node_rows=node_rows(plan.ids, self.world),
+            rank_rows(plan.ids, self.shares, self.world.rank),
+            node_rows=node_rows(plan.ids, self.shares, self.world),
             labels=plan.labels,
             views=config.views,
             seed=config.seed,

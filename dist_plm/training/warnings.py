@@ -11,7 +11,9 @@ COLLAPSED_RANK = 2.0
 
 def batch_norm_warning(learner: Learner) -> str:
     """What to tell a person whose gradients depend on how many ranks there are; empty when they don't."""
-    layers = sum(isinstance(module, nn.BatchNorm2d) for module in learner.student.modules())
+    layers = sum(
+        isinstance(module, nn.BatchNorm2d) for module in learner.student.modules()
+    )  # frozen ones stay as they are
     if learner.config.model.batch_norm != "per_rank" or learner.world.size == 1 or not layers:
         return ""
     return (

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dist_plm.config import Config, ManifoldConfig, ModelConfig, ProxiesConfig
+from dist_plm.distributed.shares import Shares
 from dist_plm.distributed.world import World
 from dist_plm.evaluation.live import batch_quality
 from dist_plm.methods import Points, build_method
@@ -26,9 +27,10 @@ def embeddings() -> tuple[torch.Tensor, torch.Tensor]:
 def quality(world: World, scope: str = "global") -> dict[str, Any]:
     manifold = ManifoldConfig(dim=2, k=5, threshold=0.7, scope=scope)
     config = Config(model=ModelConfig(dim=DIM), manifold=manifold, proxies=ProxiesConfig(count=0))
-    x, z = (each.chunk(world.size)[world.rank] for each in embeddings())
-    targets = build_method("plm", config, world).double()(Points(z, x, VIEWS)).targets
-    return batch_quality(targets, z, LABELS, config=config, world=world)
+    shares = Shares.even(IMAGES, world.size).times(VIEWS)
+    x, z = (each[shares.rows(world.rank)] for each in embeddings())
+    targets = build_method("plm", config, world).double()(Points(z, x, VIEWS, shares)).targets
+    return batch_quality(targets, z, LABELS, shares=shares, config=config, world=world)
 
 
 def by_loops() -> dict[str, float]:
@@ -69,7 +71,7 @@ def test_one_process_counts_as_the_loop_does():
 
 def test_any_number_of_ranks_counts_the_same(tmp_path: Path):
     alone = quality(World())
-    for found in on_ranks(3, tmp_path, quality):
+    for found in on_ranks(5, tmp_path, quality):
         assert found == pytest.approx(alone, abs=1e-12)
 
 

@@ -90,7 +90,8 @@ def test_wandb_that_is_not_installed(mistaken, monkeypatch):
 
 
 def test_lanes_that_do_not_fit(mistaken):
-    mistaken("runtime.lanes 3 must divide", "--runtime.strategy", "reproducible", "--runtime.lanes", 3)
+    line = ("--runtime.strategy", "reproducible", "--runtime.lanes", 3)
+    mistaken("runtime.lanes 3 is less than the 4 ranks", *line, WORLD_SIZE="4")
 
 
 def test_report(tmp_path, finished, here, monkeypatch):

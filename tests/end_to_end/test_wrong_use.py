@@ -93,8 +93,12 @@ def test_a_configuration_from_a_pipe(tiny, here):
     assert piped == named and piped.status == 0, piped
 
 
-def test_ranks_that_do_not_divide_the_groups(mistaken):
-    mistaken("Start 1, 2, 4 ranks", WORLD_SIZE="3")
+def test_more_ranks_than_images(mistaken):
+    mistaken("start 20 ranks at most", WORLD_SIZE="21")
+
+
+def test_ranks_that_do_not_divide_the_groups_in_scope_rank(mistaken):
+    mistaken("start 1, 2, 4 ranks", "--manifold.scope", "rank", WORLD_SIZE="3")
 
 
 def test_a_control_has_no_scope(mistaken):

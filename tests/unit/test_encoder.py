@@ -180,7 +180,7 @@ def test_a_nested_checkpoint_is_refused(tmp_path):
         ("bvlc_googlenet", "imagenet", "BVLC model zoo"),
         ("small", "imagenet", "small"),
         ("small", "nowhere/file.pth", "nowhere/file.pth"),
-        ("small", "file.bin", ".safetensors"),
+        ("small", "file.zip", ".safetensors"),
     ],
 )
 def test_check_model_names_what_is_wrong(backbone, weights, told):

@@ -9,8 +9,10 @@ import pytest
 
 from dist_plm.data.format import OFFSET_DTYPE, Manifest
 from dist_plm.data.locality import near_shards, node_rows
+from dist_plm.data.plan import rank_rows
 from dist_plm.datasets import build
 from dist_plm.datasets.order import cluster_order
+from dist_plm.distributed.shares import Shares
 from dist_plm.distributed.world import World
 
 
@@ -20,15 +22,15 @@ def store_of(shard_of: np.ndarray, shards: int):
     return SimpleNamespace(offsets=offsets, shards=range(shards))
 
 
-@pytest.mark.parametrize("nodes", [2, 3, 6])
+@pytest.mark.parametrize("nodes", [2, 3, 5, 6])  # of 24 images, five nodes read 5 5 5 5 4: groups lie on two
 def test_no_seating_has_more_images_at_home(nodes):
     draw = np.random.default_rng(nodes)
     plan, shard_of = draw.permutation(72).reshape(3, 6, 4), draw.integers(0, 12, 72)
-    placed = near_shards(plan, store_of(shard_of, 12), nodes)
+    placed = near_shards(plan, store_of(shard_of, 12), Shares.even(24, nodes))
     home = shard_of * nodes // 12
     for before, after in zip(plan, placed, strict=True):
         assert sorted(map(tuple, before)) == sorted(map(tuple, after))
-        seats = np.repeat(np.arange(nodes), 6 // nodes)
+        seats = np.repeat(np.arange(nodes), Shares.even(24, nodes).sizes).reshape(6, 4)
         found = sum((home[group] == seat).sum() for group, seat in zip(after, seats, strict=True))
         ways = itertools.permutations(range(6))
         best = max(
@@ -39,14 +41,15 @@ def test_no_seating_has_more_images_at_home(nodes):
 
 def test_one_node_leaves_the_plan_as_it_is():
     plan = np.arange(24).reshape(2, 3, 4)
-    assert near_shards(plan, store_of(np.zeros(24, int), 1), 1) is plan
+    assert near_shards(plan, store_of(np.zeros(24, int), 1), Shares.even(6, 1)) is plan
 
 
 def test_the_node_reads_what_its_ranks_read():
-    plan = np.arange(2 * 8 * 3).reshape(2, 8, 3)
+    plan, shares = np.arange(2 * 8 * 3).reshape(2, 8, 3), Shares((7, 7, 5, 5))
     for rank in (2, 3):
-        assert (node_rows(plan, World(rank, 4, node_size=2)) == plan[:, 4:].reshape(2, -1)).all()
-    assert (node_rows(plan, World(2, 4)) == plan[:, 4:6].reshape(2, -1)).all()
+        rows = node_rows(plan, shares, World(rank, 4, node_size=2))
+        assert (rows == np.concatenate([rank_rows(plan, shares, each) for each in (2, 3)], axis=1)).all()
+    assert (node_rows(plan, shares, World(2, 4)) == rank_rows(plan, shares, 2)).all()
 
 
 def clouds(draw: np.random.Generator, images: int, clusters: int) -> tuple[np.ndarray, np.ndarray]:

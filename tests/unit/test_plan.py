@@ -16,9 +16,9 @@ from dist_plm.data.plan import (
     plan_blocks,
     random_plan,
     rank_rows,
-    valid_world_sizes,
 )
 from dist_plm.data.plan_file import load_plan, save_blocks, save_plan
+from dist_plm.distributed.shares import Shares
 from dist_plm.errors import UserError
 
 SHAPES = [(1, 4), (3, 2), (4, 5), (7, 3), (5, 1), (2, 10)]
@@ -161,21 +161,20 @@ def test_random_plan_is_a_permutation():
     assert abs(np.mean(means) - 51) < 0.5
 
 
-@pytest.mark.parametrize("groups", [1, 6, 10, 12])
+@pytest.mark.parametrize("groups", [1, 6, 10])
 def test_rows_of_the_ranks_join_to_the_plan(groups):
     plan = random_plan(groups * 3 * 4, BatchConfig(groups=groups, group_size=3), 0, 0)
-    valid = valid_world_sizes(groups)
-    assert valid == [w for w in range(1, 20) if groups % w == 0]
-    for world in valid:
-        rows = [rank_rows(plan, rank, world) for rank in range(world)]
-        assert all(r.shape == (4, groups // world * 3) for r in rows)
+    for world in range(1, 3 * groups + 1):
+        shares = Shares.even(3 * groups, world)
+        rows = [rank_rows(plan, shares, rank) for rank in range(world)]
+        assert [each.shape for each in rows] == [(4, size) for size in shares.sizes]
         assert (np.concatenate(rows, axis=1) == plan.reshape(4, -1)).all()
 
 
-def test_ranks_that_do_not_divide_the_groups_are_told_which_do():
+def test_shares_of_another_batch_are_refused():
     plan = random_plan(60, BatchConfig(groups=6, group_size=2), 0, 0)
-    with pytest.raises(UserError, match=r"batch.groups=6.*\[1, 2, 3, 6\]"):
-        rank_rows(plan, 0, 4)
+    with pytest.raises(ValueError, match="batches of 12 images"):
+        rank_rows(plan, Shares.even(13, 4), 0)
 
 
 def test_fewer_images_than_a_batch_are_refused():

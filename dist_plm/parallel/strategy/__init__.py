@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from dist_plm.config import Config
+from dist_plm.distributed.shares import Shares, batch_shares, lanes
 from dist_plm.distributed.world import World
 from dist_plm.parallel.optimiser import Updates
 from dist_plm.parallel.strategy.base import PRECISIONS, Strategy
@@ -11,20 +12,36 @@ from dist_plm.parallel.strategy.data_parallel import DataParallel
 from dist_plm.parallel.strategy.reproducible import Reproducible
 from dist_plm.parallel.strategy.zero import Zero
 
-__all__ = ["PRECISIONS", "DataParallel", "Reproducible", "Strategy", "Zero", "build_strategy", "method_dtype"]
+__all__ = [
+    "PRECISIONS",
+    "DataParallel",
+    "Reproducible",
+    "Strategy",
+    "Zero",
+    "build_strategy",
+    "cuts_weights",
+    "method_dtype",
+]
 
 
 def build_strategy(config: Config, student: nn.Module, teacher: nn.Module, updates: Updates, world: World) -> Strategy:
     """The strategy called `runtime.strategy`, around the student and, where that is cut, the momentum encoder."""
-    precision, micro_batches = config.train.precision, config.batch.micro_batches
+    precision, views = config.train.precision, config.views.count
+    micro_batches = min(config.batch.micro_batches, views * min(batch_shares(config, world.size).sizes))
     if config.runtime.strategy == "deepspeed":
         zero = config.runtime.zero
         return Zero(student, teacher, updates, world, zero, precision=precision, micro_batches=micro_batches)
     if config.runtime.strategy == "reproducible":
-        piece = config.batch.images * config.views.count // config.runtime.lanes
-        return Reproducible(student, updates, world, precision=precision, piece=piece)
+        pieces = lanes(config).times(views).sizes
+        pieces = pieces[Shares.even(len(pieces), world.size).rows(world.rank)]
+        return Reproducible(student, updates, world, precision=precision, pieces=pieces)
     compile = config.runtime.compile
     return DataParallel(student, updates, world, precision=precision, micro_batches=micro_batches, compile=compile)
+
+
+def cuts_weights(config: Config) -> bool:
+    """Whether each rank keeps but a slice of the networks' weights, outside of a forward pass."""
+    return config.runtime.strategy == "deepspeed" and config.runtime.zero.stage == 3
 
 
 def method_dtype(config: Config) -> torch.dtype:

@@ -1,6 +1,7 @@
 """The seam between what is learnt and how it lies on the ranks."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ class Strategy(ABC):
     def embed(self, views: Tensor) -> Tensor:
         """Views [b, 3, h, w] -> z [b, D], ready for `backward`."""
 
-    def embed_constant(self, network: nn.Module, views: Tensor) -> Tensor:
+    def embed_constant(self, network: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
         """Views [b, 3, h, w] -> f_phi [b, D] of a network that gets no gradient."""
         with self.autocast():
             return network(views)

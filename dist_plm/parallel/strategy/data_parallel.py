@@ -25,7 +25,7 @@ class DataParallel(Replicated):
     """The student whole on each rank, its gradient averaged while it is computed.
 
     Args:
-        micro_batches: Pieces in which a rank embeds its share; see `Pieces`.
+        micro_batches: Pieces in which a rank embeds its share, as in `Pieces`.
         compile: Embed by compiled kernels.
 
     Attributes:
@@ -58,7 +58,8 @@ class DataParallel(Replicated):
     def backward(self, views: Tensor, z: Tensor, gradient: Tensor) -> None:
         """As the seam says.
 
-        DDP averages: it computes (1/W) sum_r dz_r/dtheta' g_r. With g_r = W dL/dz_r this is dL/dtheta.
+        DDP averages: it computes (1/W) sum_r dz_r/dtheta' g_r. With g_r = W dL/dz_r this is dL/dtheta,
+        however many rows each rank holds: L is a sum over pairs, not a mean of the ranks' means.
         """
         gradient = gradient * self.world.size
         if self.loss_scale:

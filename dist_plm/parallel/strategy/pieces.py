@@ -14,7 +14,8 @@ class Pieces:
     is that of the dropout masks under which z came about.
 
     Args:
-        count: Pieces of a batch.
+        count: Pieces of a rank's share, the same on all ranks, since ZeRO's collectives run once a piece; at most the
+            rows of the smallest share.
     """
 
     def __init__(self, count: int, device: torch.device) -> None:
@@ -26,7 +27,7 @@ class Pieces:
     def embed(self, network: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
         """Views [b, 3, h, w] -> z [b, D] without gradient."""
         self._states, embedded = [], []
-        for piece in views.chunk(self.count):
+        for piece in views.tensor_split(self.count):
             self._states.append(self._state())
             embedded.append(network(piece))
         return torch.cat(embedded)
@@ -34,7 +35,7 @@ class Pieces:
     def again(self, views: Tensor, gradient: Tensor) -> Iterator[tuple[Tensor, Tensor, bool]]:
         """Each piece, its rows of `gradient` [b, D], and whether it is the last; under the same random numbers."""
         devices = [self._device] if self._device.type == "cuda" else []
-        pieces = list(zip(views.chunk(self.count), gradient.chunk(self.count), self._states, strict=True))
+        pieces = list(zip(views.tensor_split(self.count), gradient.tensor_split(self.count), self._states, strict=True))
         for number, (piece, piece_gradient, state) in enumerate(pieces, start=1):
             with torch.random.fork_rng(devices):
                 torch.set_rng_state(state[0])

@@ -1,6 +1,7 @@
 """ZeRO (Rajbhandari et al., SC 2020): what DDP keeps on every rank is cut among them, in three stages."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -47,21 +48,21 @@ class Zero(Strategy):
         self._follower = Follower(teacher, precision, world.device) if zero.stage == 3 else None
 
     def embed(self, views: Tensor) -> Tensor:
-        views = views.contiguous(memory_format=torch.channels_last)  # so convolutions take DDP's kernels
+        views = _channels_last(views)  # so convolutions take DDP's kernels
         with self.world.waiting("all-gather of weights"):
             if self._pieces.count == 1:
                 return self._engine(views)
             with self.autocast():
                 return self._pieces.embed(self.student, views)
 
-    def embed_constant(self, network: nn.Module, views: Tensor) -> Tensor:
+    def embed_constant(self, network: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
         with self.world.waiting("all-gather of weights"):
-            return super().embed_constant(network, views.contiguous(memory_format=torch.channels_last))
+            return super().embed_constant(network, _channels_last(views))
 
     def backward(self, views: Tensor, z: Tensor, gradient: Tensor) -> None:
         """As the seam says. DeepSpeed averages over the ranks, as DDP does: hence the factor W."""
         gradient = gradient * self.world.size
-        views = views.contiguous(memory_format=torch.channels_last)
+        views = _channels_last(views)
         if self._pieces.count == 1:
             self._engine.backward(z, gradient, last=True)
             return
@@ -165,3 +166,8 @@ class Zero(Strategy):
         local, rows = value.local, -(-value.rows // self.world.size)
         padded = torch.cat([local, local.new_zeros(rows - len(local), *local.shape[1:])])
         return self.world.gather_rows(padded.to(self.world.device))[: value.rows]
+
+
+def _channels_last(views: Tensor) -> Tensor:
+    """Of images or maps; tokens and vectors as they are."""
+    return views.contiguous(memory_format=torch.channels_last) if views.ndim == 4 else views

@@ -1,0 +1,92 @@
+"""A picture as a caller has it (path, bytes, open file, PIL image, array) to the same RGB pixels."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from dist_plm.data.decode import decode
+from dist_plm.data.format import MAX_BYTES
+from dist_plm.data.formats import HEAD, refusal
+from dist_plm.data.rgb import from_array, to_rgb
+
+Picture = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
+
+
+def open_picture(picture: Picture) -> Image.Image:
+    """RGB, upright, transparent parts on white: the same pixels however the picture is given.
+
+    Arrays are uint8 or uint16, [height, width] or [height, width, 1-4 channels]. A PIL image that was already loaded
+    shows what Pillow kept of its file: of a transparent colour in 16-bit RGB the upper bytes, in 2 or 4 bits nothing.
+
+    Raises:
+        ValueError: No image, a damaged one, or one without pixels.
+        OSError: The path can't be read.
+        TypeError: Of none of these kinds.
+    """
+    if isinstance(picture, Image.Image):
+        return _of_pillow(picture)
+    if isinstance(picture, np.ndarray):
+        return from_array(picture)
+    if isinstance(picture, str | os.PathLike):
+        return decode(read_file(Path(picture)))
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return decode(bytes(picture))
+    read = getattr(picture, "read", None)
+    if callable(read) and isinstance(data := read(), bytes):
+        return decode(data)
+    if read:
+        raise TypeError("a file opened as text: open it with mode 'rb'")
+    raise TypeError(f"{type(picture).__name__} is no picture: give a path, bytes, a PIL image or a uint8 array")
+
+
+def read_file(path: Path, offset: int = 0, size: int | None = None) -> bytes:
+    """The bytes of an image file, or of the stretch of a file that holds one. What is no image is read no further.
+
+    Raises:
+        OSError: Missing, unreadable, or not a regular file.
+        ValueError: By its first bytes no image, larger than MAX_BYTES, or shorter than `size`.
+    """
+    # Without O_NONBLOCK, opening a pipe waits for somebody to write.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("not a regular file")
+        size = status.st_size if size is None else size
+        file.seek(offset)
+        head = file.read(min(HEAD, size))
+        if reason := refusal(head):
+            raise ValueError(reason)
+        if size > MAX_BYTES:
+            raise ValueError(f"{size:,} bytes, at most {MAX_BYTES:,}")
+        data = head + file.read(size - len(head))
+    if len(data) != size:
+        raise ValueError(f"only {len(data):,} of {size:,} bytes could be read")
+    return data
+
+
+def _of_pillow(image: Image.Image) -> Image.Image:
+    if 0 in image.size:
+        raise ValueError(f"{image.width} x {image.height} pixels: it is empty")
+    if (data := _undecoded(image)) is not None:
+        return decode(data)
+    try:
+        image.load()
+        return to_rgb(image)
+    except Exception as error:  # Pillow meets damaged bytes with a dozen kinds of exception
+        raise ValueError(f"damaged image: {error}") from error
+
+
+def _undecoded(image: Image.Image) -> bytes | None:
+    """The file behind an image that Pillow has opened and not yet read, where it is of a kind that `decode` reads."""
+    file: Any = getattr(image, "fp", None)
+    if not isinstance(image, ImageFile.ImageFile) or not image.tile or not file or image.tell():
+        return None
+    at = file.tell()
+    file.seek(0)
+    data: bytes = file.read()
+    file.seek(at)
+    return None if refusal(data[:HEAD]) else data

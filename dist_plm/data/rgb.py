@@ -1,0 +1,101 @@
+"""Pixels of any mode to upright 8-bit RGB, transparent parts on white."""
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+ORIENTATION = 0x0112  # EXIF tag
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # TIFF tags
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image that was loaded, as upright RGB; it may be the same object, which is never changed.
+
+    Raises:
+        ValueError: floating-point pixels, which have no agreed range.
+    """
+    rgb = _rgb(image)
+    method = _UPRIGHT.get(_orientation(image))
+    return rgb if method is None else rgb.transpose(method)
+
+
+def from_array(pixels: np.ndarray) -> Image.Image:
+    """RGB from uint8 or uint16 [h, w] or [h, w, c], c = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha).
+
+    Raises:
+        ValueError: another type or shape.
+    """
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and not 1 <= pixels.shape[2] <= 4):
+        raise ValueError(f"an array of shape {list(pixels.shape)}: an image is [height, width] or [height, width, 1-4]")
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"an array of {pixels.dtype}: give uint8 in 0-255, or uint16 in 0-65535")
+    if not pixels.size:
+        raise ValueError(f"an array of shape {list(pixels.shape)} has no pixels")
+    if pixels.dtype == np.uint16:
+        pixels = (pixels // 257).astype(np.uint8)
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    return _rgb(Image.fromarray(np.ascontiguousarray(pixels)))
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's or XMP's, 1 to 8; 1 where there is none or it can't be read."""
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    # Damaged EXIF is met with many kinds of exception; the pixels are sound, and viewers show them as they lie.
+    except Exception:
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no agreed range")
+    if image.mode.startswith("I"):
+        return _deep_grey(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    if image.mode == "RGB":
+        image = _with_byte_key(image)
+    layers = image.convert("RGBA")
+    if "opaque" in image.info:
+        layers.putalpha(
+            Image.fromarray(np.asarray(layers)[..., 3] | np.where(image.info["opaque"], 255, 0).astype("u1"))
+        )
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), layers).convert("RGB")
+
+
+def _with_byte_key(image: Image.Image) -> Image.Image:
+    """With the transparent colour in bytes: that of a 16-bit PNG which somebody else opened is in 16 bits."""
+    colour: Any = image.info["transparency"]
+    if isinstance(colour, tuple) and max(colour) > 255:
+        image = image.copy()
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
+    return image
+
+
+def _deep_grey(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits. convert("RGB") would clip at 255."""
+    tags: Any = getattr(image, "tag_v2", {})
+    bits = tags.get(BITS_PER_SAMPLE, 16)
+    bits = bits[0] if isinstance(bits, tuple) else bits
+    white = (1 << bits) - 1 if 8 < bits < 16 else 65535  # 65535 / 257 = 255 exactly
+    values = np.asarray(image).astype(np.int64).clip(0, white)
+    grey = values * 255 // white
+    if tags.get(PHOTOMETRIC) == 0:  # white is zero; Pillow turns it over in 8 bits and less
+        grey = 255 - grey
+    if "transparency" in image.info:
+        grey[values == image.info["transparency"]] = 255
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
