@@ -144,6 +144,18 @@ def check_frozen_options(options: argparse.Namespace) -> None:
         raise UserError("--weights and --whiten belong to --backbone without --checkpoint: leave one side out")
 
 
+def add_threads(parser: argparse.ArgumentParser, default: str = "all cores, shared among ranks on one machine") -> None:
+    """`--threads`, for the commands without a configuration."""
+    what = f"compute threads of a process (default: {default})"
+    parser.add_argument("--threads", type=_threads, default=0, help=what)
+
+
+def _threads(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 to 1024")
+    return int(text)
+
+
 def run_command(command: Callable[[], int]) -> NoReturn:
     """Run a command and leave with its status: 2 after a UserError, 1 after a RunFailure, each in its own words."""
     prepare_process()
