@@ -24,7 +24,7 @@ from torch.nn.functional import normalize
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.proxies_memory import machine
+from benchmarks.common import machine
 from dist_plm.config import BatchConfig, Config, DataConfig, ManifoldConfig, ModelConfig, ViewsConfig
 from dist_plm.data.loader import Loader, to_device
 from dist_plm.data.store import Store

@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.common import build_demo, tensors, timeless
 from benchmarks.forked_ranks import Start
 from dist_plm.checkpoint import checkpoint
-from tests.end_to_end.conftest import build_demo, tensors, timeless
 
 CONFIG = """
 data: {{shards: {shards}, workers: 1}}

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.proxies_memory import machine
+from benchmarks.common import machine
 from dist_plm.checkpoint.saver import Saver
 from dist_plm.config import BatchConfig, CheckpointConfig, Config, ManifoldConfig, ModelConfig, RuntimeConfig
 from dist_plm.data.loader import Batch

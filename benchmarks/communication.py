@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from benchmarks.common import on_ranks
 from dist_plm.config import Config, ModelConfig, ProxiesConfig
 from dist_plm.data.loader import Batch
 from dist_plm.distributed import world as collectives
@@ -27,7 +28,6 @@ from dist_plm.distributed.shares import batch_shares
 from dist_plm.distributed.world import World
 from dist_plm.parallel.strategy.data_parallel import DataParallel
 from dist_plm.training.learner import Learner, phases
-from tests.distributed.ranks import on_ranks
 
 CONFIG = Config(model=ModelConfig(backbone="small", dim=128), proxies=ProxiesConfig(count=1000))
 

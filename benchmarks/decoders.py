@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.proxies_memory import machine
+from benchmarks.common import machine
 from dist_plm.config import ViewsConfig
 from dist_plm.data.decode import decode
 from dist_plm.data.store import Store

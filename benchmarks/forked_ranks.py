@@ -16,10 +16,9 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.common import events, family, fork, lives
 from dist_plm import train
 from dist_plm.cli import run_command
-from tests.commands import SERVER, family, lives
-from tests.end_to_end.conftest import events
 
 SHARDS = 5  # of a split, as build_demo cuts it
 PATIENCE_SECONDS = 400.0
@@ -31,8 +30,7 @@ class Start:
     def __init__(self, ranks: int, config: Path, run: Path, *arguments: str) -> None:
         self.run, self.began = run, time.time()
         line = ["--config", str(config), "--run_dir", str(run), *arguments]
-        self._launcher = SERVER.Process(target=_launch, args=(ranks, line, str(run.with_suffix(".log"))))
-        self._launcher.start()
+        self._launcher = fork(_launch, ranks, line, str(run.with_suffix(".log")))
 
     @property
     def status(self) -> int | None:

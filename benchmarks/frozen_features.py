@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.proxies_memory import machine
+from benchmarks.common import machine
 from dist_plm.config import ModelConfig, ViewsConfig
 from dist_plm.data.store import Store
 from dist_plm.data.views import eval_view

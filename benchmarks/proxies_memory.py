@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.environments import environments
+from benchmarks.common import environments, machine
 
 POINTS, DIM, MANIFOLD_DIM = 200, 128, 3
 
@@ -91,15 +91,6 @@ def one_step(count: int) -> dict[str, float | str]:
     # ru_maxrss is in KiB on Linux
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     return {"peak": peak, "seconds": seconds, "torch": torch.__version__}
-
-
-def machine() -> str:
-    """Processor, cores and memory."""
-    cpu = next(
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GiB"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 
-from tests.environments import environments
+from benchmarks.common import environments
 
 PHASES = {"": "start and sweep", "sweep": "index and plan", "plan": "steps"}
 POLL_SECONDS = 0.1

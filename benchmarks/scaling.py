@@ -20,14 +20,13 @@ from statistics import median
 import torch
 from torch.nn.functional import normalize
 
-from benchmarks.proxies_memory import machine
+from benchmarks.common import machine, on_ranks
 from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, OptimiserConfig, ProxiesConfig
 from dist_plm.data.loader import Batch
 from dist_plm.distributed.world import World
 from dist_plm.methods import Points, build_method
 from dist_plm.parallel.optimiser import begun, build_updates
 from dist_plm.training.learner import Learner, phases
-from tests.distributed.ranks import on_ranks
 
 BASE = {"B": 800, "k": 10, "P": 1000, "M": 3, "D": 128, "W": 1}
 VARIED = {

@@ -13,8 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.proxies_memory import machine
-from tests.environments import environments
+from benchmarks.common import environments, machine
 
 
 def main() -> None:

@@ -14,17 +14,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
+from benchmarks.common import ROOT, SERVER, environments, family
 from dist_plm.cli import run_command
-from tests.environments import environments
 
-ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_SECONDS = 300
-SERVER = get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.preloaded"])
 os.environ.update(OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")  # the server starts at its first use and inherits them
 
@@ -135,22 +132,6 @@ def _run(line: list[str], environment: dict[str, str], printed: list[Path]) -> N
 def command_module(name: str) -> str:
     """The module that `python -m name` runs: that of a package is its `__main__`."""
     return f"{name}.__main__" if (ROOT / name.replace(".", "/")).is_dir() else name
-
-
-def lives(pid: int) -> bool:
-    """Whether a process runs; one that nobody waited for is a zombie."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
-def family(pid: int) -> list[int]:
-    """A process, its children, and theirs."""
-    children = []
-    with suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            children += [int(child) for child in (task / "children").read_text().split()]
-    return [pid, *(each for child in children for each in family(child))]
 
 
 def alone(*arguments: object) -> Command:

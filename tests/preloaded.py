@@ -8,18 +8,9 @@ import importlib
 
 from PIL import Image
 
-for name in (
-    "deepspeed.runtime.engine",
-    "dist_plm.train",
-    "dist_plm.training.trainer",
-    "faiss",
-    "sklearn.cluster",
-    "tests.end_to_end.conftest",
-    "torch._dynamo",
-    "torch.distributed.launcher.api",
-    "torch.utils.tensorboard",
-    "webdataset.tariterators",
-):
+from benchmarks.common import PRELOAD
+
+for name in (*PRELOAD, "tests.end_to_end.conftest"):
     importlib.import_module(name)
 Image.init()
 # Children would copy every page that their garbage collector marks: .3 s each.

@@ -1,6 +1,6 @@
 """One setting, one seed: the project's learner over cached maps, its recall on the way and what its losses did."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -15,12 +15,14 @@ from dist_plm.config import Config
 from dist_plm.data.loader import Batch
 from dist_plm.data.plan import class_plan, make_plan, random_plan
 from dist_plm.distributed.world import World
+from dist_plm.evaluation.label_free import label_free
 from dist_plm.evaluation.live import batch_quality
-from dist_plm.evaluation.retrieval import recall_at_k
+from dist_plm.evaluation.retrieval import retrieval_counts
 from dist_plm.index import nearest
 from dist_plm.index.embedding_pass import Embed
 from dist_plm.index.rows import HeldRows
 from dist_plm.model.batch_norm import convert_batch_norm
+from dist_plm.training.cached_views import chosen_views
 from dist_plm.training.learner import Learner, phases
 
 BLOCK = 500  # images in a forward pass
@@ -83,6 +85,7 @@ class Experiment:
         """The batches of an epoch, planned on the momentum encoder's embeddings of the training images."""
         config, method, n = self.config, self.learner.method, len(self.features.train)
         labels: np.ndarray | None = None
+        around = self._around() if method.reads_gallery(config) else None
         if method.batches == "random":
             plan = random_plan(n, config.batch, config.seed, epoch)
         elif method.batches == "neighbours":
@@ -104,16 +107,21 @@ class Experiment:
         for number, ids in enumerate(plan.reshape(len(plan), -1)):
             views = self._views(ids, epoch)
             known = None if labels is None else torch.from_numpy(labels[ids])
-            yield Batch(number, torch.from_numpy(ids), views, known)
+            yield Batch(number, torch.from_numpy(ids), views, known, None if around is None else around(ids))
+
+    def _around(self) -> Callable[[np.ndarray], Tensor]:
+        """Images int64 [b] -> momentum embeddings of their k nearest training images [b, k, D], as of now."""
+        gallery, n = self._gallery(), len(self.features.train)
+        table = nearest(gallery, gallery, self.config.manifold.k, exclude=np.arange(n))[0]
+        return lambda ids: torch.from_numpy(gallery[table[ids]])
 
     def _views(self, ids: np.ndarray, epoch: int) -> Tensor:
         """Different views of each image, drawn anew each epoch among its crops and its evaluation view: float32
         [b * views, C, h, w], image by image."""
         count, crops = self.config.views.count, self.features.crops.shape[1]
         assert count <= crops + 1, f"{count} views of {crops} cached crops and the evaluation view"
-        key, counter = np.array([self.config.seed, 5], dtype=np.uint64), np.array([0, 0, 0, epoch], dtype=np.uint64)
-        draw = np.random.Generator(np.random.Philox(key=key, counter=counter))
-        chosen = draw.random((len(self.features.crops), crops + 1)).argsort(axis=1)[ids, :count]
+        images = len(self.features.crops)
+        chosen = chosen_views(count, crops + 1, images, seed=self.config.seed, epoch=epoch)[ids]
         cached = np.concatenate([self.features.crops[ids], self.features.train[ids][:, None]], axis=1)
         maps = cached[np.arange(len(ids))[:, None], chosen]
         return _maps(maps.reshape(-1, *maps.shape[2:]))
@@ -127,6 +135,14 @@ class Experiment:
     def _through(self, embed: Embed, maps: np.ndarray) -> Tensor:
         return torch.cat([embed(batch) for batch in _batches(maps)])
 
+    def _label_free(self, network: nn.Module) -> dict[str, float]:
+        """Statistics without labels from two random crops of each test image, where they were cached."""
+        crops = self.features.test_crops
+        if crops is None:
+            return {}
+        found = label_free(self._embedded(network, crops[:, 0]), self._embedded(network, crops[:, 1]))
+        return {name: float(f"{estimate.value:.5g}") for name, estimate in found.items()}
+
     def _judge(self, step: int, looks: list[dict[str, float]]) -> None:
         entry: dict[str, Any] = {"step": step}
         labels = torch.from_numpy(self.features.test_labels)
@@ -134,11 +150,18 @@ class Experiment:
             if step == 0 and name == "teacher":  # a copy
                 entry[name] = entry["student"]
                 continue
-            recall = recall_at_k(self._embedded(network, self.features.test), labels, KS)
-            entry[name] = {str(k): round(100 * share, 3) for k, share in recall.items()}
+            entry[name] = _metrics(self._embedded(network, self.features.test), labels) | self._label_free(network)
         names = {name for look in looks for name in look}
         means = {name: fmean(look[name] for look in looks if name in look) for name in sorted(names)}
         self.course.append(entry | {"statistics": {name: float(f"{value:.4g}") for name, value in means.items()}})
+
+
+def _metrics(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
+    """Recall@K by K, and MAP@R as "map_at_r", in %."""
+    own = torch.arange(len(embeddings))
+    found = retrieval_counts(embeddings, labels, embeddings, labels, KS, own_rows=own).metrics()
+    recall = {str(k): round(100 * share, 3) for k, share in found["recall"].items()}
+    return recall | {"map_at_r": round(100 * found["map_at_r"], 3)}
 
 
 def _batches(maps: np.ndarray) -> Iterator[Tensor]:

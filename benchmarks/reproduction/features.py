@@ -5,12 +5,13 @@
 
 Of the training split the first `--classes` classes are taken (0: all), of the test split all. A folder for each cut
 (see cut.py) with crops.npy [n, crops, C, h, w], train.npy [n, C, h, w] and test.npy [m, C, h, w]; beside them the
-labels. What is there already is not computed again.
+labels. With `--test_crops N` also test_crops.npy, random crops of the test images, for what can be said without labels.
+What is there already is not computed again.
 """
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class Features:
         crops: float16 [n, crops, C, h, w] of random crops of the training images.
         train: float16 [n, C, h, w] of their evaluation views.
         test: float16 [m, C, h, w] of the evaluation views of the test images.
+        test_crops: float16 [m, crops, C, h, w] of their random crops; None where they were not asked for.
         train_labels: int [n]; only supervised controls and statistics look at them.
         test_labels: int [m].
     """
@@ -46,27 +48,39 @@ class Features:
     test: np.ndarray
     train_labels: np.ndarray
     test_labels: np.ndarray
+    test_crops: np.ndarray | None = None
 
     @classmethod
     def load(cls, folder: Path, cut: str) -> "Features":
         """The maps that enter `cut`."""
         maps = [np.load(folder / cut / f"{name}.npy", mmap_mode="r") for name in ("crops", "train", "test")]
-        return cls(*maps, *(np.load(folder / f"{split}_labels.npy") for split in ("train", "test")))
+        features = cls(*maps, *(np.load(folder / f"{split}_labels.npy") for split in ("train", "test")))
+        crops = folder / cut / "test_crops.npy"
+        return replace(features, test_crops=np.load(crops, mmap_mode="r")) if crops.exists() else features
+
+    def on_test(self) -> "Features":
+        """The test images in place of the training images: without labels, a user's own folder is both."""
+        assert self.test_crops is not None, "features were cached without --test_crops"
+        labels = self.test_labels - self.test_labels.min()
+        return replace(self, crops=self.test_crops, train=self.test, train_labels=labels)
 
 
-def write(config: Config, folder: Path, crops: int, classes: int) -> None:
+def write(config: Config, folder: Path, crops: int, classes: int, test_crops: int = 0) -> None:
     """Fill the folder."""
     backbone = build_backbone(config.model)
     assert isinstance(backbone, BvlcGooglenet), "the bench knows where to cut bvlc_googlenet alone"
     backbone.requires_grad_(False).eval().to(memory_format=torch.channels_last)
     folder.mkdir(parents=True, exist_ok=True)
     views = {"crops": crops, "train": 0, "test": 0}  # random crops of an image; 0: its evaluation view
+    if test_crops:
+        views["test_crops"] = test_crops
     for name, count in views.items():
-        split = config.data.test_split if name == "test" else config.data.train_split
+        test = name.startswith("test")
+        split = config.data.test_split if test else config.data.train_split
         with Store(config.data.shards, split) as store:
             labels = np.asarray(store.labels)
-            ids = np.flatnonzero(labels < (classes or len(store.classes)) if name != "test" else labels >= 0)
-            np.save(folder / f"{'test' if name == 'test' else 'train'}_labels.npy", labels[ids])
+            ids = np.flatnonzero(labels < (classes or len(store.classes)) if not test else labels >= 0)
+            np.save(folder / f"{'test' if test else 'train'}_labels.npy", labels[ids])
             if not all((folder / cut / f"{name}.npy").exists() for cut in CUTS):
                 _save(backbone, _pixels(store, ids, config, count), len(ids), folder, name, count)
 
@@ -121,8 +135,9 @@ def main() -> None:
     parser.add_argument("--out", type=str, required=True, help="folder of the cache")
     parser.add_argument("--crops", type=int, default=2, help="random crops of an image")
     parser.add_argument("--classes", type=int, default=0, help="of the training split; 0: all")
+    parser.add_argument("--test_crops", type=int, default=0, help="random crops of a test image")
     parsed = parser.parse_args()
-    write(config_of(parser, parsed), Path(parsed.out), parsed.crops, parsed.classes)
+    write(config_of(parser, parsed), Path(parsed.out), parsed.crops, parsed.classes, parsed.test_crops)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
         --settings benchmarks/reproduction/screen.yaml --seeds 0 1 2
 
 A file of settings holds `base`, options of `python -m dist_plm.train` that all share, and `settings`, a name and what
-it appends. Three options are the bench's own: --cut, --evaluate_every and --with_batch_norm.
+it appends. Four options are the bench's own: --cut, --evaluate_every, --with_batch_norm and --on_test.
 """
 
 import argparse
@@ -53,11 +53,13 @@ def one(line: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     parser.add_argument("--cut", type=str, default="inception_5b", help=", ".join(CUTS))
     parser.add_argument("--evaluate_every", type=int, default=58)
     parser.add_argument("--with_batch_norm", type=bool, default=False, help="behind each convolution that is trained")
+    parser.add_argument("--on_test", type=bool, default=False, help="train on the test images, without their labels")
     parsed = parser.parse_args([*shlex.split(line), "--seed", str(seed), "--model.weights", options.weights])
     if parsed.cut != "head" and not options.weights:
         raise SystemExit(f"--cut {parsed.cut} trains blocks of the network: name their weights with --weights")
     started = time.monotonic()
     features = Features.load(options.cache, parsed.cut)
+    features = features.on_test() if parsed.on_test else features
     experiment = Experiment(
         config_of(parser, parsed), features, parsed.cut, parsed.evaluate_every, parsed.with_batch_norm
     )
@@ -80,7 +82,11 @@ def append(results: Path, record: dict[str, Any]) -> None:
     """Add a line, and say it in short."""
     with results.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
-    ends = {name: [entry[name]["1"] for entry in record["course"]] for name in ("student", "teacher")}
+    ends = {
+        f"{name} {metric}": [entry[name][metric] for entry in record["course"]]
+        for name in ("student", "teacher")
+        for metric in ("1", "map_at_r")
+    }
     print(f"{record['setting']:24} seed {record['seed']}  {record['seconds']:5.0f} s  {ends}", flush=True)
 
 

@@ -1,6 +1,6 @@
-"""What a notebook needs: a network from disk, embeddings of images, neighbours in an index, metrics.
+"""The Python API for notebooks: load a network, embed images, search an index, compute metrics.
 
-Errors that a person can mend are `dist_plm.errors.UserError`.
+Errors that the user can fix are `dist_plm.errors.UserError`.
 """
 
 from collections.abc import Iterable, Sequence

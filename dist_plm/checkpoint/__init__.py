@@ -1,1 +1,1 @@
-"""Checkpoints: their format, writing them beside training, which stay, and the lock of a run directory."""
+"""Checkpoints: sharded format, saving beside training, retention, and the lock of a run directory."""

@@ -1,4 +1,4 @@
-"""What can be known to be wrong before anything starts: each fault is a UserError that names the keys and the mend."""
+"""Validation of a configuration before anything starts: bounds, rules across keys, data and world size."""
 
 from dist_plm.checks.settings import check
 

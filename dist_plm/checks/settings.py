@@ -60,6 +60,15 @@ def _check_sizes(config: Config) -> None:
             f"train.wandb is {config.train.wandb!r}, but wandb is not installed: pip install -e '.[wandb]', "
             "or leave the key empty"
         )
+    cached, wanted = config.views.cached, config.views.count
+    if cached and config.model.trainable == "all" and not config.model.lora.rank:
+        raise UserError(
+            f"views.cached {cached} keeps what the frozen part of the network computes, and with model.trainable all "
+            "there is none: set --model.trainable head or blocks:N, or --views.cached 0"
+        )
+    if 0 < cached < wanted - 1:
+        raise UserError(f"views.count {wanted} views of an image can't be drawn from {cached} cached ones and the "
+                        f"evaluation view: raise --views.cached to {wanted - 1}")  # fmt: skip
     if config.views.count < 2 and (config.train.method == "instance" or config.warm_up.epochs):
         raise UserError("views.count is 1: instance discrimination (warm_up, train.method instance) compares two views")
 
@@ -104,17 +113,44 @@ def _check_neighbours(config: Config, world_size: int) -> None:
         )
     if method == "plm" and manifold.dim > config.model.dim:
         raise UserError(f"manifold.dim {manifold.dim} is larger than model.dim {config.model.dim}")
-    if method == "neighbour_contrast" and manifold.scope == "rank":
+    if method == "neighbour_contrast" and manifold.scope != "global":
         raise UserError(
-            "manifold.scope rank is a reading of plm, neighbour_contrast looks for neighbours in the whole batch: set "
-            "--manifold.scope global"
+            f"manifold.scope {manifold.scope} is a reading of plm, neighbour_contrast looks for neighbours in the "
+            "whole batch: set --manifold.scope global"
         )
+    _check_pieces(config)
+    if method == "plm" and manifold.scope == "gallery":
+        return
     points = config.batch.images * config.views.count // (world_size if manifold.scope == "rank" else 1)
     if manifold.k >= points:
         raise UserError(
             f"manifold.k {manifold.k} neighbours don't exist among {points} points "
             f"(batch.groups x batch.group_size x views.count{' / ranks' if manifold.scope == 'rank' else ''}): "
             "lower manifold.k or enlarge the batch"
+        )
+
+
+def _check_pieces(config: Config) -> None:
+    """Where the neighbours of PLM come from, and what is projected."""
+    manifold = config.manifold
+    if manifold.scope == "gallery":
+        if manifold.similarity == "binary":
+            raise UserError(
+                "manifold.similarity binary asks which points of the batch are neighbours, and with manifold.scope "
+                "gallery the neighbours are not in the batch: set --manifold.similarity graded"
+            )
+        images = manifest_of(config.data).splits[config.data.train_split].samples
+        if manifold.k >= images:
+            raise UserError(
+                f"manifold.k {manifold.k} neighbours don't exist among the {images} images of split "
+                f"{config.data.train_split!r}: lower manifold.k"
+            )
+    elif manifold.piece == "image":
+        raise UserError("manifold.piece image needs --manifold.scope gallery: in a batch each view has its own piece")
+    if manifold.project and manifold.centre != "mean":
+        raise UserError(
+            f"manifold.project has no effect with manifold.centre {manifold.centre}, whose pieces contain the point "
+            "itself or the origin: set --manifold.centre mean"
         )
 
 
@@ -131,7 +167,7 @@ def _check_strategy(config: Config, world_size: int) -> None:
     if config.runtime.lanes < world_size:
         raise UserError(
             f"runtime.lanes {config.runtime.lanes} is less than the {world_size} ranks, and each computes whole lanes: "
-            "raise --runtime.lanes, which gives other bits, or set --runtime.strategy ddp"
+            "raise --runtime.lanes, which changes the bits of the result, or set --runtime.strategy ddp"
         )
     if config.batch.locality:
         raise UserError(

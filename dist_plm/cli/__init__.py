@@ -1,4 +1,4 @@
-"""The command line: YAML and typed overrides in, a Config out; a person's mistake ends in one line and status 2."""
+"""Command lines: YAML and typed overrides to a Config; a usage error is one line and exit status 2."""
 
 import argparse
 import os
@@ -134,6 +134,11 @@ def add_frozen_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--resize", type=int, default=0, help="shorter side before the crop (pretraining's share)")
     group.add_argument("--whiten", metavar="SHARDS", help="data set by whose train split the features are whitened")
     group.add_argument("--dim", type=int, default=128, help="dimension after whitening")
+
+
+def add_code_option(parser: argparse.ArgumentParser) -> None:
+    """`--backbone`, by which a network that code outside of dist_plm defines may be imported."""
+    parser.add_argument("--backbone", default="", help="package.module:function of the network, where it is your own")
 
 
 def check_frozen_options(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The schema of an experiment: one dataclass per concept, checked before any process group or GPU is touched.
+"""The configuration schema: one dataclass per section, with defaults and help texts.
 
 Defaults are the paper's values where it states them (section 4.1) and otherwise the readings named beside them.
 This module imports nothing heavy, so that `--help` and a wrong key answer at once.

@@ -17,8 +17,13 @@ class ManifoldConfig:
         similarity: `graded` is equation 2; `binary` is 1 within a neighbourhood and 0 outside (appendix).
         n_alpha: Decay of similarity across a neighbourhood (equation 3).
         n_beta: Decay of similarity along a neighbourhood (equation 4).
-        scope: `global` takes neighbours from the whole batch on any number of ranks; `rank` from a rank's groups, and
-            needs the same number of whole groups on each.
+        scope: Where the neighbours of a point come from: the whole batch on any number of ranks (`global`), a rank's
+            groups (`rank`, which needs the same number of whole groups on each), or all training images, as the
+            momentum encoder embedded them at the last refresh (`gallery`); there a point's other views come first.
+        piece: With scope `gallery`: a neighbourhood for each view of an image (`view`), or one around the mean of its
+            views (`image`).
+        project: Compute targets from points projected onto their own neighbourhood, x_i -> c_i + UU'(x_i - c_i), with
+            c_i the mean of X_i. Needs centre `mean`: a neighbourhood centred at x_i holds x_i already.
         same_image: Force s = 1 between two views of one image.
     """
 
@@ -30,7 +35,9 @@ class ManifoldConfig:
     similarity: Literal["graded", "binary"] = "graded"
     n_alpha: float = 4.0
     n_beta: float = 0.5
-    scope: Literal["global", "rank"] = "global"
+    scope: Literal["global", "rank", "gallery"] = "global"
+    piece: Literal["view", "image"] = "view"
+    project: bool = False
     same_image: bool = False
 
 

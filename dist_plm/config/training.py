@@ -90,7 +90,7 @@ class RuntimeConfig:
         strategy: `ddp` is the fast one; `reproducible` gives the same bits on any number of ranks up to `lanes`;
             `deepspeed` needs less memory. A run may be resumed under another one.
         lanes: Pieces into which `reproducible` cuts the global batch, at most one an image; a rank computes whole ones,
-            one at a time. Another number gives other bits.
+            one at a time. Another number of lanes changes the bits of the result.
         zero: Of strategy `deepspeed`.
         compile: Make fused kernels of the networks for the steps (torch.compile, strategy `ddp`); the first step takes
             minutes.

@@ -1,1 +1,1 @@
-"""From shards to batches: random and sequential reads, seeded views, and the plan that says what a step reads."""
+"""From shards to batches: file format, local and remote reads, decoding, augmented views, batch plans, loader."""

@@ -7,7 +7,7 @@ one thread takes 1.35 ms of CPU an image (two views of 227 px), a bare loop over
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -30,17 +30,21 @@ class Batch:
         ids: int64 [b], sample ids.
         views: uint8 [b * count, 3, size, size], image-major: view v of ids[i] is row i * count + v.
         labels: int64 [b], classes of the images, where they are asked for.
+        neighbours: float32 [b, k, D], embeddings of the nearest training images of each image, where they are asked
+            for.
     """
 
     step: int
     ids: torch.Tensor
     views: torch.Tensor
     labels: torch.Tensor | None = None
+    neighbours: torch.Tensor | None = None
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on `device`; from pinned memory the copy does not wait, and later kernels of the stream see it done."""
-    tensors = (None if t is None else t.to(device, non_blocking=True) for t in (batch.ids, batch.views, batch.labels))
+    held = (batch.ids, batch.views, batch.labels, batch.neighbours)
+    tensors = (None if t is None else t.to(device, non_blocking=True) for t in held)
     with part("copy"):
         return Batch(batch.step, *tensors)  # type: ignore[arg-type]
 
@@ -56,6 +60,8 @@ class Loader:
         plan_rows: int64 [steps, b], this rank's sample ids of every step of the epoch.
         node_rows: int64 [steps, B], those of all ranks that share the store's cache; this rank's where not given.
         labels: int64 [n], classes of all images, to be handed out with them; or None.
+        around: Called with ids int64 [b] for the embeddings of their nearest images [b, k, D], to be handed out with
+            them; or None.
         views: How an image becomes `views.count` views.
         seed: Of the run.
         epoch: Number of the epoch.
@@ -75,6 +81,7 @@ class Loader:
         *,
         node_rows: np.ndarray | None = None,
         labels: np.ndarray | None = None,
+        around: Callable[[np.ndarray], np.ndarray] | None = None,
         views: ViewsConfig,
         seed: int,
         epoch: int,
@@ -85,7 +92,7 @@ class Loader:
     ) -> None:
         if plan_rows.ndim != 2 or plan_rows.dtype != np.int64:
             raise ValueError(f"plan_rows must be int64 [steps, b], not {plan_rows.dtype} {plan_rows.shape}")
-        self.store, self.plan_rows, self.views, self.labels = store, plan_rows, views, labels
+        self.store, self.plan_rows, self.views, self.labels, self.around = store, plan_rows, views, labels, around
         self.node_rows = plan_rows if node_rows is None else node_rows
         self.seed, self.epoch, self.first_step = seed, epoch, first_step
         self.workers, self.prefetch, self.pin = workers, prefetch, pin
@@ -132,7 +139,11 @@ class Loader:
         for row, id in enumerate(ids.tolist()):
             rows.setdefault(id, []).append(row)
         out = views.numpy().reshape(len(ids), count, 3, size, size)
-        return Batch(step, ids, views, labels), [pool.submit(self._fill, id, where, out) for id, where in rows.items()]
+        neighbours = None if self.around is None else torch.from_numpy(self.around(self.plan_rows[step]))
+        if neighbours is not None and self.pin:
+            neighbours = neighbours.pin_memory()
+        batch = Batch(step, ids, views, labels, neighbours)
+        return batch, [pool.submit(self._fill, id, where, out) for id, where in rows.items()]
 
     def _integers(self, values: np.ndarray) -> torch.Tensor:
         tensor = torch.empty(len(values), dtype=torch.int64, pin_memory=self.pin)

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 
 from dist_plm.config import ViewsConfig
 from dist_plm.data.shard_files import ADVICE
@@ -23,13 +24,14 @@ from dist_plm.errors import UserError
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-_Sample = tuple[int, str, Any]  # position of a shard, name of an image, and what the store's `decoded` takes
+Cut = Callable[[Image.Image, int], np.ndarray]
+_Sample = tuple[int, str, Any, int]  # position of a shard; name of an image, what the store's `decoded` takes, id
 
 
 def sweep_shards(
-    store: Store, shards: Sequence[int], *, config: ViewsConfig, batch_size: int, workers: int
+    store: Store, shards: Sequence[int], *, config: ViewsConfig, batch_size: int, workers: int, cut: Cut | None = None
 ) -> Generator[tuple[int, Iterator[torch.Tensor]], None, None]:
-    """Evaluation views of the samples of some shards, in order.
+    """One view of each sample of some shards, in order.
 
     While the caller works on one batch, one thread reads on and `workers` threads decode, be it in another shard: two
     more batches at most.
@@ -37,7 +39,8 @@ def sweep_shards(
     Args:
         store: The split.
         shards: Positions in `store.shards`.
-        config: `size` and `resize` of the views.
+        config: `size` and `resize` of the evaluation views.
+        cut: An image and its id -> another view, uint8 [3, size, size]. Thread-safe.
         batch_size: Images in a batch; the last of a shard may hold fewer.
         workers: Decoding threads.
 
@@ -49,7 +52,8 @@ def sweep_shards(
             the manifest's. The last shows only at the end, so keep nothing of a shard whose batches have not ended.
     """
     samples = (_samples(store, shard) for shard in shards)
-    ahead = Ahead(samples, partial(_view, store, config), workers, most=2 * batch_size)
+    view = partial(_view, store, cut or (lambda image, _: eval_view(image, config=config)))
+    ahead = Ahead(samples, view, workers, most=2 * batch_size)
     try:
         for shard in shards:
             batches = (torch.from_numpy(np.stack(views)) for views in ahead.batches(batch_size))
@@ -131,14 +135,14 @@ class Ahead(Generic[Item, Made]):
 
 def _samples(store: Store, shard: int) -> Generator[_Sample, None, None]:
     with closing(store.in_order(shard)) as samples:
-        for name, item in samples:
-            yield shard, name, item
+        for id, (name, item) in enumerate(samples, store.shards[shard].first_id):
+            yield shard, name, item, id
 
 
-def _view(store: Store, config: ViewsConfig, sample: _Sample) -> np.ndarray:
-    shard, name, item = sample
+def _view(store: Store, cut: Cut, sample: _Sample) -> np.ndarray:
+    shard, name, item, id = sample
     try:
-        return eval_view(store.decoded(item), config=config)
+        return cut(store.decoded(item), id)
     except ValueError as error:
         file = store.shards[shard].path.name
         raise UserError(f"{store.place}/{file}: sample '{name}': {error}; {ADVICE} {store.place}") from error

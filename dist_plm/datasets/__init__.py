@@ -1,1 +1,1 @@
-"""Makes data sets: official layouts, plain folders and rendered glyphs to WebDataset tars with an offset table."""
+"""Builds and verifies data sets: official layouts, image folders and rendered glyphs to WebDataset shards."""

@@ -1,1 +1,1 @@
-"""The process group: joining it, its collectives, its health, signals that end it."""
+"""The process group: connecting, the World with all collectives, liveness of ranks, signals, launcher variables."""

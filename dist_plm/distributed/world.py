@@ -17,7 +17,7 @@ from dist_plm.distributed.shares import Shares
 from dist_plm.errors import RunFailure
 from dist_plm.telemetry.parts import part
 
-# What a RuntimeError of gloo or NCCL says about a peer that is gone.
+# One of these is in the message of a RuntimeError of gloo about a peer that is gone, or of NCCL's watchdog.
 _TRANSPORT = ("gloo", "nccl", "connection", "timed out", "timeout", "peer", "socket")
 
 # torch 2.13 renamed the two tensor collectives and warns about the old names; 2.11 has only those.
@@ -116,7 +116,8 @@ class World:
     def waiting(self, what: str) -> Iterator[None]:
         """Around whatever waits for other ranks: a lost one ends the wait with its name.
 
-        torch reports a dead peer and a time-out as RuntimeErrors that name the transport; others pass through.
+        NCCL, the store and the rendezvous raise torch's DistError. gloo raises a plain RuntimeError that names the
+        transport; other RuntimeErrors pass through.
         """
         if self.health:
             self.health.beat.doing = what
@@ -124,7 +125,8 @@ class World:
             yield
         except RuntimeError as error:
             text = str(error)
-            if not self.health or not any(word in text.lower() for word in _TRANSPORT):
+            lost = isinstance(error, dist.DistError) or any(word in text.lower() for word in _TRANSPORT)
+            if not self.health or not lost:
                 raise
             raise RankFailure(f"{what} failed: {self.health.diagnose()} ({text.splitlines()[0][:160]})") from error
         if self.health:

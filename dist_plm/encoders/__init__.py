@@ -1,1 +1,1 @@
-"""Trained networks ready for use: loaded from a run, an export or a configuration, and exported."""
+"""Trained networks for inference: loaded from a run, an export or a configuration, and exported."""

@@ -1,4 +1,4 @@
-"""The errors that a person is meant to read."""
+"""Exceptions whose message is meant for the user: UserError (exit status 2) and RunFailure (1)."""
 
 
 class UserError(Exception):

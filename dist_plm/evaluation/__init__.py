@@ -1,4 +1,4 @@
-"""Metrics of an embedding. Tensors in, numbers out: of the project they know the index's order of distances."""
+"""Metrics of an embedding (recall@k, MAP@R, NMI, statistics of pairs), their protocol, and published results."""
 
 from .clustering import nmi
 from .retrieval import Counts, recall_at_k, retrieval_counts

@@ -163,7 +163,7 @@ class BatchJudge:
         cls,
         target: Tensor,
         distance: Tensor,
-        indices: Tensor,
+        indices: Tensor | None,
         members: Tensor,
         *,
         rows: Tensor,
@@ -175,7 +175,8 @@ class BatchJudge:
         Args:
             target: [b, c] target distances.
             distance: [b, c] present ones.
-            indices: int64 [b, k + 1], columns of the point itself and then of its neighbours, nearest first.
+            indices: int64 [b, k + 1], columns of the point itself and then of its neighbours, nearest first; None
+                where the neighbours are not in the batch, and the purity of X_i is not judged.
             members: bool [b, k + 1], which of them are in X_i.
             rows: Columns of the points themselves.
             labels: int64 [c], -1 is unlabelled.
@@ -183,6 +184,8 @@ class BatchJudge:
         """
         pairs = (images[rows, None] != images) & (labels[rows, None] >= 0) & (labels >= 0)
         attraction = Attraction.of(target, distance, labels[rows, None] == labels, pairs)
+        if indices is None:
+            return cls(attraction=attraction)
         kept = images[indices] != images[rows, None]
         kept[:, 0] = True
         order = (~kept).sort(dim=1, stable=True).indices

@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all, and their names."""
+"""Atomic replacement of files, and the encoding of their names."""

@@ -1,4 +1,4 @@
-"""Nearest neighbours over the embeddings of a whole data set."""
+"""Nearest-neighbour search over the embeddings of a data set on all ranks, the pass that computes them, clustering."""
 
 from .flat import nearest
 

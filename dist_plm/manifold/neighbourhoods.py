@@ -1,4 +1,8 @@
-"""Section 3.2: the linear neighbourhood P_i of every point, by PCA on those of its k nearest neighbours that fit it."""
+"""Section 3.2: the linear neighbourhood P_i of every point, by PCA on those of its k nearest neighbours that fit it.
+
+Neighbours are searched among candidates (`linear_neighbourhoods`, the points of a batch) or come from elsewhere
+(`neighbourhoods_among`, the nearest images of the whole data set).
+"""
 
 from typing import NamedTuple
 
@@ -61,13 +65,36 @@ def linear_neighbourhoods(
     candidates = points if candidates is None else candidates
     _check(points, candidates, rows, k, dim, threshold, centre, criterion)
     indices = nearest_candidates(points, candidates, k, rows)
-    x = torch.cat([points[:, None], candidates[indices[:, 1:]]], dim=1)
+    basis, members = neighbourhoods_among(
+        points, candidates[indices[:, 1:]], dim=dim, threshold=threshold, centre=centre, criterion=criterion
+    )
+    return Neighbourhoods(basis, members, indices)
+
+
+@torch.no_grad()
+@full_precision
+def neighbourhoods_among(
+    points: Tensor,
+    neighbours: Tensor,
+    *,
+    dim: int,
+    threshold: float,
+    centre: str = "anchor",
+    criterion: str = "energy",
+) -> tuple[Tensor, Tensor]:
+    """P_i of points [B, D] from neighbours [B, k, D] that are given, in the order in which they may join X_i.
+
+    Returns:
+        basis [B, D, M] and members [B, k + 1] as in `Neighbourhoods`, column 0 of members is the point itself. Raises
+        ValueError for half precision.
+    """
+    x = torch.cat([points[:, None], neighbours], dim=1)
     v = x if centre == "origin" else x - points[:, None]
     gram = v @ v.mT
     noise = (64 * torch.finfo(x.dtype).eps * torch.linalg.vector_norm(points, dim=1, keepdim=True)).square()
     allowed = 1 - threshold if criterion == "energy" else (1 - threshold) ** 2
     found = select(gram, noise, dim=dim, centre=centre, allowed=allowed)
-    return Neighbourhoods(_basis(v, found), found.members, indices)
+    return _basis(v, found), found.members
 
 
 @torch.no_grad()

@@ -1,4 +1,7 @@
-"""What is trained on a batch: a method turns the embeddings of a batch into a loss. `build_method` is the registry."""
+"""Training objectives: a method turns the embeddings of a batch into a loss and says how batches are sampled.
+
+`build_method` is the registry.
+"""
 
 from dist_plm.config import Config
 from dist_plm.distributed.world import World
@@ -27,7 +30,8 @@ METHODS: dict[str, type[Method]] = {
 
 def is_searched(config: Config) -> bool:
     """Whether a refresh makes an index of all images and searches it."""
-    return METHODS[config.train.method].is_searched(config.batch)
+    method = METHODS[config.train.method]
+    return method.is_searched(config.batch) or method.reads_gallery(config)
 
 
 def is_swept(config: Config) -> bool:

@@ -30,6 +30,8 @@ class Points:
         labels: int64 [b], the class of each point, where batches are made of `classes` or `clusters`.
         student_wide: g_theta(x) [b, wide_dim] of the wide head, which may be 0 wide; carries gradient.
         teacher_wide: g_phi(x) [b, wide_dim].
+        neighbours: f_phi of the k nearest training images of each image [b / views, k, D], as of the last refresh, for
+            a method that `reads_gallery`.
         prepared: What `prepare` made of `teacher`; None if it was not called.
         sound: Whether the rank's rows were finite (scalar bool); the step is void otherwise.
         step: Steps done in this phase: a counter for random numbers.
@@ -44,6 +46,7 @@ class Points:
     labels: Tensor | None = None
     student_wide: Tensor | None = None
     teacher_wide: Tensor | None = None
+    neighbours: Tensor | None = None
     prepared: Any = None
     sound: Tensor = field(default_factory=lambda: torch.tensor(True))
     step: int = 0
@@ -56,14 +59,15 @@ class Targets:
 
     Attributes:
         similarity: [b, c] estimated similarity to c points of the batch.
-        indices: int64 [b, k + 1], the point itself and its neighbours, nearest first, as columns of `similarity`.
+        indices: int64 [b, k + 1], the point itself and its neighbours, nearest first, as columns of `similarity`; None
+            where the neighbours are not in the batch.
         members: bool [b, k + 1], which of them it is grouped with.
         first: Row of the global batch that column 0 is.
         delta: Distance that two entirely dissimilar points are to have (scalar).
     """
 
     similarity: Tensor
-    indices: Tensor
+    indices: Tensor | None
     members: Tensor
     first: int
     delta: Tensor
@@ -118,12 +122,18 @@ class Method(nn.Module, ABC):
         """Whether batches hold the nearest images of their seeds; a group of one image needs none."""
         return cls.batches == "neighbours" and batch.group_size > 1
 
-    def prepare(self, x: Tensor, shares: Shares | None = None) -> Any:
+    @classmethod
+    def reads_gallery(cls, config: Config) -> bool:
+        """Whether `forward` and `prepare` ask for the nearest training images of each image of a batch."""
+        return False
+
+    def prepare(self, x: Tensor, shares: Shares | None = None, neighbours: Tensor | None = None) -> Any:
         """What `forward` needs of f_phi(x) [b, D] alone: it may be called while the student is still embedding. A
         collective.
 
         Args:
             shares: As in `Points`.
+            neighbours: As in `Points`.
         """
         return None
 

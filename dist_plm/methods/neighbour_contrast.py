@@ -16,7 +16,7 @@ class NeighbourContrast(Method):
     near.
     """
 
-    def prepare(self, x: Tensor, shares: Shares | None = None) -> Tensor:
+    def prepare(self, x: Tensor, shares: Shares | None = None, neighbours: Tensor | None = None) -> Tensor:
         """The k nearest points of each, as rows of the global batch [b, k]."""
         k, rows = self.config.manifold.k, self.world.own_rows(x, shares)
         return nearest_candidates(x, self.world.gather_rows(x, shares), k, rows)[:, 1:]

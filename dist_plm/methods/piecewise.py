@@ -1,11 +1,75 @@
 """The piecewise-linear manifold as configured: neighbourhoods, and the similarity that they give, graded or binary."""
 
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
 
 from dist_plm.config import ManifoldConfig
-from dist_plm.manifold import Neighbourhoods, linear_neighbourhoods, point_similarity, proxy_similarity
+from dist_plm.manifold import (
+    Neighbourhoods,
+    linear_neighbourhoods,
+    mean_of_members,
+    neighbourhoods_among,
+    point_similarity,
+    project,
+    proxy_similarity,
+)
 from dist_plm.manifold.membership import member_similarity, nearest_points_similarity
 from dist_plm.telemetry.parts import part
+
+
+class Pieces(NamedTuple):
+    """The pieces P_i of a rank's b points.
+
+    Args:
+        basis: [b, D, M].
+        members: [b, K + 1] bool, which of its K possible neighbours are in X_i; column 0 is the point itself.
+        projected: [b, D], the points on their pieces; the points themselves unless `manifold.project`.
+        indices: int64 [b, K + 1], rows of the candidates in the batch; None where neighbours are not in the batch.
+    """
+
+    basis: Tensor
+    members: Tensor
+    projected: Tensor
+    indices: Tensor | None
+
+
+def batch_pieces(x: Tensor, candidates: Tensor, rows: Tensor, config: ManifoldConfig) -> Pieces:
+    """P_i of points x [b, D] that are `rows` of `candidates` [G, D], points of the batch (section 3.2)."""
+    found = neighbourhoods(x, candidates, rows, config)
+    neighbours = candidates[found.indices[:, 1:]] if config.project else None
+    projected = x if neighbours is None else project(x, found.basis, mean_of_members(x, neighbours, found.members))
+    return Pieces(found.basis, found.members, projected, found.indices)
+
+
+def gallery_pieces(x: Tensor, neighbours: Tensor, views: int, config: ManifoldConfig) -> Pieces:
+    """P_i of points x [b, D], image by image, from the k nearest training images of their image [b / views, k, D].
+
+    With a piece for each view, its other views are the first to join X_i. Among single images the nearest neighbour of
+    a view in its batch *is* its other view, so that the direction between the two lies in P_i and the pair attracts;
+    without them X_i would lack that direction.
+    """
+    images = x.reshape(-1, views, x.shape[1])
+    if config.piece == "image":
+        anchors, possible = images.mean(1), neighbours
+    else:
+        others = [torch.roll(images, -shift, 1) for shift in range(1, views)]
+        possible = torch.cat([torch.stack(others, 2), neighbours[:, None].expand(-1, views, -1, -1)], 2).flatten(0, 1)
+        anchors = x
+    with part("neighbourhoods"):
+        basis, members = neighbourhoods_among(
+            anchors,
+            possible,
+            dim=config.dim,
+            threshold=config.threshold,
+            centre=config.centre,
+            criterion=config.criterion,
+        )
+    mean = mean_of_members(anchors, possible, members) if config.project else anchors
+    if config.piece == "image":
+        basis, members, mean = (each.repeat_interleave(views, dim=0) for each in (basis, members, mean))
+    return Pieces(basis, members, project(x, basis, mean) if config.project else x, None)
 
 
 def neighbourhoods(x: Tensor, candidates: Tensor, rows: Tensor, config: ManifoldConfig) -> Neighbourhoods:
@@ -23,8 +87,9 @@ def neighbourhoods(x: Tensor, candidates: Tensor, rows: Tensor, config: Manifold
         )
 
 
-def member_ids(found: Neighbourhoods) -> Tensor:
-    """X_i as int64 [b, k + 1], -1 for the neighbours that are not in it."""
+def member_ids(found: Pieces | Neighbourhoods) -> Tensor:
+    """X_i as int64 [b, k + 1], rows of the batch, -1 for the neighbours that are not in it."""
+    assert found.indices is not None  # a binary similarity has its neighbours in the batch
     return found.indices.masked_fill(~found.members, -1)
 
 

@@ -11,10 +11,18 @@ from dist_plm.checkpoint.checkpoint import Sharded, State
 from dist_plm.config import Config
 from dist_plm.distributed.shares import Shares
 from dist_plm.distributed.world import World
-from dist_plm.manifold import Neighbourhoods, neighbourhood_loss, point_loss, proxy_loss
+from dist_plm.manifold import neighbourhood_loss, point_loss, proxy_loss
 from dist_plm.manifold.distance import distance
 from dist_plm.methods.base import Loss, Method, Points, Targets
-from dist_plm.methods.piecewise import member_ids, neighbourhoods, similarity, similarity_to_proxies
+from dist_plm.methods.piecewise import (
+    Pieces,
+    batch_pieces,
+    gallery_pieces,
+    member_ids,
+    neighbourhoods,
+    similarity,
+    similarity_to_proxies,
+)
 from dist_plm.model.proxies import Proxies
 
 PAIRS = 2**21  # of points and proxies at a time
@@ -27,11 +35,13 @@ class Surroundings(NamedTuple):
         x_all: f_phi of all points [G, D].
         own: P_i of the rank's own points.
         basis_all: Bases of all points [G, D, M].
+        points_all: What similarity is computed from [G, D]: f_phi, or its projections onto the points' own pieces.
     """
 
     x_all: Tensor
-    own: Neighbourhoods
+    own: Pieces
     basis_all: Tensor
+    points_all: Tensor
 
 
 class PiecewiseLinearManifold(Method):
@@ -58,18 +68,28 @@ class PiecewiseLinearManifold(Method):
                 count, config.model.dim, manifold.dim, seed=config.seed, rank=world.rank, world_size=world.size
             )
 
-    def prepare(self, x: Tensor, shares: Shares | None = None) -> Surroundings:
-        world, rows = self.world, self.world.own_rows(x, shares)
+    @classmethod
+    def reads_gallery(cls, config: Config) -> bool:
+        return config.manifold.scope == "gallery"
+
+    def prepare(self, x: Tensor, shares: Shares | None = None, neighbours: Tensor | None = None) -> Surroundings:
+        world, rows, config = self.world, self.world.own_rows(x, shares), self.config.manifold
         x_all = world.gather_rows(x, shares)
-        if self.config.manifold.scope == "rank":
-            own = neighbourhoods(x, x, rows - rows[0], self.config.manifold)
+        if config.scope == "gallery":
+            assert neighbours is not None
+            own = gallery_pieces(x, neighbours, self.config.views.count, config)
+        elif config.scope == "rank":
+            own = batch_pieces(x, x, rows - rows[0], config)
         else:
-            own = neighbourhoods(x, x_all, rows, self.config.manifold)
-        return Surroundings(x_all, own, world.gather_rows(own.basis, shares))
+            own = batch_pieces(x, x_all, rows, config)
+        points_all = world.gather_rows(own.projected, shares) if config.project else x_all
+        return Surroundings(x_all, own, world.gather_rows(own.basis, shares), points_all)
 
     def forward(self, points: Points) -> Loss:
         weights, z_all = self.config.loss, self.world.gather_rows(points.student, points.shares)
-        around = self.prepare(points.teacher, points.shares) if points.prepared is None else points.prepared
+        around = points.prepared
+        if around is None:
+            around = self.prepare(points.teacher, points.shares, points.neighbours)
         point, targets = self._point_share(points, around, z_all)
         terms, share = {"point": point.detach()}, weights.point * point
         if self.proxies is not None:
@@ -82,14 +102,15 @@ class PiecewiseLinearManifold(Method):
     def _point_share(self, points: Points, around: Surroundings, z_all: Tensor) -> tuple[Tensor, Targets]:
         """Mean of equation 6. In scope `rank` the columns are the rank's own and the mean is over W batches."""
         config, alone, members = self.config.manifold, self.config.manifold.scope == "rank", None
-        x_all, own, basis_all = around
+        x_all, own, basis_all, points_all = around
         rows = self.world.own_rows(points.student, points.shares)
         first = self.world.rank * len(rows) if alone else 0  # alone on a rank, shares are equal
         if config.similarity == "binary":
             members = member_ids(own) if alone else self.world.gather_rows(member_ids(own), points.shares)
         if alone:
             z_all, x_all, basis_all, rows = points.student, points.teacher, own.basis, rows - first
-        s = similarity(x_all, basis_all, members, rows, config)
+            points_all = own.projected
+        s = similarity(points_all, basis_all, members, rows, config)
         if config.same_image:
             image = torch.arange(len(x_all), device=x_all.device) // points.views
             s = torch.where(image[rows][:, None] == image[None, :], 1.0, s)
@@ -121,7 +142,7 @@ class PiecewiseLinearManifold(Method):
         def sums(raw_rho: Tensor, raw_psi: Tensor, z_all: Tensor) -> tuple[Tensor, Tensor]:
             rho, psi = proxies.constrained(raw_rho, raw_psi)
             with torch.set_grad_enabled(self.config.proxies.similarity_gradient):
-                s = similarity_to_proxies(around.x_all, around.basis_all, rho, psi, self.config.manifold)
+                s = similarity_to_proxies(around.points_all, around.basis_all, rho, psi, self.config.manifold)
             return proxy_loss(z_all, rho, s, delta=delta), neighbourhood_loss(around.basis_all, psi, s)
 
         proxy, neighbourhood = z_all.new_zeros(()), z_all.new_zeros(())

@@ -1,4 +1,4 @@
-"""Networks: backbones, the encoder (student) and its momentum copy (teacher)."""
+"""Networks: backbones, the encoder (student), its momentum copy (teacher), proxies and pretrained weights."""
 
 from dist_plm.model.backbones import build_backbone, check_model
 from dist_plm.model.encoder import Encoder

@@ -1,1 +1,1 @@
-"""The optimisation step on many ranks: strategies, optimisers, loss scale, streams, compilation."""
+"""The optimization step on many ranks: DDP, ZeRO and reproducible strategies, optimizers, loss scale, CUDA streams."""

@@ -1,1 +1,1 @@
-"""What people look at: the report of one run or of several, one HTML file that needs no network, and tables."""
+"""The HTML report of one or several runs, and the table that compares runs with published results."""

@@ -1,4 +1,4 @@
-"""A catalogue of images: their embeddings in a searchable index, their names, and where to read them."""
+"""A searchable index of images on disk: build, query, contact sheet and web page of `embed`, `search` and `serve`."""
 
 from dist_plm.search_index.search_index import Catalogue, Neighbour
 

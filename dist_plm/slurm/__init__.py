@@ -1,1 +1,3 @@
-"""Runs on a cluster: what is asked of Slurm, what a task does, and what became of it. `slurm.py` is the command."""
+"""Submits training runs, hyperparameter sweeps and shard builds to Slurm, requeues them and reports their state;
+behind `launch/slurm.py`.
+"""

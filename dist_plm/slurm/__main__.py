@@ -1,7 +1,7 @@
 """Start a training, a sweep or the building of shards on a Slurm cluster, and see what became of it.
 
     python launch/slurm.py --nodes 2 --gpus-per-node 8 --partition P --time 24:00:00 --config configs/sop.yaml \\
-        --batch.groups 32 --model.weights FILE
+        --model.weights FILE
     python launch/slurm.py ... --sweep manifold.n_alpha=1,2,4 --sweep seed=0..4
     python launch/slurm.py ... --task shards --parts 64 folder --source PHOTOS --out data/photos
     python launch/slurm.py status RUN

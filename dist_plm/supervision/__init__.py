@@ -1,1 +1,1 @@
-"""The paper's table 2: how good the estimates are that a method trains on."""
+"""Table 2 of the paper: how well the similarities that a method estimates without labels agree with the labels."""

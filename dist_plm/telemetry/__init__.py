@@ -1,1 +1,1 @@
-"""What a run says of itself: metrics, loggers, progress, profile."""
+"""Metrics file, loggers (TensorBoard, Weights & Biases), progress display, timers and profiler."""

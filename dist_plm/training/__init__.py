@@ -1,1 +1,1 @@
-"""The run: what learns, in which order, what it says, and where it goes on."""
+"""The training run: loop, step, epoch plans, evaluation, log, run directory and resuming."""

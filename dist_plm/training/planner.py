@@ -6,6 +6,7 @@ Where nothing asks for the embeddings, there is no sweep.
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -18,15 +19,16 @@ from dist_plm.data.plan import class_plan, coverage, plan_blocks, plan_steps, ra
 from dist_plm.data.plan_file import load_plan, save_blocks
 from dist_plm.data.store import Store
 from dist_plm.distributed.world import World
-from dist_plm.errors import RunFailure
 from dist_plm.index.embedding_files import Embeddings
 from dist_plm.index.embedding_pass import sweep
 from dist_plm.index.global_index import GlobalIndex
+from dist_plm.index.nearest_images import NearestImages, search_all
 from dist_plm.index.placement import place_run
 from dist_plm.model.digest import digest
 from dist_plm.telemetry.metrics import Metrics
 from dist_plm.telemetry.parts import part
 from dist_plm.telemetry.progress import Display
+from dist_plm.training.cached_views import CachedViews
 from dist_plm.training.learner import Learner
 from dist_plm.training.run_directory import RunDirectory
 
@@ -44,6 +46,7 @@ class Position:
         plan: sha256 of the epoch's plan; empty until it is made.
         sweep: Name of the teacher's weights whose embeddings the plans rest on.
         labels: sha256 of the classes made up at the last refresh; empty where there are none.
+        nearest: sha256 of the table of nearest images made at the last refresh; empty where nothing reads it.
         metrics_bytes: Length of metrics.jsonl.
         best: Highest recall of an evaluation so far that decides which checkpoint is the best.
     """
@@ -56,6 +59,7 @@ class Position:
     plan: str = ""
     sweep: str = ""
     labels: str = ""
+    nearest: str = ""
     metrics_bytes: int = 0
     best: float = 0.0
 
@@ -67,10 +71,12 @@ class Plan:
     Attributes:
         ids: int64 [steps, groups, group_size], images of the global batches.
         labels: int [n], classes of all images, for a method whose batches are made of them.
+        nearest: The nearest images of each image, for a method that reads the gallery.
     """
 
     ids: np.ndarray
     labels: np.ndarray | None
+    nearest: NearestImages | None
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,7 @@ class Planner:
     world: World
     display: Display
     metrics: Metrics
+    views: CachedViews | None = None
 
     @part("sweep")
     def plan(self, at: Position, learner: Learner) -> Plan:
@@ -93,12 +100,12 @@ class Planner:
         """
         path = self.directory.plan(at.epochs)
         if known := at.plan:
-            return Plan(load_plan(path, known), self._labels(at, learner))
+            return Plan(load_plan(path, known), self._labels(at, learner), self._nearest(at, learner))
         at.plan = self._make(path, at, learner)
         ids = load_plan(path, at.plan)
         share = coverage(ids, len(self.store)) if self.world.is_first else 0.0
         self.metrics.write("plan", step=at.step, epoch=at.epochs, steps=len(ids), coverage=share, sha256=at.plan)
-        return Plan(ids, self._labels(at, learner))
+        return Plan(ids, self._labels(at, learner), self._nearest(at, learner))
 
     def _make(self, path: Path, at: Position, learner: Learner) -> str:
         """Write the plan as it is made, on the first rank, and return its hash on all."""
@@ -126,29 +133,65 @@ class Planner:
         if at.epoch == 0:
             device, dtype = self.world.device, learner.method_dtype
             learner.method.begin(lambda: torch.from_numpy(embeddings().whole()).to(device, dtype))
-        if learner.method.is_searched(self.config.batch):
+        is_searched, reads_gallery = learner.method.is_searched(self.config.batch), self._reads_gallery(learner)
+        if reads_gallery and self._refreshing(at):
+            self._search_all(at, embeddings())
+        if is_searched:
             yield from self._around_seeds(at, embeddings())
-        else:
-            at.sweep = ""  # nobody asks for it again
-            yield random_plan(len(self.store), self.config.batch, self.config.seed, at.epochs)
+            return
+        if not reads_gallery:
+            at.sweep = ""  # not needed again
+        yield random_plan(len(self.store), self.config.batch, self.config.seed, at.epochs)
 
     def _around_seeds(self, at: Position, embeddings: Embeddings) -> Iterator[np.ndarray]:
-        """Groups of neighbours, from an index that gives its memory back before training goes on."""
-        config, world, batch, n = self.config, self.world, self.config.batch, len(embeddings)
-        placement = place_run(config, n, world.size)
+        """Groups of neighbours of the epoch's seeds."""
+        batch, n, seed = self.config.batch, len(embeddings), self.config.seed
+        title, total = f"search {self.store.split}", plan_steps(n, batch) * batch.groups
+        with (
+            self._index(at, embeddings, max(1, batch.group_size - 1)) as index,
+            self.display.phase(title, total, "seeds") as bar,
+        ):
+            for block in plan_blocks(n, batch=batch, seed=seed, epoch=at.epochs, neighbours=index.neighbours):
+                yield block
+                bar.advance(len(block) * batch.groups)
+                self.world.leave_if_told()
+
+    @contextmanager
+    def _index(self, at: Position, embeddings: Embeddings, k: int) -> Iterator[GlobalIndex]:
+        """An index that finds k neighbours with the recall asked for, and frees its memory before training resumes."""
+        config, placement = self.config, place_run(self.config, len(embeddings), self.world.size)
         backend, seed = config.index.backend, config.seed
-        with GlobalIndex(embeddings, config.index, placement, backend=backend, world=world, seed=seed) as index:
+        with GlobalIndex(embeddings, config.index, placement, backend=backend, world=self.world, seed=seed) as index:
             try:
-                index.guard(at.epochs, max(1, batch.group_size - 1))
-            except RunFailure:
+                index.guard(at.epochs, k)
+                yield index
+            finally:
                 self.metrics.write("index", step=at.step, epoch=at.epochs, **index.facts)
-                raise
-            with self.display.phase(f"search {self.store.split}", plan_steps(n, batch) * batch.groups, "seeds") as bar:
-                for block in plan_blocks(n, batch=batch, seed=seed, epoch=at.epochs, neighbours=index.neighbours):
+
+    def _reads_gallery(self, learner: Learner) -> bool:
+        return learner.method.reads_gallery(self.config)
+
+    def _search_all(self, at: Position, embeddings: Embeddings) -> None:
+        """The nearest images of every image, saved on the first rank; its hash is noted on all."""
+        n, k = len(embeddings), self.config.manifold.k
+
+        def table(index: GlobalIndex) -> Iterator[np.ndarray]:
+            with self.display.phase(f"neighbours of {self.store.split}", n, "images") as bar:
+                for block in search_all(index, n, k):
                     yield block
-                    bar.advance(len(block) * batch.groups)
-                    world.leave_if_told()
-            self.metrics.write("index", step=at.step, epoch=at.epochs, **index.facts)
+                    bar.advance(len(block))
+                    self.world.leave_if_told()
+
+        with self._index(at, embeddings, k) as index:
+            blocks = table(index)
+            if not self.world.is_first:
+                deque(blocks, maxlen=0)  # the search takes all ranks
+            at.nearest = self._shared(lambda: save_blocks(self.directory.nearest(at.sweep), (n, k), blocks))
+
+    def _nearest(self, at: Position, learner: Learner) -> NearestImages | None:
+        if not self._reads_gallery(learner):
+            return None
+        return NearestImages(self._swept(at, learner), load_plan(self.directory.nearest(at.sweep), at.nearest))
 
     def _cluster(self, at: Position, learner: Learner) -> None:
         """Make classes up from the gallery on the first rank, save them, and hand them to the method."""
@@ -191,8 +234,14 @@ class Planner:
         teacher = learner.whole("teacher")
         if self._refreshing(at) or not self._is_kept(at):
             at.sweep = digest(teacher) + "_wide" * wide + "_fp16" * (self.config.index.precision == "fp16")
-        embeddings = sweep(
-            learner.embed_with(teacher, wide=wide),
+        embeddings = self._swept(at, learner)
+        self.metrics.write("sweep", step=at.step, epoch=at.epochs, seconds=time.monotonic() - started)
+        return embeddings
+
+    def _swept(self, at: Position, learner: Learner) -> Embeddings:
+        """The embeddings named by `at.sweep`; shards that are missing are embedded by the present teacher."""
+        return sweep(
+            learner.embed_with(learner.whole("teacher"), wide=bool(self.config.model.wide_dim)),
             self.store,
             self.directory.sweep(at.sweep),
             config=self.config,
@@ -200,6 +249,5 @@ class Planner:
             display=self.display,
             title=f"sweep {self.store.split}",
             precision=self.config.index.precision,
+            source=self.views.source(self.store) if self.views else None,
         )
-        self.metrics.write("sweep", step=at.step, epoch=at.epochs, seconds=time.monotonic() - started)
-        return embeddings

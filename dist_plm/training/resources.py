@@ -62,7 +62,7 @@ def share_rows(config: Config, world_size: int) -> list[tuple[str, str]]:
     mend = f"equal with --batch.groups {groups} ({groups * batch.group_size} images)"
     lanes = -(-config.runtime.lanes // world_size) * world_size
     if config.runtime.strategy == "reproducible" and config.runtime.lanes < lanes <= batch.images:
-        mend = f"nearly equal with --runtime.lanes {lanes}, which gives other bits"
+        mend = f"nearly equal with --runtime.lanes {lanes}, which changes the bits of the result"
     cost = f"{shares.largest} / {shares.total / world_size:.4g} = {shares.imbalance:.3g}"
     return [*rows, ("unequal shares", f"a step takes up to {cost} times as long as with equal shares; {mend}")]
 

@@ -119,6 +119,10 @@ class RunDirectory:
         """Where embeddings by the network called `weights` lie, one folder a split."""
         return self.sweeps / weights
 
+    def nearest(self, weights: str) -> Path:
+        """Where the table of each image's nearest images lies, beside the embeddings that it was searched in."""
+        return self.sweep(weights) / "nearest.npy"
+
     def keep_sweep(self, weights: str, world: World) -> None:
         """Drop the sweeps of all other networks. A collective."""
         world.barrier("the end of a plan")

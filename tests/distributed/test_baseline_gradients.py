@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.common import on_ranks
 from dist_plm.checkpoint.checkpoint import Sharded
 from dist_plm.config import BatchConfig, Config, DadaConfig, ModelConfig
 from dist_plm.distributed.shares import Shares
@@ -14,7 +15,6 @@ from dist_plm.distributed.world import World
 from dist_plm.methods import Method, Points, build_method
 from dist_plm.parallel.optimiser import Updates
 from dist_plm.parallel.strategy import DataParallel
-from tests.distributed.ranks import on_ranks
 from tests.distributed.test_exact_gradients import error, together
 
 GROUPS, GROUP_SIZE, VIEWS, DIM, WIDE = 12, 3, 2, 6, 9

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.common import on_ranks
 from dist_plm.checks import check
 from dist_plm.config import BatchConfig, Config, ModelConfig
 from dist_plm.distributed.shares import Shares
@@ -17,7 +18,6 @@ from dist_plm.parallel.optimiser import Updates
 from dist_plm.parallel.strategy import DataParallel
 from dist_plm.training.learner import Learner
 from dist_plm.training.warnings import batch_norm_warning
-from tests.distributed.ranks import on_ranks
 
 POINTS, DIM, STEPS = 16, 6, 2
 

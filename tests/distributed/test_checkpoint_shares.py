@@ -5,13 +5,13 @@ from dataclasses import replace
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.common import on_ranks
 from dist_plm.checkpoint import checkpoint
 from dist_plm.checkpoint.checkpoint import Sharded
 from dist_plm.checkpoint.saver import Saver
 from dist_plm.config import CheckpointConfig
 from dist_plm.distributed.world import World
 from dist_plm.telemetry.progress import Display
-from tests.distributed.ranks import on_ranks
 
 FILE_BYTES = 150_000  # of 400,000 that a rank writes
 SIZES = {"a": 90_000, "b": 40_000, "c": 50_000, "d": 30_000, "e": 20_000, "f": 70_000}  # numbers of four bytes

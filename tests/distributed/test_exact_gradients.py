@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from benchmarks.common import on_ranks
 from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, ProxiesConfig, RuntimeConfig
 from dist_plm.distributed.shares import Shares
 from dist_plm.distributed.world import World, _GatherRows
 from dist_plm.methods import Points, build_method
 from dist_plm.parallel.optimiser import Updates
 from dist_plm.parallel.strategy import DataParallel, data_parallel
-from tests.distributed.ranks import on_ranks
 
 GROUPS, GROUP_SIZE, VIEWS, DIM = 12, 2, 2, 6
 POINTS = GROUPS * GROUP_SIZE * VIEWS
@@ -60,7 +60,11 @@ def gradients(world: World, config: Config, method_name: str = "plm", rows: slic
     strategy = DataParallel(student, updates, world, precision="fp64", **settings)
     embedded = strategy.embed(views)
     z = embedded.detach().requires_grad_()
-    loss = method(Points(z, x, VIEWS, shares))
+    neighbours = None
+    if method.reads_gallery(config):
+        neighbours = nn.functional.normalize(torch.randn(POINTS // VIEWS, 5, DIM, dtype=torch.float64), dim=-1)
+        neighbours = neighbours[rows.start // VIEWS : rows.stop // VIEWS]
+    loss = method(Points(z, x, VIEWS, shares, neighbours=neighbours))
     loss.share.backward()
     strategy.backward(views, embedded, z.grad)
     result = {"loss": world.sum(loss.share.detach()).reshape(1)}
@@ -95,6 +99,8 @@ def error(found: Gradients, expected: Gradients) -> float:
 def test_global_scope_equals_one_process(size: int, tmp_path: Path) -> None:
     cases = [(config(p), "plm") for p in PROXIES] + [(config(0), "instance"), (config(0), "neighbour_contrast")]
     cases += [(config(7, micro_batches=pieces), "plm") for pieces in (2, 3)]
+    gallery = ManifoldConfig(dim=2, k=5, scope="gallery", centre="mean", project=True)
+    cases += [(replace(config(7), manifold=replace(gallery, piece=piece)), "plm") for piece in ("view", "image")]
     ranks = on_ranks(size, tmp_path, all_gradients, cases)
     for number, (case, method) in enumerate(cases):
         alone = gradients(World(), replace(case, batch=replace(case.batch, micro_batches=1)), method)

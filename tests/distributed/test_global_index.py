@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.common import on_ranks
 from dist_plm.config import BatchConfig
 from dist_plm.config.index import IndexConfig
 from dist_plm.data.plan import make_plan
@@ -14,7 +15,6 @@ from dist_plm.errors import RunFailure
 from dist_plm.index.embedding_files import Embeddings
 from dist_plm.index.global_index import GlobalIndex
 from dist_plm.index.placement import Placement, place
-from tests.distributed.ranks import on_ranks
 
 N, DEPTH = 1_501, 12
 SEEDS = np.random.default_rng(5).permutation(N)[:201]

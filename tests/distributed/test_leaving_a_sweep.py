@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.common import on_ranks
 from dist_plm.config import Config, DataConfig, EvaluationConfig, ViewsConfig
 from dist_plm.data.store import Store
 from dist_plm.distributed.preemption import Preempted, Preemption
 from dist_plm.distributed.world import World
 from dist_plm.index.embedding_pass import sweep
 from dist_plm.telemetry.progress import Display
-from tests.distributed.ranks import on_ranks
 from tests.end_to_end.conftest import build_demo
 
 SECONDS = 0.04  # a batch of one image; rank 0 has shards 0, 2 and 4, rank 1 has 1 and 3

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.common import on_ranks
 from dist_plm.config import Config, ManifoldConfig, ModelConfig, ProxiesConfig
 from dist_plm.distributed.shares import Shares
 from dist_plm.distributed.world import World
 from dist_plm.evaluation.live import batch_quality
 from dist_plm.methods import Points, build_method
-from tests.distributed.ranks import on_ranks
 
 IMAGES, VIEWS, DIM = 12, 2, 5
 LABELS = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, -1, 2, 0], dtype=np.int32)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from benchmarks.common import on_ranks
 from dist_plm.checkpoint.lock import Lock
 from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
-from tests.distributed.ranks import on_ranks
 
 
 def locked(world: World, folder: Path) -> str:

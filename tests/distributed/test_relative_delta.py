@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.common import on_ranks
 from dist_plm.config import Config, LossConfig
 from dist_plm.distributed.world import World
 from dist_plm.evaluation.live import batch_quality
 from dist_plm.methods import Points, build_method
 from tests import oracle
-from tests.distributed.ranks import on_ranks
 from tests.distributed.test_exact_gradients import POINTS, all_gradients, config, error, gradients, together
 
 COUNT, DIM, VIEWS = 14, 6, 2

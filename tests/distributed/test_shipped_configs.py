@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.common import on_ranks
 from dist_plm.checks import check
 from dist_plm.cli import load_config
 from dist_plm.config import Config, RuntimeConfig
@@ -21,7 +22,6 @@ from dist_plm.methods import METHODS
 from dist_plm.training.learner import Learner, phases
 from dist_plm.training.resources import share_rows
 from tests.commands import ROOT
-from tests.distributed.ranks import on_ranks
 
 CONFIGS = {path.stem: load_config(path) for path in sorted((ROOT / "configs").glob("*.yaml"))}
 RANKS, CLASSES, DIM, PIXELS = 8, 30, 8, 24

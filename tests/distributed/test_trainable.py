@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.common import on_ranks
 from dist_plm.config import (
     BatchConfig,
     Config,
@@ -27,7 +28,6 @@ from dist_plm.config import (
 from dist_plm.distributed.world import World
 from dist_plm.model.own_backbone import allow
 from dist_plm.training.learner import Learner, phases
-from tests.distributed.ranks import on_ranks
 from tests.distributed.test_zero import batches, distance, tensors, zero
 
 pytest.importorskip("timm")

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.common import on_ranks
 from dist_plm.checkpoint.checkpoint import staged
 from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, ProxiesConfig
 from dist_plm.data.loader import Batch
 from dist_plm.distributed.world import World
 from dist_plm.training.learner import Learner, phases
-from tests.distributed.ranks import on_ranks
 
 
 def steps_with_one_bad(world: World) -> dict[str, Any]:

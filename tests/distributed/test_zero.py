@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
+from benchmarks.common import on_ranks
 from dist_plm.checkpoint.checkpoint import Sharded
 from dist_plm.checks.settings import _check_strategy
 from dist_plm.config import (
@@ -29,7 +30,6 @@ from dist_plm.errors import UserError
 from dist_plm.model import torchvision_backbone
 from dist_plm.model.digest import digest
 from dist_plm.training.learner import Learner, phases
-from tests.distributed.ranks import on_ranks
 
 STEPS, STAGES = 20, (1, 2, 3)
 DDP = Config(

@@ -1,6 +1,5 @@
 """A tiny data set, runs on it, and what they left."""
 
-import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -8,22 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader
 
+from benchmarks.common import build_demo, events, tensors, timeless
 from dist_plm import train as training
-from dist_plm.checkpoint import checkpoint
 from dist_plm.cli import run_command
-from dist_plm.distributed.world import World
-from dist_plm.telemetry.metrics import INCIDENTS
-from tests.commands import Command, Outcome, on_ranks
+from tests.commands import Outcome, on_ranks
 
 STEPS_PER_EPOCH, STEPS = 7, 21  # 140 images in batches of 4 x 5; one epoch of warm-up, two of the method
-TIMES = {"images_per_second", "wait_share", "seconds", "memory_gb", "build_seconds", "search_seconds", "exact_seconds"}
-STOPS = {*INCIDENTS, "warning"}
+__all__ = ["build_demo", "contents", "events", "refused", "tensors", "timeless", "train"]
+
 Here = Callable[..., "Outcome"]
 
 TINY = """
@@ -38,14 +31,6 @@ checkpoint: {every_steps: 4}
 data: {workers: 1}
 runtime: {threads: 1, device: cpu, timeout_seconds: 60}
 """
-
-
-def build_demo(folder: Path, images: int = 280, seed: int = 0) -> Path:
-    """Half of the images train, the others test; each split in several shards."""
-    arguments = ["shards/build.py", "demo", "--images", images, "--size", 32, "--classes", 8, "--shard-size", 0.012]
-    outcome = Command([*arguments, "--workers", 1, "--seed", seed, "--out", folder]).wait()
-    assert outcome.status == 0, outcome.err
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -103,30 +88,6 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         return Outcome(int(leaving.value.code or 0), captured.out, captured.err)
 
     return run
-
-
-def events(run: Path, kind: str = "") -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, of one kind or all; a line in the making is left out."""
-    path = run / "metrics.jsonl"
-    text = path.read_text() if path.exists() else ""
-    lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    return [line for line in lines if kind in ("", line["event"])]
-
-
-def timeless(run: Path) -> list[dict[str, Any]]:
-    """All events without what depends on the machine's speed, and without those that say when it was stopped."""
-    kept = [event for event in events(run) if event["event"] not in STOPS]
-    return [{key: value for key, value in event.items() if key not in TIMES} for event in kept]
-
-
-def tensors(run: Path) -> dict[str, Tensor]:
-    """All tensors of a run's newest checkpoint, whole, whatever the number of ranks that wrote it."""
-    found = checkpoint.find(run / "checkpoints", World())
-    assert found is not None and not found.rejected
-    stored: dict[str, Any] = dict(HuggingFaceStorageReader(str(found.path)).read_metadata().state_dict_metadata)
-    state = {name: torch.empty(tuple(each.size), dtype=each.properties.dtype) for name, each in stored.items()}
-    dcp.load(state, storage_reader=HuggingFaceStorageReader(str(found.path)), no_dist=True)
-    return state
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -11,6 +11,8 @@ from tests.end_to_end.test_resume import assert_same_end, last_step
 
 CLUSTERS = ["pseudo_labels", "--pseudo_labels.clusters", 9, "--batch.refresh_epochs", 2]
 METHODS = {
+    "gallery": ["plm", "--manifold.scope", "gallery", "--manifold.k", 4, "--manifold.project", True,
+                "--manifold.centre", "mean", "--batch.refresh_epochs", 2],
     "neighbour_contrast": ["neighbour_contrast", "--manifold.k", 5],
     "stml": ["stml", "--model.wide_dim", 24],
     "proxy_anchor": ["proxy_anchor"],

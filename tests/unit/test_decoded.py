@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.common import on_ranks
 from dist_plm.config import DataConfig, ViewsConfig
 from dist_plm.data import decoded
 from dist_plm.data.decoded import DecodedStore, decode_once, estimated_bytes
@@ -18,7 +19,6 @@ from dist_plm.data.views import eval_view
 from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
 from dist_plm.telemetry.progress import Display
-from tests.distributed.ranks import on_ranks
 
 SIDE = 24
 VIEWS = ViewsConfig(size=16, resize=20)

@@ -1,56 +1,45 @@
-"""Arrows point down: what a room of the package imports lies below it. Imports inside of functions count too."""
+"""Arrows point down: what a room of the package imports lies below it; the page that says so is up to date."""
 
-import ast
+import importlib.util
 
 from tests.commands import ROOT
 
-# From the ground up; what stands in one line knows nothing of its neighbours.
-FLOORS = (
-    {"errors", "config", "files", "manifold"},
-    {"telemetry"},
-    {"distributed"},
-    {"checkpoint"},
-    {"parallel"},
-    {"cli", "data", "model"},
-    {"index"},
-    {"methods", "datasets"},
-    {"evaluation"},
-    {"training"},
-    {"encoders", "checks"},
-    {"search_index", "report", "bench", "supervision"},
-    {"api", "train"},
-    {"slurm"},
-)
-FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
-
-
-OUTSIDE = {"benchmarks", "launch", "shards", "tests"}
-
-
-def imports() -> set[tuple[str, str]]:
-    """(room, room that it imports) of dist_plm; a command without a floor is above all others."""
-    found = set()
-    for path in (ROOT / "dist_plm").rglob("*.py"):
-        room = path.relative_to(ROOT / "dist_plm").parts[0].removesuffix(".py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level <= 1, f"{path}: a room is named in full"
-                names = [f"{node.module}.{alias.name}" for alias in node.names if not node.level]
-            else:
-                continue
-            found |= {(room, name.split(".")[1]) for name in names if name.startswith("dist_plm.")}
-            found |= {(room, other) for name in names if (other := name.split(".")[0]) in OUTSIDE}
-    return {(room, other) for room, other in found if room != other and other != "__version__" and room != "__init__"}
+_spec = importlib.util.spec_from_file_location("architecture", ROOT / "docs/architecture.py")
+assert _spec and _spec.loader
+architecture = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(architecture)
 
 
 def test_arrows_point_down():
-    top = len(FLOORS)
-    up = {(room, other) for room, other in imports() if FLOOR.get(room, top) <= FLOOR.get(other, top)}
-    assert not up
+    floor, top = architecture.FLOOR, len(architecture.FLOORS)
+    found = architecture.imports()
+    up = {(room, other) for room, other in found if floor.get(room, top) <= floor.get(other, top)}
+    assert not up, "a command without a floor is above all others"
+
+
+def test_a_module_at_the_top_is_a_command():
+    for path in (ROOT / "dist_plm").glob("*.py"):
+        assert path.name == "__init__.py" or "run_command(main)" in path.read_text(), path
 
 
 def test_the_manifold_knows_nothing_of_the_project():
-    assert not {other for room, other in imports() if room == "manifold"}
-    assert {other for room, other in imports() if room == "evaluation"}, "imports are seen"
+    found = architecture.imports()
+    assert not {other for room, other in found if room == "manifold"}
+    assert {other for room, other in found if room == "evaluation"}, "imports are seen"
+
+
+def test_benchmarks_import_no_tests():
+    assert "from tests" not in "".join(path.read_text() for path in (ROOT / "benchmarks").rglob("*.py"))
+
+
+def test_the_page_of_the_architecture_is_up_to_date():
+    assert architecture.page() == architecture.PAGE.read_text(), "run: python docs/architecture.py"
+    rooms = {path.parent.name for path in (ROOT / "dist_plm").glob("*/__init__.py")}
+    assert rooms == {room for room in architecture.FLOOR if room != "train"}
+
+
+def test_files_named_by_the_page_exist():
+    named = [part for line in architecture.PAGE.read_text().splitlines() if line.startswith("| ") and "/" in line
+             for part in line.split("`")[1::2] if part.endswith((".py", ".html", "/"))]  # fmt: skip
+    missing = {name for name in named if not (ROOT / name).exists() and not (ROOT / "dist_plm" / name).exists()}
+    assert named and not missing

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from dist_plm.config import RuntimeConfig
 from dist_plm.distributed import health
 from dist_plm.distributed.connection import connect, disconnect, fair_share, node_size
+from dist_plm.distributed.world import RankFailure, World
 
 
 def cores(host: str, *numbers: int) -> set[tuple[str, int]]:
@@ -38,6 +39,29 @@ def test_alone_a_rank_takes_all_cores(monkeypatch):
 def test_nodes_of_different_sizes_are_ranks_alone():
     assert node_size([2, 2, 2, 2]) == 2 and node_size([4, 4, 4, 4]) == 4 and node_size([1]) == 1
     assert [node_size(said) for said in ([2, 2, 1, 1], [3, 3, 3, 1], [0], [3, 3])] == [1, 1, 1, 1]
+
+
+class Diagnosis(health.Health):
+    """A watch over ranks that are all gone."""
+
+    def __init__(self) -> None:
+        self.beat = health.Beat()
+
+    def diagnose(self) -> str:
+        return "rank 1 died"
+
+
+def test_what_torch_raises_for_a_lost_rank_becomes_a_rank_failure():
+    world = World(size=2, health=Diagnosis())
+    for error in (
+        dist.DistBackendError("aborted"),
+        dist.DistStoreError("gone"),
+        RuntimeError("Connection closed by peer"),
+    ):
+        with pytest.raises(RankFailure, match="sum failed: rank 1 died"), world.waiting("sum"):
+            raise error
+    with pytest.raises(RuntimeError, match="shape"), world.waiting("sum"):
+        raise RuntimeError("shape mismatch")
 
 
 @pytest.mark.parametrize("ahead", [3600.0, -3600.0])
