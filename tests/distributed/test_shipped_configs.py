@@ -49,7 +49,7 @@ def test_any_number_of_ranks_is_accepted(world_size: int, monkeypatch: pytest.Mo
 
 
 def shrunken(config: Config) -> Config:
-    """The same method, precision and shares of at most 100 images, with a small network and small views."""
+    """The same method and precision (`auto` as fp32), shares of at most 100 images, a small network and small views."""
     batch = replace(config.batch, groups=min(config.batch.groups, 100 // config.batch.group_size))
     runtime = config.runtime
     if runtime.strategy == "deepspeed":  # which takes seconds to import on each rank; `test_zero.py` has unequal shares
@@ -63,6 +63,7 @@ def shrunken(config: Config) -> Config:
         model=model,
         views=replace(config.views, size=PIXELS, resize=PIXELS),
         proxies=replace(config.proxies, count=20),
+        train=replace(config.train, precision={"auto": "fp32"}.get(config.train.precision, config.train.precision)),
         dada=replace(config.dada, domain_hidden=8, category_hidden=[8]),
         warm_up=replace(config.warm_up, epochs=0),
     )
