@@ -5,6 +5,7 @@ from contextlib import suppress
 
 import numpy as np
 
+from dist_plm.checkpoint.position import Position
 from dist_plm.config import Config
 from dist_plm.data.store import Store
 from dist_plm.distributed.world import World
@@ -14,7 +15,6 @@ from dist_plm.files.atomic import replacing
 from dist_plm.telemetry.metrics import Metrics
 from dist_plm.telemetry.progress import Clock, Display
 from dist_plm.training.learner import Learner, Report
-from dist_plm.training.planner import Position
 from dist_plm.training.run_directory import RunDirectory
 from dist_plm.training.warnings import collapse_warning
 
@@ -75,7 +75,7 @@ class Journal:
         )
         times = clock.lap(self._config.batch.images)
         self._metrics.write("step", step=at.step, epoch=at.epochs, phase=phase, **values, lr=learner.rate, **times)
-        if (warning := collapse_warning(values)) and not clock.warned:
+        if (warning := collapse_warning(values, phase, self._config.warm_up.epochs)) and not clock.warned:
             self.warn(warning)
             clock.warned = True
         losses = "  ".join(f"{n.replace('loss_', '')} {v:.4f}" for n, v in values.items() if n.startswith("loss"))

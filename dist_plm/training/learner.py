@@ -16,7 +16,7 @@ from dist_plm.distributed.world import World
 from dist_plm.index.embedding_pass import Embed
 from dist_plm.index.rows import Rows
 from dist_plm.manifold import effective_rank, mean_pair_distance
-from dist_plm.methods import Loss, Points, build_method
+from dist_plm.methods import WARM_UP, Loss, Points, build_method
 from dist_plm.model import Encoder, Teacher
 from dist_plm.model.preprocessing import check_size
 from dist_plm.model.split import Joined, Trained, freeze_unused, split
@@ -44,7 +44,7 @@ def phases(config: Config) -> list[Phase]:
     main = Phase(config.train.method, config.train.method, config.train.epochs, config.optimiser.lr)
     if not config.warm_up.epochs:
         return [main]
-    return [Phase("warm_up", "instance", config.warm_up.epochs, config.warm_up.lr), main]
+    return [Phase("warm_up", WARM_UP.name, config.warm_up.epochs, config.warm_up.lr), main]
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,7 @@ class Learner:
         encoder = Encoder(config.model, network=network, seed=config.seed, all_reduce_sum=world.sum)
         # Convolutions over channels-last maps: 2.2 x the rate of the forward on a CPU core, tensor cores on a GPU.
         encoder = encoder.to(world.device, dtype).to(memory_format=torch.channels_last)
-        if network is not None or not encoder.known:
-            check_size(encoder, config.model.backbone, config.views.size)
+        check_size(encoder, config.model.backbone, config.views.size)
         layers = config.optimiser.layer_decay != 1
         self._split = split(encoder, config.model, config.views.size, seed=config.seed, layers=layers)
         self._begin(phase, encoder)
