@@ -111,8 +111,8 @@ def _print(title: str, rows: list["Row"]) -> None:
     for row, line in zip(rows, lines, strict=True):
         table.add_row(*line, style="dim" if row.source else None)
     console.print(table)
-    for line in legend:
-        console.print(line, highlight=False, markup=False)
+    for entry in legend:
+        console.print(entry, highlight=False, markup=False)
 
 
 if __name__ == "__main__":
