@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from itertools import count
+from operator import sub
 from statistics import median
 from typing import Any
 
@@ -55,7 +56,7 @@ class _Epochs(Trainer):
 
 
 def refreshing(setting: Setting) -> list[Ratio]:
-    """P7: epochs of a run on the data set; the first of the process is left out."""
+    """P7 and P13: epochs of a run on the data set; the first of the process is left out."""
     config = _run(setting, "refresh", epochs=1 + setting.runs)
     trainer = _Epochs(open_run(config, setting.world, force=False))
     trainer.run()
@@ -63,7 +64,9 @@ def refreshing(setting: Setting) -> list[Ratio]:
     steps = plan_steps(len(trainer.store), config.batch)
     refresh = f"a refresh every {config.batch.refresh_epochs} epoch(s)" if is_swept(config) else "no refresh"
     note = f"{len(trainer.store)} images, {steps} steps an epoch; {refresh}"
-    return [Ratio("P7", sweeps, wholes, note)]
+    images = steps * config.batch.images
+    whole, alone = ([images / each for each in seconds] for seconds in (wholes, map(sub, wholes, sweeps)))
+    return [Ratio("P7", sweeps, wholes, note), Ratio("P13", whole, alone, "of the same epochs")]
 
 
 def saving(setting: Setting) -> list[Ratio]:

@@ -49,8 +49,8 @@ def test_any_number_of_ranks_is_accepted(world_size: int, monkeypatch: pytest.Mo
 
 
 def shrunken(config: Config) -> Config:
-    """The same method and precision with at most 50 images, a small network and small views; what a first step does not
-    read is left at its default."""
+    """The same method and precision (`auto` as fp32) with at most 50 images, a small network and small views; what a
+    first step does not read is left at its default."""
     batch = replace(config.batch, groups=min(config.batch.groups, 50 // config.batch.group_size))
     runtime = config.runtime
     if runtime.strategy == "deepspeed":  # which takes seconds to import on each rank; `test_zero.py` has unequal shares
@@ -68,6 +68,7 @@ def shrunken(config: Config) -> Config:
         model=model,
         views=replace(config.views, size=PIXELS, resize=PIXELS),
         proxies=replace(config.proxies, count=20),
+        train=replace(config.train, precision={"auto": "fp32"}.get(config.train.precision, config.train.precision)),
         dada=replace(config.dada, domain_hidden=8, category_hidden=[8]),
         warm_up=replace(config.warm_up, epochs=0),
     )
