@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import Field, dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -10,39 +10,21 @@ class Rules:
     """Of one key; of each number where its value is a list.
 
     Attributes:
-        above: The value is greater.
-        least: The value is equal or greater.
-        below: The value is smaller.
+        above: The value is greater; 0 or None.
+        least: The value is equal or greater; 0 or None.
+        below: The value is smaller; 1 or None, with `least`.
         most: The value is equal or smaller.
         filled: A list is not empty.
         free: A resumed run may use another value: it changes where, how fast or how verbosely a run works, never what
             it computes. Of a section: it holds for all of its keys.
     """
 
-    above: float | None = None
-    least: float | None = None
-    below: float | None = None
-    most: float | None = None
+    above: Literal[0] | None = None
+    least: Literal[0] | None = None
+    below: Literal[1] | None = None
+    most: int | None = None
     filled: bool = False
     free: bool = False
-
-    def fault(self, value: Any) -> str:
-        """What is wrong with a value, or with one number of a list; empty for nothing."""
-        numbers = value if isinstance(value, list | tuple) else [value]
-        if self.filled and not numbers:
-            return "it must hold a number"
-        return next((fault for number in numbers if (fault := self._fault(number))), "")
-
-    def _fault(self, number: Any) -> str:
-        low = self.least is not None and number < self.least
-        high = (self.most is not None and number > self.most) or (self.below is not None and number >= self.below)
-        if self.above is not None and number <= self.above:
-            return f"it must be greater than {self.above}"
-        if (low or high) and self.least == 0 and (self.most == 1 or self.below == 1):
-            return f"it must lie in [0, 1{']' if self.most == 1 else ')'}"
-        if low:
-            return "it can't be negative" if self.least == 0 else f"it must be at least {self.least}"
-        return f"it must be {self.most} at most" if high else ""
 
 
 def key(default: Any, **rules: Any) -> Any:
