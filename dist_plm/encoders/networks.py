@@ -12,11 +12,13 @@ from dist_plm import __version__
 from dist_plm.checkpoint import checkpoint
 from dist_plm.cli import load_config
 from dist_plm.config import Config, DataConfig
+from dist_plm.data.place import of_run
 from dist_plm.distributed.world import World
 from dist_plm.encoders.embedder import Embedder, ready
 from dist_plm.encoders.exported import DESCRIPTION, read_export
 from dist_plm.errors import UserError
 from dist_plm.files.names import is_utf8
+from dist_plm.methods import PiecewiseLinearManifold
 from dist_plm.model import Encoder
 from dist_plm.model.adapters import merge_adapters
 from dist_plm.model.proxies import Proxies
@@ -39,7 +41,7 @@ class TrainedRun:
         # The checkpoint holds all weights; the file that training started from may be gone.
         model = replace(self.config.model, weights="", wide_dim=0)
         precision = self.config.train.precision
-        network = Encoder(model)
+        network = Encoder(model, blank=True)
         if model.lora.rank:
             split(network, model, self.config.views.size)  # gives it the adapters that the checkpoint has
         network = ready(network, precision, device)
@@ -61,7 +63,7 @@ class TrainedRun:
     def proxies(self) -> Proxies | None:
         """All P proxies of PLM; None where the run has none, or none yet. A collective like `load`."""
         config, summary = self.config, self.found.summary
-        if summary["phases"][summary["position"]["phase"]] != "plm" or not config.proxies.count:
+        if summary["phases"][summary["position"]["phase"]] != PiecewiseLinearManifold.name or not config.proxies.count:
             return None
         proxies = Proxies(config.proxies.count, config.model.dim, config.manifold.dim, seed=config.seed)
         self._fill("method.proxies", proxies.to(method_dtype(config)))
@@ -115,7 +117,7 @@ def locate(path: Path, world: World | None = None) -> TrainedRun | TrainedExport
         return TrainedExport(path, read_export(path, torch.device("cpu")))
     if not (path / "config.yaml").exists():
         raise UserError(f"{path} is neither a run directory (config.yaml) nor an export ({DESCRIPTION}): name another")
-    config = load_config(path / "config.yaml")
+    config = of_run(load_config(path / "config.yaml"), path)
     found = checkpoint.find(path / "checkpoints", world or World())
     if found is None:
         raise UserError(f"{path} holds no checkpoint: train first, or name another run directory")

@@ -5,13 +5,12 @@ from collections.abc import Collection
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dist_plm.errors import UserError
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".caffemodel")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".caffemodel")
 # What wrappers put before the names of a network. Of a student and its teacher, the teacher is the one to embed with.
 PREFIXES = ("module.", "model.", "backbone.", "teacher.", "student.")
 
@@ -23,7 +22,7 @@ def check_file(weights: str) -> Path:
         UserError: No such file, or a suffix that is not one of SUFFIXES.
     """
     path = Path(weights).expanduser()
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise UserError(
             f"model.weights: '{weights}' is neither empty, 'imagenet' (torchvision), 'pretrained' (timm) nor a file "
             f"that ends in {', '.join(SUFFIXES)}"
@@ -40,9 +39,9 @@ def read_file(path: Path) -> dict[str, Tensor]:
         UserError: The file is damaged, or holds anything but one flat dict of tensors.
     """
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             return load_file(path)
-        if path.suffix == ".caffemodel":
+        if path.suffix.lower() == ".caffemodel":
             from dist_plm.model.caffemodel import read_caffemodel
 
             return read_caffemodel(path)
@@ -52,7 +51,8 @@ def read_file(path: Path) -> dict[str, Tensor]:
             f"model.weights: '{path}' is not a plain file of tensors; anything else could run code and is not loaded. "
             "Where you made it: torch.save(model.state_dict(), file)"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+    # Damaged files end in a dozen kinds of exception (SafetensorError, KeyError, EOFError, BadZipFile, ...).
+    except Exception as error:
         raise UserError(f"model.weights: cannot read '{path}': {error}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(

@@ -9,6 +9,7 @@ from typing import Any
 
 from dist_plm.cli import load_config
 from dist_plm.config import Config
+from dist_plm.data.place import of_run
 from dist_plm.errors import UserError
 from dist_plm.telemetry.metrics import scalars
 
@@ -43,9 +44,9 @@ class History:
     @classmethod
     def read(cls, path: Path, name: str = "") -> "History":
         """Raises UserError where `path` is no run directory or nothing was measured yet."""
-        config = load_config(path / "config.yaml")
+        config = of_run(load_config(path / "config.yaml"), path)
         try:
-            lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+            lines = (path / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError as error:
             raise UserError(f"{path}/metrics.jsonl can't be read ({error.strerror}): name a run directory") from error
         events = [event for event in map(_parsed, lines) if event]
@@ -118,7 +119,7 @@ class _Known(dict[str, Any]):
 def _parsed(line: str) -> Event | None:
     try:
         event = json.loads(line, object_pairs_hook=_finite)
-    except ValueError:  # the last line of a run that is being written, or was killed
+    except (ValueError, RecursionError):  # the last line of a run that is being written, or was killed
         return None
     return event if isinstance(event, dict) else None
 

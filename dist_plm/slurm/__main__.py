@@ -42,14 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(options: argparse.Namespace, rest: list[str], cluster: Cluster) -> int:
     from dist_plm.slurm import sweep
 
-    runs = sweep.runs(rest, options.sweep)
+    runs = sweep.runs(rest, options.sweep, cluster.ranks, build=not options.dry_run)
     base = runs[0].path.parent if options.sweep else runs[0].path
 
-    from dist_plm.checks import check
     from dist_plm.training.run_directory import RunDirectory
 
     for run in runs:
-        check(run.config, cluster.ranks)
         RunDirectory(run.config, force="--force_resume" in rest)
     if options.dry_run:
         from dist_plm.slurm import preview

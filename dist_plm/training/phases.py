@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dist_plm.config import Config
+from dist_plm.methods import WARM_UP
 
 
 @dataclass(frozen=True)
@@ -20,4 +21,4 @@ def phases(config: Config) -> list[Phase]:
     main = Phase(config.train.method, config.train.method, config.train.epochs, config.optimiser.lr)
     if not config.warm_up.epochs:
         return [main]
-    return [Phase("warm_up", "instance", config.warm_up.epochs, config.warm_up.lr), main]
+    return [Phase("warm_up", WARM_UP.name, config.warm_up.epochs, config.warm_up.lr), main]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -9,14 +10,13 @@ import pytest
 from dist_plm.checks.method import check_method
 from dist_plm.config import (
     Config,
-    DadaConfig,
     DataConfig,
     ModelConfig,
-    OptimiserConfig,
     PseudoLabelsConfig,
     TrainConfig,
 )
 from dist_plm.errors import UserError
+from dist_plm.methods import METHODS
 
 
 class Labels:
@@ -45,20 +45,18 @@ def config(method: str, **sections: object) -> Config:
         (config("stml"), "model.wide_dim is 0: set it to 1024"),
         (config("plm", model=ModelConfig(wide_dim=4)), "model.wide_dim 4 is a head that train.method plm"),
         (config("pseudo_labels", pseudo_labels=PseudoLabelsConfig(clusters=5)), "pseudo_labels.clusters is 5.* 2 to 4"),
-        (config("dada", dada=DadaConfig(mix=(0.0, 1.0))), "dada.mix is 0.0"),
-        (config("dada", dada=DadaConfig(dropout=1.0)), "dada.dropout is 1.0"),
-        (config("plm", optimiser=OptimiserConfig(milestones=[3])), "milestones .3. have no effect"),
-        (config("plm", optimiser=OptimiserConfig(head_only_epochs=-1)), "head_only_epochs is -1"),
     ],
 )
 def test_refused(case: Config, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dist_plm.checks.method.open_split", Labels)
+    for module in ("proxy_anchor", "pseudo_labels"):
+        monkeypatch.setattr(f"dist_plm.methods.{module}.open_split", Labels)
     with pytest.raises(UserError, match=told):
         check_method(case)
 
 
 def test_what_depends_on_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dist_plm.checks.method.open_split", Labels)
+    for module in ("proxy_anchor", "pseudo_labels"):
+        monkeypatch.setattr(f"dist_plm.methods.{module}.open_split", Labels)
     for case in (config("dada"), config("proxy_anchor"), config("stml", model=ModelConfig(wide_dim=8))):
         check_method(case)
     monkeypatch.setattr(Labels, "labels", np.full(4, -1))
@@ -74,6 +72,12 @@ def test_what_depends_on_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_configurations_that_come_along_are_sound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dist_plm.cli import load_config
 
-    monkeypatch.setattr("dist_plm.checks.method.open_split", Labels)
+    for module in ("proxy_anchor", "pseudo_labels"):
+        monkeypatch.setattr(f"dist_plm.methods.{module}.open_split", Labels)
     loaded = load_config(path)
     check_method(replace(loaded, pseudo_labels=PseudoLabelsConfig(clusters=3)))
+
+
+def test_every_method_of_the_schema_is_registered():
+    assert METHODS.keys() == set(get_args(get_type_hints(TrainConfig)["method"]))
+    assert {section for method in METHODS.values() for section in method.sections} <= vars(Config()).keys()

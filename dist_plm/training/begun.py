@@ -1,0 +1,59 @@
+"""A run directory compared with the settings of a command: what may change, what a run keeps, what differs."""
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dist_plm.cli import load_config
+from dist_plm.config import Config
+from dist_plm.config.fields import entries
+from dist_plm.model.preprocessing import with_filter
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run directory holds anything that was learned: a checkpoint, complete or damaged."""
+    return any(path.suffix != ".tmp" for path in (run / "checkpoints").glob("step_*"))
+
+
+def differences(run: Path, config: Config) -> dict[str, list[Any]]:
+    """The settings that alter the run and differ, as {key: [there, here]}; none where nothing was learned there."""
+    if not (run / "config.yaml").exists() or not has_checkpoint(run):
+        return {}
+    stored = load_config(run / "config.yaml")
+    # An older version did not store the filter: `auto` is what it was for the backbone.
+    stored.views = with_filter(stored.model, stored.views)
+    before, now = (
+        {key: plain(value) for key, value, rules in entries(each) if not rules.free} for each in (stored, config)
+    )
+    return {key: [before[key], now[key]] for key in sorted(now) if before[key] != now[key]}
+
+
+def as_begun(config: Config, given: Collection[str]) -> tuple[Config, dict[str, Any]]:
+    """`config` with what neither a file nor an option set taken from the run that it resumes, not from the defaults.
+
+    So a run that an older version began, with other defaults, is resumed by the same command.
+
+    Args:
+        given: Keys, or whole sections, that a file or an option set.
+
+    Returns:
+        The configuration, and the values that were taken, by key.
+    """
+    run = Path(config.run_dir)
+    keys = [key for key in differences(run, config) if not {key, key.partition(".")[0]} & set(given)]
+    if not keys:
+        return config, {}
+    before, taken = load_config(run / "config.yaml"), {}
+    for key in keys:
+        section, _, name = key.partition(".")
+        taken[key] = value = getattr(getattr(before, section), name) if name else getattr(before, section)
+        config = replace(config, **{section: replace(getattr(config, section), **{name: value}) if name else value})
+    return config, taken
+
+
+def plain(value: Any) -> Any:
+    """A tree of settings with lists in place of tuples, as YAML has them."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    return [plain(entry) for entry in value] if isinstance(value, list | tuple) else value
