@@ -7,7 +7,7 @@ of views, a block of embeddings, and on the first rank the index: 4 N D bytes.
 import json
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from dist_plm.files.atomic import replacing
 from dist_plm.files.reading import read_document
 from dist_plm.index.directory import ENCODER, IGNORED, ROWS, SUMMARY, UNREADABLE
 from dist_plm.model.digest import digest
-from dist_plm.search_index.embedding import embed_numbers
+from dist_plm.search_index.embedding import ViewsAhead, embed_group, views_ahead
 from dist_plm.search_index.images import Images
 from dist_plm.search_index.ownership import signature
 from dist_plm.search_index.search_index import FORMAT
@@ -99,23 +99,20 @@ class Builder:
 
     def _embed(self) -> None:
         starts = range(self.world.rank * BLOCK, len(self.images), self.world.size * BLOCK)
-        total = sum(min(BLOCK, len(self.images) - start) for start in starts)
+        blocks = [range(start, min(start + BLOCK, len(self.images))) for start in starts]
+        missing = [numbers for numbers in blocks if not (self._work / f"{numbers.start:012d}.npy").exists()]
         with (
-            self.display.phase("embed", total, "images") as phase,
-            ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool,
+            self.display.phase("embed", sum(map(len, missing)), "images") as phase,
+            closing(views_ahead(self.images, missing, self.embedder.views, self.workers)) as ahead,
         ):
-            for start in starts:
-                numbers = range(start, min(start + BLOCK, len(self.images)))
-                if (self._work / f"{start:012d}.npy").exists():
-                    phase.advance(len(numbers))
-                else:
-                    self._block(numbers, pool, phase)
+            for numbers in missing:
+                self._block(numbers, ahead, phase)
 
-    def _block(self, numbers: range, pool: ThreadPoolExecutor, phase: Task) -> None:
+    def _block(self, numbers: range, ahead: ViewsAhead, phase: Task) -> None:
         def advance(count: int) -> None:
             phase.advance(count, scale=self.world.size)
 
-        found = embed_numbers(self.images, numbers, self.embedder, pool, advance)
+        found = embed_group(self.images, ahead, self.embedder, advance)
         stem = f"{numbers.start:012d}"
         for suffix, lines in ((ROWS, found.rows), (UNREADABLE, found.unreadable)):
             write_lines(self._work / f"{stem}.{suffix}", lines)

@@ -1,9 +1,8 @@
 """Images to rows of an index: read, decoded and cut by threads while the batch before is embedded."""
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 
 from dist_plm.config import ViewsConfig
 from dist_plm.data.decode import decode
+from dist_plm.data.stream import Ahead
 from dist_plm.data.views import eval_view
 from dist_plm.encoders.embedder import Embedder
 from dist_plm.errors import RunFailure
@@ -34,26 +34,30 @@ class Embedded(NamedTuple):
     unreadable: list[dict[str, str]]
 
 
-class _View(NamedTuple):
+class View(NamedTuple):
+    """An image on its way into the index."""
+
     number: int
     pixels: np.ndarray | None  # None of an image that can't be read
     noted: dict[str, Any]  # what tells later whether the image changed, or the reason
 
 
-def embed_numbers(
-    images: Images,
-    numbers: Sequence[int],
-    embedder: Embedder,
-    pool: ThreadPoolExecutor,
-    advance: Callable[[int], None],
-) -> Embedded:
-    """Embed the images with these numbers; `advance` is told of each batch.
+ViewsAhead = Ahead[int, View]
+
+
+def views_ahead(images: Images, groups: Iterable[Sequence[int]], config: ViewsConfig, workers: int) -> ViewsAhead:
+    """Views of groups of images, by number, made by threads while the caller embeds; to be closed."""
+    return Ahead((_each(group) for group in groups), partial(_view, images, config), workers, most=2 * BATCH)
+
+
+def embed_group(images: Images, ahead: ViewsAhead, embedder: Embedder, advance: Callable[[int], None]) -> Embedded:
+    """Embed the next group of `ahead`, which is of `images`; `advance` is told of each batch.
 
     Raises:
         RunFailure: an embedding is not finite.
     """
     vectors, rows, unreadable = [np.empty((0, embedder.dim), np.float32)], [], []
-    for batch in _batches(images, numbers, embedder.views, pool):
+    for batch in ahead.batches(BATCH):
         pixels = []
         for view in batch:
             known = images.about(view.number)
@@ -71,27 +75,18 @@ def embed_numbers(
     return Embedded(np.concatenate(vectors), rows, unreadable)
 
 
-def _batches(
-    images: Images, numbers: Sequence[int], config: ViewsConfig, pool: ThreadPoolExecutor
-) -> Iterator[list[_View]]:
-    """Views in order; while one batch is embedded the next is decoded."""
-    pending: deque[Future[_View]] = deque()
-    for number in numbers:
-        pending.append(pool.submit(_view, images, number, config))
-        if len(pending) == 2 * BATCH:
-            yield [pending.popleft().result() for _ in range(BATCH)]
-    while pending:
-        yield [pending.popleft().result() for _ in range(min(BATCH, len(pending)))]
+def _each(numbers: Sequence[int]) -> Generator[int, None, None]:
+    yield from numbers
 
 
-def _view(images: Images, number: int, config: ViewsConfig) -> _View:
+def _view(images: Images, config: ViewsConfig, number: int) -> View:
     stamp = images.stamp(number)
     noted: dict[str, Any] = {} if stamp is None else stamp._asdict()
     try:
         data = images.read(number)
         pixels = eval_view(decode(data), config=config)
     except (ValueError, OSError) as error:
-        return _View(number, None, {"reason": getattr(error, "strerror", None) or str(error), **noted})
+        return View(number, None, {"reason": getattr(error, "strerror", None) or str(error), **noted})
     if noted:
         noted["sha256"] = hashlib.sha256(data).hexdigest()
-    return _View(number, pixels, noted)
+    return View(number, pixels, noted)

@@ -3,8 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from dist_plm.errors import UserError
 from dist_plm.index.directory import CHANGING, IGNORED, ROWS, UNREADABLE, file_of
-from dist_plm.search_index.embedding import embed_numbers
+from dist_plm.search_index.embedding import embed_group, views_ahead
 from dist_plm.search_index.images import FolderImages
 from dist_plm.search_index.search_index import CHANGED_FORMAT, Catalogue
 from dist_plm.search_index.writing import write_lines, write_summary, write_vectors
@@ -62,8 +61,11 @@ class Generation:
         """
         moved = _moved(catalogue, images, fresh)
         new = [number for number in fresh if number not in moved]
-        with display.phase("embed", len(new), "images") as phase, ThreadPoolExecutor(workers) as pool:
-            made = embed_numbers(images, new, catalogue.embedder, pool, phase.advance)
+        with (
+            display.phase("embed", len(new), "images") as phase,
+            closing(views_ahead(images, [new], catalogue.embedder.views, workers)) as ahead,
+        ):
+            made = embed_group(images, ahead, catalogue.embedder, phase.advance)
         for number, row in moved.items():
             stamp = images.stamp(number)._asdict()
             self.places.append(row)

@@ -81,9 +81,9 @@ def test_an_update_gives_what_a_fresh_index_would(photos, tmp_path, monkeypatch)
     embedded: list[str] = []
     view = embedding._view
 
-    def counted(images, number, config):
+    def counted(images, config, number):
         embedded.append(images.about(number)["name"])
-        return view(images, number, config)
+        return view(images, config, number)
 
     monkeypatch.setattr(embedding, "_view", counted)
     assert str(changes(Catalogue(index))) == "4 files new or changed, 2 gone"
