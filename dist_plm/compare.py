@@ -39,23 +39,15 @@ def _parse() -> argparse.Namespace:
 
 def _read(path: Path, model: str, data: str) -> "Run":
     """The last evaluation of a run; not the best, which would be chosen on the test set."""
-    from dataclasses import asdict
-
-    from dist_plm.config import flat
+    from dist_plm.config.fields import entries
     from dist_plm.report.comparison import Run
     from dist_plm.report.history import History
-    from dist_plm.training.begun import HARMLESS
 
     history = History.read(path)
     results = [event for event in history.of("eval") if event["model"] == model]
     if not results:
         raise UserError(f"{path} holds no evaluation of the {model}: train on, or leave it out")
-    ignored = (*HARMLESS, "seed")
-    settings = {
-        key: value
-        for key, value in flat(asdict(history.config)).items()
-        if not any(key == name or key.startswith(f"{name}.") for name in ignored)
-    }
+    settings = {key: value for key, value, rules in entries(history.config) if not rules.free and key != "seed"}
     name = data or _data_name(history.config.data)
     return Run(history.name, history.config.seed, settings, name, results[-1])
 
