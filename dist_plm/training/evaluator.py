@@ -55,6 +55,8 @@ def _named(name: str, learner: Learner) -> tuple[Embed, str]:
     if name == "raw pixels":
         return raw_pixels, "pixels"
     if name == "frozen":
-        return lambda views: normalize(learner.pooled(views)), f"{digest(learner.encoder.backbone)}_frozen"
+        part = learner.strategy.whole(learner.student)
+        pooled = learner.pooled_by(part)
+        return lambda views: normalize(pooled(views)), f"{digest(part)}_frozen"
     network = learner.whole(name)
     return learner.embed_with(network), digest(network)

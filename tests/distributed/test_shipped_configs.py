@@ -56,7 +56,10 @@ def shrunken(config: Config) -> Config:
     if runtime.strategy == "deepspeed":  # which takes seconds to import on each rank; `test_zero.py` has unequal shares
         runtime = RuntimeConfig()
     wide = DIM * (config.model.wide_dim > 0)
-    model = replace(config.model, backbone="small", weights="", dim=DIM, wide_dim=wide, head_start="orthogonal")
+    # The small network has no class token.
+    pooling = "avg" if config.model.pooling in ("cls", "cls_avg") else config.model.pooling
+    model = replace(config.model, backbone="small", weights="", dim=DIM, wide_dim=wide, pooling=pooling)
+    model = replace(model, head_start="orthogonal")
     return replace(
         config,
         run_dir="",
