@@ -21,11 +21,9 @@ def differences(run: Path, config: Config) -> dict[str, list[Any]]:
     if not (run / "config.yaml").exists() or not has_checkpoint(run):
         return {}
     stored = load_config(run / "config.yaml")
-    # An older version did not store the filter: `auto` is what it was for the backbone.
-    stored.views = with_filter(stored.model, stored.views)
-    before, now = (
-        {key: plain(value) for key, value, rules in entries(each) if not rules.free} for each in (stored, config)
-    )
+    # `auto` is one filter for each backbone, and what older versions, which stored none, used.
+    settled = (replace(each, views=with_filter(each.model, each.views)) for each in (stored, config))
+    before, now = ({key: plain(value) for key, value, rules in entries(each) if not rules.free} for each in settled)
     return {key: [before[key], now[key]] for key in sorted(now) if before[key] != now[key]}
 
 
