@@ -51,6 +51,7 @@ def main() -> int:
 
 def _train(config: Config, *, force: bool, profile: bool) -> int:
     from dist_plm.distributed.connection import connect, disconnect
+    from dist_plm.distributed.device import set_arithmetic
     from dist_plm.distributed.preemption import PREEMPTED, Preempted, Preemption
     from dist_plm.distributed.world import RankFailure
     from dist_plm.report.at_end import report_at_end
@@ -63,6 +64,8 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
         display, status = Display(world), 0
         try:
             config, reason = resolve_precision(config, world)
+            reproducible = config.runtime.strategy == "reproducible"
+            set_arithmetic(precision=config.train.precision, reproducible=reproducible, device=world.device)
             greeting = _detected(config, world, reason)
             Trainer(config, world, display, greeting=greeting, force=force, profile=profile).run()
         except Preempted as reason:
