@@ -18,10 +18,12 @@ def main() -> int:
     from dist_plm.distributed.connection import connect, disconnect
     from dist_plm.encoders.frozen import frozen_network
     from dist_plm.encoders.networks import load_network, locate
+    from dist_plm.model.own_backbone import allow
     from dist_plm.search_index.build import Builder
     from dist_plm.search_index.images import FolderImages, ShardImages
     from dist_plm.telemetry.progress import Display
 
+    allow(options.backbone)
     images = FolderImages(options.images) if options.images else ShardImages(options.shards, options.split)
     world = connect(RuntimeConfig())
     display = Display(world)

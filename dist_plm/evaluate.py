@@ -46,8 +46,10 @@ def main() -> int:
 def _located(options: argparse.Namespace, folder: Path, world: "World") -> "TrainedRun | TrainedExport | FrozenNetwork":
     from dist_plm.encoders.frozen import frozen_network
     from dist_plm.encoders.networks import locate
+    from dist_plm.model.own_backbone import allow
     from dist_plm.telemetry.progress import Display
 
+    allow(options.backbone)
     if options.checkpoint:
         return locate(options.checkpoint, world)
     display = Display(world)

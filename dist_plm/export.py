@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dist_plm.cli import OneLineParser, run_command, weights_path
+from dist_plm.cli import OneLineParser, add_code_option, run_command, weights_path
 from dist_plm.config import DataConfig
 from dist_plm.errors import RunFailure, UserError
 
@@ -40,8 +40,10 @@ def main() -> int:
 
     from dist_plm.distributed.world import World
     from dist_plm.encoders.networks import load_network, locate
+    from dist_plm.model.own_backbone import allow
     from dist_plm.telemetry.progress import Display
 
+    allow(options.backbone)
     trained = locate(options.checkpoint)
     embedder = load_network(trained, options.model)
     views = _views(options.shards, trained.config.data, embedder)
@@ -70,6 +72,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--out", type=weights_path, help="folder to make (RUN_DIR/export_MODEL by default)")
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=["safetensors"], help="safetensors always")
     parser.add_argument("--shards", help="data set to check on (a run's own by default)")
+    add_code_option(parser)
     return parser.parse_args()
 
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dist_plm.cli import OneLineParser, run_command, weights_path
+from dist_plm.cli import OneLineParser, add_code_option, run_command, weights_path
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
 
@@ -22,9 +22,11 @@ def main() -> int:
         raise UserError(f"--image {options.image} cannot be read: {error.strerror}") from error
 
     from dist_plm.data.decode import decode
+    from dist_plm.model.own_backbone import allow
     from dist_plm.search_index import Catalogue
     from dist_plm.search_index.sheet import contact_sheet
 
+    allow(options.backbone)
     catalogue = Catalogue(options.index)
     try:
         query = decode(data)
@@ -50,6 +52,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--image", type=Path, required=True, help="the query")
     parser.add_argument("--k", type=int, default=10, help="neighbours to show")
     parser.add_argument("--sheet", type=Path, help="PNG of the query and its neighbours")
+    add_code_option(parser)
     options = parser.parse_args()
     if options.sheet and options.sheet.suffix.lower() != ".png":
         parser.error(f"--sheet {options.sheet}: a sheet is a PNG, let its name end in .png")

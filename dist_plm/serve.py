@@ -7,7 +7,7 @@ import socket
 import sys
 from typing import NoReturn
 
-from dist_plm.cli import OneLineParser, run_command, weights_path
+from dist_plm.cli import OneLineParser, add_code_option, run_command, weights_path
 from dist_plm.errors import UserError
 
 
@@ -20,9 +20,11 @@ def main() -> int:
 
     from waitress import create_server
 
+    from dist_plm.model.own_backbone import allow
     from dist_plm.search_index import Catalogue
     from dist_plm.search_index.web import create_app
 
+    allow(options.backbone)
     catalogue = Catalogue(options.index)
     _ = catalogue.images  # gone images are told now, not to the first visitor
     most_bytes = int(options.max_upload_mb * 1e6)
@@ -55,6 +57,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address; another one shows your images to all")
     parser.add_argument("--port", type=int, default=8000, help="0 takes any free one")
     parser.add_argument("--max_upload_mb", type=float, default=16.0, help="largest upload, 10^6 bytes")
+    add_code_option(parser)
     options = parser.parse_args()
     if not 0 <= options.port <= 65535:
         parser.error(f"--port is {options.port}: 0 to 65535")

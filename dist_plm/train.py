@@ -81,7 +81,7 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
                 world.health.close()
         disconnect(world)
     if not status and world.is_first and config.train.report:
-        report_at_end(Path(config.run_dir))
+        report_at_end(Path(config.run_dir), config.model.backbone)
     return status
 
 

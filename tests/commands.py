@@ -88,10 +88,12 @@ class Command:
 class Rank(Command):
     """A rank under way, `python -m module arguments...` with torchrun's variables, forked."""
 
-    def __init__(self, module: str, arguments: tuple[object, ...], environment: dict[str, str]) -> None:
+    def __init__(
+        self, module: str, arguments: tuple[object, ...], environment: dict[str, str], folder: Path = ROOT
+    ) -> None:
         self.printed = Printed()
         line = [module, *map(str, arguments)]
-        self._forked = SERVER.Process(target=_run, args=(line, environment, self.printed.files))
+        self._forked = SERVER.Process(target=_run, args=(line, environment, folder, self.printed.files))
         self._forked.start()
         self.pid = int(self._forked.pid or 0)
 
@@ -119,11 +121,11 @@ class Printed:
         return f"{self.out}\n{self.err}"
 
 
-def _run(line: list[str], environment: dict[str, str], printed: list[Path]) -> None:
+def _run(line: list[str], environment: dict[str, str], folder: Path, printed: list[Path]) -> None:
     for number, path in enumerate(printed, start=1):
         with path.open("wb") as file:
             os.dup2(file.fileno(), number)
-    os.chdir(ROOT)
+    os.chdir(folder)
     os.environ.update(environment)
     sys.argv = line
     run_command(importlib.import_module(command_module(line[0])).main)
@@ -145,6 +147,13 @@ def under_torchrun(count: int, *arguments: object, options: tuple[object, ...] =
     return Command(["-m", *launcher, "-m", *arguments])
 
 
-def on_ranks(count: int, module: str, *arguments: object, nodes: int = 1) -> list[Rank]:
+def on_ranks(count: int, module: str, *arguments: object, nodes: int = 1, folder: Path = ROOT) -> list[Rank]:
     """Start `python -m module arguments...` on `count` ranks, one process each with torchrun's variables."""
-    return [Rank(module, arguments, environment) for environment in environments(count, nodes)]
+    return [Rank(module, arguments, environment, folder) for environment in environments(count, nodes)]
+
+
+def together(ranks: list[Rank]) -> Outcome:
+    """The outcome of ranks as torchrun gives it: the first status that is not 0, and what all printed."""
+    outcomes = [rank.wait() for rank in ranks]
+    status = next((outcome.status for outcome in outcomes if outcome.status), 0)
+    return Outcome(status, "".join(outcome.out for outcome in outcomes), "".join(outcome.err for outcome in outcomes))

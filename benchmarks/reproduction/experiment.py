@@ -22,6 +22,7 @@ from dist_plm.index import nearest
 from dist_plm.index.embedding_pass import Embed
 from dist_plm.index.rows import HeldRows
 from dist_plm.model.batch_norm import convert_batch_norm
+from dist_plm.training.cached_views import chosen_views
 from dist_plm.training.learner import Learner, phases
 
 BLOCK = 500  # images in a forward pass
@@ -119,9 +120,8 @@ class Experiment:
         [b * views, C, h, w], image by image."""
         count, crops = self.config.views.count, self.features.crops.shape[1]
         assert count <= crops + 1, f"{count} views of {crops} cached crops and the evaluation view"
-        key, counter = np.array([self.config.seed, 5], dtype=np.uint64), np.array([0, 0, 0, epoch], dtype=np.uint64)
-        draw = np.random.Generator(np.random.Philox(key=key, counter=counter))
-        chosen = draw.random((len(self.features.crops), crops + 1)).argsort(axis=1)[ids, :count]
+        images = len(self.features.crops)
+        chosen = chosen_views(count, crops + 1, images, seed=self.config.seed, epoch=epoch)[ids]
         cached = np.concatenate([self.features.crops[ids], self.features.train[ids][:, None]], axis=1)
         maps = cached[np.arange(len(ids))[:, None], chosen]
         return _maps(maps.reshape(-1, *maps.shape[2:]))

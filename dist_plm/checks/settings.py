@@ -62,6 +62,15 @@ def _check_sizes(config: Config) -> None:
             f"train.wandb is {config.train.wandb!r}, but wandb is not installed: pip install -e '.[wandb]', "
             "or leave the key empty"
         )
+    cached, wanted = config.views.cached, config.views.count
+    if cached and config.model.trainable == "all" and not config.model.lora.rank:
+        raise UserError(
+            f"views.cached {cached} keeps what the frozen part of the network computes, and with model.trainable all "
+            "there is none: set --model.trainable head or blocks:N, or --views.cached 0"
+        )
+    if 0 < cached < wanted - 1:
+        raise UserError(f"views.count {wanted} views of an image can't be drawn from {cached} cached ones and the "
+                        f"evaluation view: raise --views.cached to {wanted - 1}")  # fmt: skip
     if config.views.count < 2 and (config.train.method == "instance" or config.warm_up.epochs):
         raise UserError("views.count is 1: instance discrimination (warm_up, train.method instance) compares two views")
 

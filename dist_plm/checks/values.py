@@ -19,7 +19,7 @@ POSITIVE = (
 SHARES = ("model.momentum", "manifold.threshold", "views.flip", "index.recall_floor")
 NOT_NEGATIVE = (
     "seed", "data.decoded_side", "proxies.count", "batch.epoch_steps", "warm_up.epochs", "train.max_steps",
-    "runtime.threads", "optimiser.clip_norm",
+    "runtime.threads", "optimiser.clip_norm", "views.cached",
 )  # fmt: skip
 MOST = {
     "seed": 2**31 - 1,  # of faiss

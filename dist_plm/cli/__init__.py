@@ -136,6 +136,11 @@ def add_frozen_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dim", type=int, default=128, help="dimension after whitening")
 
 
+def add_code_option(parser: argparse.ArgumentParser) -> None:
+    """`--backbone`, by which a network that code outside of dist_plm defines may be imported."""
+    parser.add_argument("--backbone", default="", help="package.module:function of the network, where it is your own")
+
+
 def check_frozen_options(options: argparse.Namespace) -> None:
     """Raise UserError unless there is a checkpoint or a backbone, and what belongs to one is not given to the other."""
     if not (options.checkpoint or options.backbone):

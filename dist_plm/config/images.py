@@ -42,6 +42,9 @@ class ViewsConfig:
         size: Side of a view, pixels.
         resize: Shorter side of the image before the centre crop of evaluation, pixels.
         count: Views of an image in a batch; all are points of the batch.
+        cached: Random views of each image that the frozen part of the network embeds once, for all epochs (needs
+            model.trainable head or blocks:N); with the evaluation view they are what batches draw from. 0: new views
+            in every epoch.
         scale: Smallest and largest share of the image's area that a crop covers.
         flip: Probability of a horizontal flip.
         brightness: Largest relative change of brightness and of contrast; 0 leaves colours alone.
@@ -52,6 +55,7 @@ class ViewsConfig:
     size: int = 227
     resize: int = 256
     count: int = 2
+    cached: int = 0
     scale: tuple[float, float] = (0.16, 1.0)
     flip: float = 0.5
     brightness: float = 0.0

@@ -6,6 +6,7 @@ manifest.json          this module's `Manifest`
 {split}.labels.npy     int32, an index into the split's classes, -1 where there is none
 {split}.checks.npy     CHECK_DTYPE, by which bytes that came over a network are known to be the sample's
 rejected.jsonl         {"source", "reason"}, one line for each source that could not be read
+ignored.jsonl          the same for each file of a folder that a rule left out
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from dist_plm.files.atomic import replacing
 FORMAT = 1
 MANIFEST = "manifest.json"
 REJECTED = "rejected.jsonl"
+IGNORED = "ignored.jsonl"
 
 MAX_BYTES = 2**28
 """Largest file taken for an image, 256 MiB: a worker holds one at a time."""
@@ -77,6 +79,7 @@ class Manifest:
             for the same content, however it is cut into shards.
         splits: By name, in order.
         rejected: Sources that could not be read.
+        ignored: Files of a folder that a rule left out.
         inputs: SHA-256 (hex) of the list of sources and the cut into shards: tells whether a build would repeat itself.
     """
 
@@ -84,6 +87,7 @@ class Manifest:
     fingerprint: str
     splits: dict[str, SplitInfo]
     rejected: int = 0
+    ignored: int = 0
     inputs: str = ""
     format: int = field(default=FORMAT)
 
@@ -172,6 +176,7 @@ def _parse(document: dict[str, Any]) -> Manifest:
         fingerprint=str(document["fingerprint"]),
         splits=splits,
         rejected=int(document["rejected"]),
+        ignored=_count(document.get("ignored", 0)),
         inputs=str(document.get("inputs", "")),
     )
 

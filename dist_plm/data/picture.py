@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,12 +44,15 @@ def open_picture(picture: Picture) -> Image.Image:
     raise TypeError(f"{type(picture).__name__} is no picture: give a path, bytes, a PIL image or a uint8 array")
 
 
-def read_file(path: Path, offset: int = 0, size: int | None = None) -> bytes:
+def read_file(path: Path, offset: int = 0, size: int | None = None, refused: Callable[[bytes], str] = refusal) -> bytes:
     """The bytes of an image file, or of the stretch of a file that holds one. What is no image is read no further.
+
+    Args:
+        refused: Says from the first bytes why the file is not wanted; empty where it is.
 
     Raises:
         OSError: Missing, unreadable, or not a regular file.
-        ValueError: By its first bytes no image, larger than MAX_BYTES, or shorter than `size`.
+        ValueError: Refused, larger than MAX_BYTES, or shorter than `size`.
     """
     # Without O_NONBLOCK, opening a pipe waits for somebody to write.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
@@ -58,7 +62,7 @@ def read_file(path: Path, offset: int = 0, size: int | None = None) -> bytes:
         size = status.st_size if size is None else size
         file.seek(offset)
         head = file.read(min(HEAD, size))
-        if reason := refusal(head):
+        if reason := refused(head):
             raise ValueError(reason)
         if size > MAX_BYTES:
             raise ValueError(f"{size:,} bytes, at most {MAX_BYTES:,}")

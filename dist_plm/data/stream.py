@@ -4,7 +4,7 @@ A batch never crosses a shard and depends on nothing but the shard, so an embedd
 """
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from queue import SimpleQueue
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from dist_plm.config import ViewsConfig
 from dist_plm.data.shard_files import ADVICE
@@ -21,12 +22,13 @@ from dist_plm.data.views import eval_view
 from dist_plm.errors import UserError
 
 View = Future[np.ndarray]
+Cut = Callable[[Image.Image, int], np.ndarray]
 
 
 def sweep_shards(
-    store: Store, shards: Sequence[int], *, config: ViewsConfig, batch_size: int, workers: int
+    store: Store, shards: Sequence[int], *, config: ViewsConfig, batch_size: int, workers: int, cut: Cut | None = None
 ) -> Generator[tuple[int, Iterator[torch.Tensor]], None, None]:
-    """Evaluation views of the samples of some shards, in order.
+    """One view of each sample of some shards, in order.
 
     While the caller works on one batch, one thread reads on and `workers` threads decode, be it in another shard: two
     more batches at most.
@@ -34,7 +36,8 @@ def sweep_shards(
     Args:
         store: The split.
         shards: Positions in `store.shards`.
-        config: `size` and `resize` of the views.
+        config: `size` and `resize` of the evaluation views.
+        cut: An image and its id -> another view, uint8 [3, size, size]. Thread-safe.
         batch_size: Images in a batch; the last of a shard may hold fewer.
         workers: Decoding threads.
 
@@ -45,7 +48,9 @@ def sweep_shards(
         UserError: From the batches, where the shard is damaged, a sample is no image, or the number of samples is not
             the manifest's. The last shows only at the end, so keep nothing of a shard whose batches have not ended.
     """
-    reading = _Reading(store, shards, config, workers, views=2 * batch_size)
+    reading = _Reading(
+        store, shards, cut or (lambda image, _: eval_view(image, config=config)), workers, views=2 * batch_size
+    )
     try:
         for shard in shards:
             batches = reading.batches(batch_size)
@@ -58,8 +63,8 @@ def sweep_shards(
 class _Reading:
     """Views under way, in order, read and decoded by threads of its own; no more than `views` are held at once."""
 
-    def __init__(self, store: Store, shards: Sequence[int], config: ViewsConfig, workers: int, *, views: int) -> None:
-        self._store, self._config = store, config
+    def __init__(self, store: Store, shards: Sequence[int], cut: Cut, workers: int, *, views: int) -> None:
+        self._store, self._cut = store, cut
         # A shard ends with None. An error comes behind all that was read before it.
         self._found: SimpleQueue[View | Exception | None] = SimpleQueue()
         self._free, self._closed = Semaphore(views), Event()
@@ -92,11 +97,11 @@ class _Reading:
         try:
             for shard in shards:
                 with closing(self._store.in_order(shard)) as samples:
-                    for name, item in samples:
+                    for id, (name, item) in enumerate(samples, self._store.shards[shard].first_id):
                         self._free.acquire()
                         if self._closed.is_set():
                             return
-                        view = self._pool.submit(_view, self._store, shard, name, item, self._config)
+                        view = self._pool.submit(_view, self._store, shard, name, item, id, self._cut)
                         self._found.put(view)
                 self._found.put(None)
         except Exception as error:
@@ -112,9 +117,9 @@ class _Reading:
         return batch
 
 
-def _view(store: Store, shard_index: int, name: str, item: Any, config: ViewsConfig) -> np.ndarray:
+def _view(store: Store, shard_index: int, name: str, item: Any, id: int, cut: Cut) -> np.ndarray:
     try:
-        return eval_view(store.decoded(item), config=config)
+        return cut(store.decoded(item), id)
     except ValueError as error:
         shard = store.shards[shard_index]
         raise UserError(f"{store.place}/{shard.path.name}: sample '{name}': {error}; {ADVICE} {store.place}") from error

@@ -5,7 +5,7 @@ import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import groupby, islice
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 
 from dist_plm.data.format import (
     CHECK_DTYPE,
+    IGNORED,
     LABEL_DTYPE,
     MANIFEST,
     OFFSET_DTYPE,
@@ -170,21 +171,29 @@ def _building(source: Source, out: Path, shard_bytes: int, part: Part | None = N
 
 def _bind(source: Source, out: Path, finished: list[Finished], inputs: str) -> Manifest:
     """Tables, rejected.jsonl and manifest from the records of all shards; the manifest comes last."""
-    with replacing(out / REJECTED) as log:
-        for shard in finished:
-            for name, reason in load_record(shard.record).rejected:
-                log.write((json.dumps({"source": name, "reason": reason}) + "\n").encode())
+    rejected = (each for shard in finished for each in load_record(shard.record).rejected)
+    rejections = _list(out / REJECTED, rejected)
+    ignored = 0 if source.ignored is None else _list(out / IGNORED, source.ignored())
     fingerprint = hashlib.sha256()
     splits = {}
     for split, classes in source.classes.items():
         shards = [shard for shard in finished if shard.split == split]
         if not any(shard.samples for shard in shards):
-            raise UserError(f"no image of the split '{split}' can be read; {out / REJECTED} says why")
+            raise UserError(f"no image of the split '{split}' can be read; {out / REJECTED} and {IGNORED} say why")
         splits[split] = _bind_split(out, split, classes, shards, fingerprint.update)
     _remove_strays(out, splits)
-    manifest = Manifest(source.name, fingerprint.hexdigest(), splits, sum(shard.rejected for shard in finished), inputs)
+    manifest = Manifest(source.name, fingerprint.hexdigest(), splits, rejections, ignored, inputs)
     manifest.save(out)
     return manifest
+
+
+def _list(path: Path, files: Iterable[tuple[str, str]]) -> int:
+    """Write names of files with the reason of each, a line of JSON each; their number."""
+    count = 0
+    with replacing(path) as log:
+        for count, (name, reason) in enumerate(files, 1):  # noqa: B007 (the last is the number of lines)
+            log.write((json.dumps({"source": name, "reason": reason}) + "\n").encode())
+    return count
 
 
 def _bind_split(

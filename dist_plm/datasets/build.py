@@ -10,8 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-from dist_plm.data.format import REJECTED, Manifest
+from dist_plm.data.format import IGNORED, REJECTED, Manifest
 from dist_plm.datasets import demo
+from dist_plm.datasets.account import account, reasons
 from dist_plm.datasets.arguments import Parser, megabytes, part, positive
 from dist_plm.datasets.assembly import build, build_part, writing
 from dist_plm.datasets.entry import Source
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 1
-    print(summary(manifest, source.official, options.out))
+    print(summary(manifest, source, options.out))
     print(f"{options.out} complete after {time.monotonic() - started:.1f} s", file=sys.stderr)
     return 0
 
@@ -65,19 +66,24 @@ def _build_part(source: Source, options: argparse.Namespace) -> int:
     return 0
 
 
-def summary(manifest: Manifest, official: dict[str, int], out: Path) -> str:
-    """A line for each split, one for the whole, and one for each split that is not the official one."""
-    lines = []
+def summary(manifest: Manifest, source: Source, out: Path) -> str:
+    """A line for each split and one for the whole; splits that are not the official ones; what became of each file."""
+    lines = [f"{manifest.name}: {note}" for note in source.notes]
     for split, info in manifest.splits.items():
         size = sum(shard.bytes for shard in info.shards) / 1e6
         counts = f"{info.samples:,} samples  {len(info.classes):,} classes  {len(info.shards):,} shards  {size:,.1f} MB"
         lines.append(f"{manifest.name}/{split}  {counts}")
     why = f" (see {out / REJECTED})" if manifest.rejected else ""
     lines.append(f"rejected {manifest.rejected:,}{why}  fingerprint {manifest.fingerprint}")
-    for split, expected in official.items():
+    for split, expected in source.official.items():
         samples = manifest.splits[split].samples
         if samples != expected:
             lines.append(f"warning: {split} has {samples:,} samples, the official {manifest.name} {expected:,}")
+    if source.ignored or manifest.rejected:
+        taken = sum(info.samples for info in manifest.splits.values())
+        lines.append(account(manifest.name, taken, reasons(out / REJECTED), reasons(out / IGNORED)))
+    if manifest.ignored:
+        lines.append(f"ignored files are listed in {out / IGNORED}")
     return "\n".join(lines)
 
 

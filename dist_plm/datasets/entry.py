@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from dist_plm.data.format import MAX_BYTES
+from dist_plm.data.formats import refusal
+from dist_plm.data.picture import read_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +51,16 @@ class FileEntry(Entry):
     offset: int = field(default=0, repr=False)
 
     def read(self) -> bytes:
+        return self._read(refusal)
+
+    def read_any(self) -> bytes:
+        """The bytes, of an image or of anything else. Raises as `read`."""
+        return self._read(lambda head: "")
+
+    def _read(self, refused: Callable[[bytes], str]) -> bytes:
         if self.size < 0:
             raise FileNotFoundError("missing, or not a regular file")
-        if self.size > MAX_BYTES:
-            raise ValueError(f"{self.size:,} bytes, at most {MAX_BYTES:,}")
-        with open(self.path, "rb") as file:
-            file.seek(self.offset)
-            data = file.read(self.size)
-        if len(data) != self.size:
-            raise ValueError(f"only {len(data):,} of {self.size:,} bytes could be read")
-        return data
+        return read_file(self.path, self.offset, self.size, refused)
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ class Source:
         entries: Starts a fresh iteration over all entries, split after split in the order of `classes`.
         total: Number of entries, None where only the iteration tells.
         official: Samples of each split in the complete data set, where that is known.
+        ignored: Starts an iteration over (path, rule) of the files that are no entries; None where a list names the
+            entries, so that other files are not looked at.
+        notes: What was understood of the layout, for people.
     """
 
     name: str
@@ -79,6 +83,8 @@ class Source:
     entries: Callable[[], Iterator[Entry]]
     total: int | None = None
     official: dict[str, int] = field(default_factory=dict)
+    ignored: Callable[[], Iterator[tuple[str, str]]] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def key_of(source: str) -> str:

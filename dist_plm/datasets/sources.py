@@ -1,4 +1,4 @@
-"""The official layouts of the retrieval benchmarks, and plain folders, as lists of entries.
+"""The official layouts of the retrieval benchmarks as lists of entries; plain folders are in plain.py.
 
 The zero-shot protocol of deep metric learning: no class of the test split is in the train split.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 import scipy.io
 
 from dist_plm.datasets.entry import Entry, Source
+from dist_plm.datasets.plain import folder
 from dist_plm.datasets.tree import Tree
 from dist_plm.errors import UserError
 
@@ -86,31 +87,6 @@ def inshop(source: str | Path) -> Source:
     numbered = {"train": train, "query": shared, "gallery": shared}
     listed = [(split, item, root + path) for path, item, split in rows]
     return _source("inshop", tree, listed, numbered, {"train": 25882, "query": 14218, "gallery": 12612})
-
-
-def folder(source: str | Path) -> Source:
-    """Any tree of images: a class is a first-level folder, an image above those has none.
-
-    Where the top level holds train/ and test/ or val/, these are the splits; otherwise all is `train`. Every file is
-    an entry, whatever its name.
-    """
-    tree = Tree(source)
-    top = tree.folders()
-    splits = [name for name in ("train", "val", "test") if name in top]
-    roots = {name: name for name in splits} if len(splits) > 1 and "train" in splits else {"train": ""}
-    classes = {split: tree.folders(root) for split, root in roots.items()}
-
-    def entries() -> Iterator[Entry]:
-        for split, root in roots.items():
-            numbers = {name: number for number, name in enumerate(classes[split])}
-            for path in tree.walk(root):
-                first = path[len(root) + 1 if root else 0 :].split("/")
-                name = first[0] if len(first) > 1 else None
-                if name and name not in numbers:
-                    raise UserError(f"{path} came while --source {source} was read: the same command reads it anew")
-                yield tree.entry(path, split=split, label=numbers[name] if name else None, class_name=name)
-
-    return Source(Path(source).resolve().stem, classes, entries)
 
 
 KINDS = {"cub200": cub200, "cars196": cars196, "sop": sop, "inshop": inshop, "folder": folder}

@@ -1,15 +1,49 @@
-"""A folder, or a tar of one, read in place through the same few verbs; a tar is never extracted."""
+"""A folder, or a tar of one, read in place through the same few verbs; a tar is never extracted.
+
+The builder of shards and `embed` find images by it: every file is looked at, whatever its name, but for those that a
+rule leaves out, which are named.
+"""
 
 import os
 import re
-import stat
-import tarfile
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from dist_plm.datasets.entry import FileEntry
+from dist_plm.datasets.listing import DiskListing, Item, TarListing, unreadable
 from dist_plm.errors import UserError
+
+NESTED_LINKS = 8
+"""Linked folders inside of linked folders that are followed: two links a folder make 2^8 paths, not 2^40."""
+
+HIDDEN = "hidden, or made by the operating system"
+_SYSTEM = {
+    *("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"),
+    *("thumbs.db", "ehthumbs.db", "desktop.ini"),
+}
+_LOOP = "a link to a folder that contains it"
+_TOO_MANY_LINKS = f"a linked folder inside of {NESTED_LINKS} others"
+_ASTRAY = "its path leads out of the tar, or through a file"
+
+
+class Found(NamedTuple):
+    """A file of a tree: its relative path, and the rule that leaves it out, empty where it is to be read."""
+
+    path: str
+    rule: str = ""
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder that is being walked: its path with a slash, and what is known of the way to it."""
+
+    prefix: str
+    items: Iterator[Item]
+    above: frozenset[Hashable]
+    links: int
+    rule: str
 
 
 class Tree:
@@ -21,15 +55,16 @@ class Tree:
 
     def __init__(self, source: str | Path) -> None:
         self.source = Path(source)
-        self._members: dict[str, tuple[int, int]] | None = None
         if os.path.isfile(source):
-            self._members = _index(self.source)
-        elif not os.path.isdir(source):
+            self._listing: DiskListing | TarListing = TarListing(self.source)
+        elif os.path.isdir(source):
+            self._listing = DiskListing(self.source)
+        else:
             raise UserError(f"--source {source} is neither a folder nor a tar")
 
     def find(self, *candidates: str) -> str | None:
         """The first of the relative paths that is a file."""
-        return next((path for path in candidates if self._locate(path)[1] >= 0), None)
+        return next((path for path in candidates if self._listing.locate(path)[2] >= 0), None)
 
     def require(self, what: str, *candidates: str) -> str:
         """As `find`; UserError naming the layout (`what`) where there is none."""
@@ -41,9 +76,9 @@ class Tree:
     def data(self, path: str) -> bytes:
         """The whole of a small file. Raises UserError where it can't be had."""
         try:
-            return self.entry(path, split="", label=None, class_name=None).read()
+            return self.entry(path, split="", label=None, class_name=None).read_any()
         except (OSError, ValueError) as error:
-            raise _unreadable(self.source / path, error) from error
+            raise unreadable(self.source / path, error) from error
 
     def lines(self, path: str, fields: int, skip: int = 0) -> list[list[str]]:
         """The white-space separated fields of each line after the first `skip`; the last field may hold blanks."""
@@ -76,62 +111,80 @@ class Tree:
         parts = PurePosixPath(path).parts
         if not parts or ".." in parts or path.startswith("/"):
             raise UserError(f"{path!r} leads out of the source {self.source}")
-        offset, size = self._locate(path)
-        file = self.source if self._members is not None else self.source / path
+        file, offset, size = self._listing.locate(path)
         return FileEntry(source=path, path=file, offset=offset, size=size, **described)
 
     def folders(self, path: str = "") -> list[str]:
-        """Names of the folders right below `path`, sorted."""
-        if self._members is None:
-            return [name for name, is_folder in self._listed(path) if is_folder]
-        prefix = f"{path}/" if path else ""
-        below = (name[len(prefix) :] for name in self._members if name.startswith(prefix))
-        return sorted({name.split("/")[0] for name in below if "/" in name})
+        """Names of the folders right below `path` that no rule leaves out, sorted."""
+        start = self._start(path)
+        below = ((item, self._rule(item, start)) for item in start.items)
+        return [item.name for item, rule in below if item.folder is not None and not rule]
 
-    def walk(self, path: str = "") -> Iterator[str]:
-        """Relative paths of all files below `path`, in one order everywhere; holds one folder's names at a time.
+    def has_images(self, path: str = "") -> bool:
+        """Whether a file right below `path` begins as an image does."""
+        start = self._start(path)
+        files = (item for item in start.items if item.folder is None and not self._rule(item, start))
+        return any(self._begins_as_image(start.prefix + item.name) for item in files)
 
-        Links to folders are not followed: they may lead in a circle.
+    def walk(self, path: str = "") -> Iterator[Found]:
+        """All files below `path`, in one order everywhere; holds the names of the folders on the way.
+
+        Links to folders are followed but for those that lead in a circle. What a rule leaves out is found too, file by
+        file.
         """
-        prefix = f"{path}/" if path else ""
-        if self._members is not None:
-            yield from sorted(name for name in self._members if name.startswith(prefix))
-            return
-        for name, is_folder in self._listed(path):
-            if is_folder:
-                yield from self.walk(prefix + name)
+        way = [self._start(path)]
+        while way:
+            here = way[-1]
+            item = next(here.items, None)
+            if item is None:
+                way.pop()
+                continue
+            name, rule = here.prefix + item.name, self._rule(item, here)
+            ends = item.folder is None or item.folder in here.above or (rule and item.link)
+            if ends or (below := self._items(name, rule)) is None:
+                yield Found(name, rule)
             else:
-                yield prefix + name
+                way.append(_Folder(f"{name}/", below, here.above | {item.folder}, here.links + item.link, rule))
+        if isinstance(self._listing, TarListing) and not path:
+            yield from (Found(name, _ASTRAY) for name in self._listing.astray)
 
-    def _listed(self, path: str) -> list[tuple[str, bool]]:
-        """Names right below `path`, sorted, and whether each is a folder."""
+    def _rule(self, item: Item, within: _Folder) -> str:
+        """The rule that leaves out an entry of a folder."""
+        if within.rule:
+            return within.rule
+        if item.name.startswith(".") or item.name.lower() in _SYSTEM:
+            return HIDDEN
+        if item.folder in within.above:
+            return _LOOP
+        return _TOO_MANY_LINKS if item.folder and item.link and within.links == NESTED_LINKS else ""
+
+    def _start(self, path: str) -> _Folder:
+        """The folder at `path`, and by which links one comes there."""
+        links, known, parts = 0, set(self._listing.above()), PurePosixPath(path).parts
         try:
-            with os.scandir(self.source / path) as found:
-                return sorted((e.name, e.is_dir(follow_symlinks=False)) for e in found)
+            known.add(self._listing.identity(""))
+            for number, part in enumerate(parts):
+                before = "/".join(parts[:number])
+                links += next((item.link for item in self._listing.items(before) if item.name == part), False)
+                known.add(self._listing.identity("/".join(parts[: number + 1])))
         except OSError as error:
-            raise _unreadable(self.source / path, error) from error
+            raise unreadable(self.source / path, error) from error
+        items = self._items(path, "")
+        assert items is not None
+        return _Folder(f"{path}/" if path else "", items, frozenset(known), links, "")
 
-    def _locate(self, path: str) -> tuple[int, int]:
-        if self._members is not None:
-            return self._members.get(path, (0, -1))
+    def _items(self, path: str, rule: str) -> Iterator[Item] | None:
+        """Entries of a folder. UserError where it can't be read; None where a rule leaves it out anyway."""
         try:
-            status = os.stat(self.source / path)
+            return iter(self._listing.items(path))
+        except OSError as error:
+            if rule:
+                return None
+            raise unreadable(self.source / path, error) from error
+
+    def _begins_as_image(self, path: str) -> bool:
+        try:
+            self.entry(path, split="", label=None, class_name=None).read()
         except (OSError, ValueError):
-            return 0, -1
-        return 0, status.st_size if stat.S_ISREG(status.st_mode) else -1
-
-
-def _index(path: Path) -> dict[str, tuple[int, int]]:
-    """Offset and size of each regular file of a tar."""
-    try:
-        with tarfile.open(path, "r:") as tar:
-            return {str(PurePosixPath(m.name)): (m.offset_data, m.size) for m in tar if m.isreg() and not m.issparse()}
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except (tarfile.TarError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not an uncompressed tar ({error}); unpack it and give the folder") from error
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    reason = getattr(error, "strerror", None) or error
-    return UserError(f"{path} can't be read ({reason}): allow it to be read, or copy it again")
+            return False
+        return True

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dist_plm.data.format import (
     CHECK_DTYPE,
+    IGNORED,
     LABEL_DTYPE,
     OFFSET_DTYPE,
     REJECTED,
@@ -74,10 +75,10 @@ def check(folder: Path, manifest: Manifest, workers: int) -> Iterator[str]:
     for name, known in ((name, known) for info in manifest.splits.values() for name, known in info.tables.items()):
         if not problems and table_info(folder / name) != known:
             yield f"{name}: its bytes are not those that the manifest knows"
-    log = folder / REJECTED
-    found = log.read_bytes().count(b"\n") if log.exists() else 0
-    if found != manifest.rejected:
-        yield f"{REJECTED}: {found} lines, {manifest.rejected} in the manifest"
+    for name, count in ((REJECTED, manifest.rejected), (IGNORED, manifest.ignored)):
+        found = (folder / name).read_bytes().count(b"\n") if (folder / name).exists() else 0
+        if found != count:
+            yield f"{name}: {found} lines, {count} in the manifest"
 
 
 def _checks(folder: Path, manifest: Manifest) -> Iterator[Check]:

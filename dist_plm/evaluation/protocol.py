@@ -1,5 +1,6 @@
 """The field's protocol on one data set: embed the test split, count on every rank for its own queries, add up."""
 
+from collections.abc import Callable
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -17,17 +18,22 @@ from dist_plm.distributed.world import World
 from dist_plm.evaluation.clustering import nmi
 from dist_plm.evaluation.retrieval import Counts, retrieval_counts
 from dist_plm.index.embedding_pass import Embed, sweep
+from dist_plm.index.sources import Source
 from dist_plm.telemetry.parts import part
 from dist_plm.telemetry.progress import Display
 
 
 @part("evaluation")
-def evaluate(embed: Embed, folder: Path, *, config: Config, world: World, display: Display) -> dict[str, Any] | None:
+def evaluate(
+    embed: Embed, folder: Path, *, config: Config, world: World, display: Display,
+    source: Callable[[Store], Source] | None = None,
+) -> dict[str, Any] | None:  # fmt: skip
     """Recall@K, MAP@R and NMI of `embed` on the test split; None where no query has a positive. A collective.
 
     Args:
         embed: uint8 views [b, 3, s, s] -> embeddings [b, D].
         folder: For the sweeps' files; named after the weights of `embed`.
+        source: Where `embed` gets its batches of a split from, if not from the images.
     """
     if not config.data.test_split:
         return None
@@ -35,8 +41,15 @@ def evaluate(embed: Embed, folder: Path, *, config: Config, world: World, displa
     own_labels, labels = queries.labels.astype(np.int64), labels_as(queries, gallery)
     if not _has_positives(own_labels, labels, least=1 if gallery is not queries else 2):
         return None
-    vectors = _embed(embed, queries, folder, config, world, display)
-    gallery_vectors = vectors if gallery is queries else _embed(embed, gallery, folder, config, world, display)
+
+    def embedded(store: Store) -> np.ndarray:
+        title, batches = f"embed {store.split}", source(store) if source else None
+        return sweep(
+            embed, store, folder, config=config, world=world, display=display, title=title, source=batches
+        ).whole()
+
+    vectors = embedded(queries)
+    gallery_vectors = vectors if gallery is queries else embedded(gallery)
     own = np.array_split(np.arange(len(queries)), world.size)[world.rank]
     counts = retrieval_counts(
         torch.from_numpy(vectors[own]).to(world.device),
@@ -54,11 +67,6 @@ def _has_positives(queries: np.ndarray, gallery: np.ndarray, least: int) -> bool
     """Whether any query's label is that of `least` images of the gallery: 2 where one of them is the query."""
     labels, counts = np.unique(gallery[gallery >= 0], return_counts=True)
     return bool(np.isin(queries, labels[counts >= least]).any())
-
-
-def _embed(embed: Embed, store: Store, folder: Path, config: Config, world: World, display: Display) -> np.ndarray:
-    title = f"embed {store.split}"
-    return sweep(embed, store, folder, config=config, world=world, display=display, title=title).whole()
 
 
 def _result(counts: Counts, vectors: np.ndarray, labels: np.ndarray, config: Config, world: World) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from dist_plm.config import Config
 from dist_plm.data.store import Store
-from dist_plm.data.stream import sweep_shards
 from dist_plm.distributed.shares import balanced
 from dist_plm.distributed.world import World
 from dist_plm.files.atomic import replacing
 from dist_plm.index.embedding_files import Embeddings
+from dist_plm.index.sources import Source, from_images
 from dist_plm.telemetry.progress import Display, Phase
 
 Embed = Callable[[Tensor], Tensor]
@@ -32,13 +32,15 @@ def sweep(
     display: Display,
     title: str,
     precision: Literal["fp32", "fp16"] = "fp32",
+    source: Source | None = None,
 ) -> Embeddings:
     """Embeddings [n, D] of all images of `store`, for every rank to read. A collective.
 
     Each rank streams shards of its own in order and writes one file per shard under `folder`/split; a shard whose file
     is there is not read again, so a killed sweep goes on where it was. The others are shared out by their size, so that
     the ranks end together. A batch never spans two shards: an embedding is the same to the bit whichever rank computes
-    it. `folder` must be named after the weights of `embed`.
+    it. `folder` must be named after the weights of `embed`. `source` is where batches come from, if not from the
+    evaluation views of the images.
 
     Raises:
         Preempted: a rank was told to leave, and all do so between two batches.
@@ -53,9 +55,7 @@ def sweep(
     shares = balanced([store.shards[number].samples for number in missing], world.size)
     own = [missing[position] for position in shares[world.rank]]
     total = sum(store.shards[number].samples for number in own)
-    shards = sweep_shards(
-        store, own, config=config.views, batch_size=config.evaluation.batch_size, workers=config.data.workers
-    )
+    shards = (source or from_images(config))(store, own)
     with display.phase(title, total, "images") as phase, closing(shards):
         for number, batches in shards:
             embedded = _embedded(embed, batches, world, phase)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from dist_plm.cli import OneLineParser, run_command
+from dist_plm.cli import OneLineParser, add_code_option, run_command
 from dist_plm.errors import UserError
 from dist_plm.report.at_end import missing
 
@@ -23,9 +23,11 @@ def main() -> int:
     import torch
 
     from dist_plm.distributed.world import World
+    from dist_plm.model.own_backbone import allow
     from dist_plm.report.page import write_report
     from dist_plm.telemetry.progress import Display
 
+    allow(options.backbone)
     world = World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     display = Display(world)
     try:
@@ -41,6 +43,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run directory; several are compared")
     parser.add_argument("--out", type=Path, help="file to write (RUN/report.html; for several runs ./report.html)")
     parser.add_argument("--shards", default="", help="data set folder (the runs' own by default)")
+    add_code_option(parser)
     return parser.parse_args()
 
 

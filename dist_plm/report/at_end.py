@@ -15,8 +15,12 @@ def missing() -> list[str]:
     return [name for name in LIBRARIES if not find_spec(name)]
 
 
-def report_at_end(run: Path) -> None:
-    """The report of a run that has just ended, by a process of its own: whatever befalls it, the run is done."""
+def report_at_end(run: Path, backbone: str = "") -> None:
+    """The report of a run that has just ended, by a process of its own: whatever befalls it, the run is done.
+
+    Args:
+        backbone: The network, where it is one's own, which the process may import then.
+    """
     page = run / "report.html"
     if page.exists() and page.stat().st_mtime >= (run / "metrics.jsonl").stat().st_mtime:
         return
@@ -26,6 +30,13 @@ def report_at_end(run: Path) -> None:
     alone = {
         key: value for key, value in os.environ.items() if key not in LAUNCHER and not key.startswith("TORCHELASTIC")
     }
-    made = subprocess.run([sys.executable, "-m", "dist_plm.report", str(run)], env=alone, stdout=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-m",
+        "dist_plm.report",
+        str(run),
+        *(["--backbone", backbone] if ":" in backbone else []),
+    ]
+    made = subprocess.run(command, env=alone, stdout=subprocess.DEVNULL)
     fault = f"warning: the report could not be written, the run is intact: python -m dist_plm.report {run}"
     print(fault if made.returncode else f"report: {page}", file=sys.stderr)

@@ -61,7 +61,7 @@ def curve(
 
 # By the name of what tells lines apart: a pattern for each of its values.
 DASHES = {
-    "model": {"student": [1, 0], "teacher": [5, 3], "raw pixels": [1, 3]},
+    "model": {"student": [1, 0], "teacher": [5, 3], "frozen": [8, 4], "raw pixels": [1, 3]},
     "of": {"supervision": [1, 0], "control": [5, 3]},
 }
 

@@ -51,7 +51,12 @@ def groups(histories: list[History]) -> list[Group]:
     marks = _marks(histories)
     steps = _by_name(histories)
     found = [
-        Group("recall", "Recall", "On the test split, whose classes were never seen. Solid: student, dashed: teacher."),
+        Group(
+            "recall",
+            "Recall",
+            "On the test split, whose classes were never seen. Solid: student, dashed: teacher; level: the pretrained "
+            "features without training, the line to beat.",
+        ),
         Group("losses", "Losses", "Means over pairs, of the global batch."),
         Group(
             "supervision",
@@ -106,6 +111,8 @@ def _evaluations(histories: list[History]) -> dict[str, list[Row]]:
             numbers |= {name: event[name] for name in ("map_at_r", "nmi") if event.get(name) is not None}
             for name, value in numbers.items():
                 table.setdefault(name, []).append(place | {"value": value})
+                if event["model"] == "frozen":  # a line to beat, to the end of the run
+                    table[name].append(place | {"value": value, "step": history.last_step})
     return table
 
 

@@ -16,6 +16,9 @@ def tiles(history: History) -> list[tuple[str, str, str]]:
         k = min(recalls[-1], key=int)
         known = [100 * recall[k] for recall in recalls if k in recall]
         remark = f"{known[-1] - known[0]:+.1f} points since the start" if len(known) > 1 else "one evaluation"
+        base = [event["recall"] for event in history.of("eval") if event["model"] == "frozen" and event.get("recall")]
+        if base and k in base[0]:
+            remark += f", {known[-1] - 100 * base[0][k]:+.1f} to the frozen features"
         found.append((f"R@{k} {model}", f"{known[-1]:.1f} %", remark))
     steps = history.of("step")
     found.append(("steps", f"{history.last_step:,}", _ending(history)))

@@ -95,13 +95,21 @@ class Learner:
         """
         encoder = self._released()
 
-        def pooled(views: Tensor) -> Tensor:
-            encoder.eval()
-            with torch.no_grad(), self.strategy.autocast():
-                return encoder.pooled(views)
-
-        fit_heads(encoder, self.config.model, lambda: features(pooled), self.world)
+        fit_heads(encoder, self.config.model, lambda: features(self.pooled), self.world)
         self._begin(self.phase, encoder)
+
+    @torch.no_grad()
+    def pooled(self, views: Tensor) -> Tensor:
+        """Before the first step: views, or their cached features, -> what the heads see [b, F]."""
+        with self.strategy.autocast():
+            if self.config.views.cached and isinstance(self.student, Trained):
+                return self.student.eval().pooled(views.to(self.student.head.weight.dtype))
+            return self.encoder.eval().pooled(views)
+
+    def frozen_state(self) -> dict[str, Tensor]:
+        """Weights and statistics of the frozen part, by their names in the encoder."""
+        trained = self.student.state_dict()
+        return {name: value for name, value in self.encoder.state_dict().items() if name not in trained}
 
     def enter(self, phase: Phase) -> None:
         """Begin a phase: phi_0 = theta_0, the method's own parameters and the optimiser are new. A collective."""
@@ -180,15 +188,17 @@ class Learner:
         """What enters the trained part [b, ...]: the views themselves where everything trains."""
         if self.frozen is None:
             return views
+        if self.config.views.cached:
+            return views.to(self.encoder.head.weight.dtype)
         with part("frozen"):
             pieces = views.chunk(self.config.batch.micro_batches)
             return torch.cat([self.strategy.embed_constant(self.frozen, piece) for piece in pieces])
 
     def whole(self, name: str) -> nn.Module:
-        """The `student` or the `teacher` from images [b, 3, h, w] to points [b, D], to embed with outside of training;
-        hold it no longer than needed. A collective."""
+        """The `student` or the `teacher` from images [b, 3, h, w], or their cached features, to points [b, D], to embed
+        with outside of training; hold it no longer than needed. A collective."""
         network = self.strategy.whole(self.student if name == "student" else self.teacher)
-        return network if self.frozen is None else Joined(self.frozen, network)
+        return network if self.frozen is None or self.config.views.cached else Joined(self.frozen, network)
 
     def _look(self, entering: Tensor, batch: Batch) -> tuple[Tensor, Any]:
         """f_phi of the views [b, D + wide_dim], and what the method makes of it while the student is embedding."""
@@ -242,8 +252,9 @@ class Learner:
 
         def embed(views: Tensor) -> Tensor:
             network.eval()
+            entering = self._entering(views) if self.config.views.cached else views
             with torch.no_grad(), self.strategy.autocast():
-                return network(views)[:, head]
+                return network(entering)[:, head]
 
         return embed
 

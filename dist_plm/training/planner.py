@@ -28,6 +28,7 @@ from dist_plm.model.digest import digest
 from dist_plm.telemetry.metrics import Metrics
 from dist_plm.telemetry.parts import part
 from dist_plm.telemetry.progress import Display
+from dist_plm.training.cached_views import CachedViews
 from dist_plm.training.learner import Learner
 from dist_plm.training.run_directory import RunDirectory
 
@@ -88,6 +89,7 @@ class Planner:
     world: World
     display: Display
     metrics: Metrics
+    views: CachedViews | None = None
 
     @part("sweep")
     def plan(self, at: Position, learner: Learner) -> Plan:
@@ -248,4 +250,5 @@ class Planner:
             display=self.display,
             title=f"sweep {self.store.split}",
             precision=self.config.index.precision,
+            source=self.views.source(self.store) if self.views else None,
         )

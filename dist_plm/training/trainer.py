@@ -25,10 +25,11 @@ from dist_plm.model.digest import digest
 from dist_plm.telemetry.metrics import Metrics
 from dist_plm.telemetry.profile import Profiler
 from dist_plm.telemetry.progress import Clock, Display
+from dist_plm.training.cached_views import CachedViews, Rows
 from dist_plm.training.evaluator import Evaluator
 from dist_plm.training.journal import Journal
 from dist_plm.training.learner import Learner, Phase, phases
-from dist_plm.training.planner import Planner, Position
+from dist_plm.training.planner import Plan, Planner, Position
 from dist_plm.training.resumption import newest
 from dist_plm.training.run_directory import RunDirectory
 from dist_plm.training.warnings import batch_norm_warning, start_warning
@@ -115,14 +116,18 @@ class Trainer:
                 raise Preempted(told.signal, "decoding goes on with the same command") from None
         self.directory.create(self.world)
         self.display.say(self.greeting)
+        if origin := getattr(self.learner.encoder.backbone, "origin", ""):
+            self.display.say(str(origin))
         self.metrics = Metrics(self.directory.path, self.world, self.at.metrics_bytes)
         self.journal = Journal(self.config, self.store, self.directory, self.world, self.display, self.metrics, self.at)
         if self.config.train.wandb and (fault := self.metrics.add_wandb(self.config.train.wandb)):
             self.journal.warn(fault)
         self.profiler = Profiler(self.directory.path, self.metrics, self.display, wanted=self.profile)
         self.saver = Saver(self.directory.checkpoints, self.world, self.display, self.config.checkpoint)
-        self.planner = Planner(self.config, self.store, self.directory, self.world, self.display, self.metrics)
-        self.evaluator = Evaluator(self.config, self.directory, self.world, self.display, self.metrics)
+        config, world, display = self.config, self.world, self.display
+        self.views = CachedViews(config, self.learner, world, display) if config.views.cached else None
+        self.planner = Planner(config, self.store, self.directory, world, display, self.metrics, self.views)
+        self.evaluator = Evaluator(config, self.directory, world, display, self.metrics, self.views)
         for warning in (batch_norm_warning(self.learner), "" if self.found else start_warning(self.learner)):
             if warning:
                 self.journal.warn(warning)
@@ -132,6 +137,8 @@ class Trainer:
 
     def _phases(self) -> None:
         """All phases; evaluated at the start, at the end of each, and every few epochs between."""
+        if self.views:
+            self.views.fill(self.store)
         if not self.found:
             self._start_heads()
             self._evaluate("start", with_pixels=self.config.evaluation.raw_pixels)
@@ -150,7 +157,8 @@ class Trainer:
         def features(pooled: Embed) -> MappedRows:
             folder = self.directory.sweep(f"{digest(self.learner.encoder.backbone)}_pooled")
             swept = sweep(pooled, self.store, folder, config=self.config, world=self.world, display=self.display,
-                          title="sweep for the heads")  # fmt: skip
+                          title="sweep for the heads",
+                          source=self.views.source(self.store) if self.views else None)  # fmt: skip
             return MappedRows(swept, 0, len(swept), self.world.device)
 
         if self.config.model.head_start != "orthogonal":
@@ -165,20 +173,7 @@ class Trainer:
         if config.batch.locality:
             plan = replace(plan, ids=near_shards(plan.ids, self.store, node_shares(self.shares, self.world)))
         steps, first = len(plan.ids), at.batch
-        loader = Loader(
-            self.store,
-            rank_rows(plan.ids, self.shares, self.world.rank),
-            node_rows=node_rows(plan.ids, self.shares, self.world),
-            labels=plan.labels,
-            around=plan.nearest.around if plan.nearest else None,
-            views=config.views,
-            seed=config.seed,
-            epoch=at.epochs,
-            first_step=first,
-            workers=config.data.workers,
-            prefetch=config.data.prefetch,
-            pin=self.world.device.type == "cuda",
-        )
+        loader = self._loader(plan, first)
         title = f"{self.phase.name} epoch {at.epoch + 1}/{self.phase.epochs}"
         with self.display.phase(title, steps, "images", done=first) as bar:
             clock = Clock(lambda: loader.wait_seconds, self.world.device)
@@ -198,6 +193,27 @@ class Trainer:
                 self._boundary()
                 if self._stopped:
                     break
+
+    def _loader(self, plan: Plan, first: int) -> "Loader | Rows":
+        """The batches of the epoch from step `first` on."""
+        config, rows = self.config, rank_rows(plan.ids, self.shares, self.world.rank)
+        around = plan.nearest.around if plan.nearest else None
+        if self.views:
+            return self.views.batches(rows, plan.labels, around, epoch=self.at.epochs, first_step=first)
+        return Loader(
+            self.store,
+            rows,
+            node_rows=node_rows(plan.ids, self.shares, self.world),
+            labels=plan.labels,
+            around=around,
+            views=config.views,
+            seed=config.seed,
+            epoch=self.at.epochs,
+            first_step=first,
+            workers=config.data.workers,
+            prefetch=config.data.prefetch,
+            pin=self.world.device.type == "cuda",
+        )
 
     def _boundary(self) -> None:
         """Between two steps: leave if any rank was told to, save if it is time."""

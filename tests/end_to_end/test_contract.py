@@ -16,7 +16,7 @@ from dist_plm.cli import load_config
 from dist_plm.datasets import build as building
 from dist_plm.evaluation import protocol
 from dist_plm.model import Encoder
-from tests.commands import Outcome, alone, under_torchrun
+from tests.commands import Outcome, alone, on_ranks, together
 from tests.end_to_end.conftest import STEPS, STEPS_PER_EPOCH, events, tensors
 
 KS = {"1", "2", "4", "8"}
@@ -73,7 +73,7 @@ def test_evaluate_repeats_the_last_evaluation_on_any_number_of_ranks(run, demo, 
     arguments = ("--checkpoint", run, "--shards", demo, "--split", "test")
     for evaluate in (
         lambda: here(evaluation.main, *arguments),
-        lambda: under_torchrun(3, "dist_plm.evaluate", *arguments).wait(),
+        lambda: together(on_ranks(3, "dist_plm.evaluate", *arguments)),
     ):
         found = printed(evaluate())
         assert [json.loads(line) for line in (run / "evaluation.jsonl").read_text().splitlines()] == found
@@ -154,7 +154,7 @@ def test_output_without_a_terminal_is_plain_lines(tmp_path, tiny, run, demo):
     outcomes = [
         alone("dist_plm.train", "--config", tiny, "--run_dir", tmp_path / "new", "--train.max_steps", 2).wait(),
         alone("dist_plm.evaluate", "--checkpoint", run).wait(),
-        alone("dist_plm.train", "--config", tiny, "--plan").wait(),
+        together(on_ranks(1, "dist_plm.train", "--config", tiny, "--plan")),
     ]
     for outcome in outcomes:
         assert outcome.status == 0, outcome.err

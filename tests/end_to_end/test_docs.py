@@ -4,10 +4,8 @@ import contextlib
 import importlib
 import importlib.util
 import io
-import os
 import re
 import shlex
-import subprocess
 import sys
 import tomllib
 from itertools import pairwise
@@ -16,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.commands import ROOT, command_module
+from tests.commands import ROOT, command_module, on_ranks, together
 from tests.end_to_end.conftest import events
 
 DOCUMENTS = sorted(
@@ -162,25 +160,18 @@ def test_a_new_user_s_path(tmp_path):
         "build", "train", "evaluate", "embed", "search", "report"
     ]  # fmt: skip
     source = photos(tmp_path / "PHOTOS")
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
     for line in lines:
-        line = line.replace("QUERY.jpg", "'PHOTOS/test/kind 5/3.jpg'").replace(
-            "--nproc_per_node 8", "--nproc_per_node 2"
-        )
-        line = re.sub(r"(shards/\w+\.py|configs/\w+\.yaml)", rf"{ROOT}/\1", line)
-        if "dist_plm.train" in line:
-            line += f" {SMALL}"
-        done = subprocess.run(
-            shlex.split(line), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
-        )
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
-        if "dist_plm.search" in line:
-            assert "kind 5" in done.stdout, done.stdout
+        line = re.sub(r"(configs/\w+\.yaml)", rf"{ROOT}/\1", line.replace("QUERY.jpg", "'PHOTOS/test/kind 5/3.jpg'"))
+        words = shlex.split(line)
+        module, arguments = target(words)
+        if module == "dist_plm.train":
+            assert words[:3] == ["torchrun", "--standalone", "--nproc_per_node"]
+            arguments += shlex.split(SMALL)
+        ranks = on_ranks(2 if words[0] == "torchrun" else 1, module, *arguments, folder=tmp_path)
+        outcome = together(ranks)
+        assert outcome.status == 0, f"{line}\n{outcome.err}"
+        if module == "dist_plm.search":
+            assert "kind 5" in outcome.out, outcome.out
     assert source.is_dir() and (tmp_path / "neighbours.png").stat().st_size > 1_000
     assert (tmp_path / "runs/photos/report.html").stat().st_size > 500_000
     assert events(tmp_path / "runs/photos", "end")

@@ -18,7 +18,7 @@ from dist_plm.data.store import Store
 from dist_plm.errors import UserError
 from dist_plm.search_index import Catalogue
 from dist_plm.search_index.build import Builder
-from tests.commands import Command, under_torchrun
+from tests.commands import Command, on_ranks, together
 from tests.end_to_end.conftest import contents, events, refused
 
 
@@ -92,7 +92,7 @@ def test_recall_of_the_index_is_that_of_the_evaluation(indexed, finished):
 
 def test_ranks_make_the_same_index(indexed, finished, demo, tmp_path, monkeypatch):
     arguments = ("--checkpoint", finished, "--shards", demo, "--out", tmp_path / "index")
-    outcome = under_torchrun(2, "dist_plm.embed", *arguments).wait()
+    outcome = together(on_ranks(2, "dist_plm.embed", *arguments))
     assert outcome.status == 0, outcome.err
     assert outcome.out.count("140 images in dimension 16") == 1
     for name in ("embeddings.npy", "images.jsonl", "index.faiss", "encoder/model.safetensors"):

@@ -61,6 +61,12 @@ def test_seed_and_epoch_decide():
     assert plans[0] == class_plan(labels_of(*[6] * 9), batch, 0, 0).tobytes()
 
 
+def test_classes_are_drawn_anew_for_each_epoch_and_seed():
+    labels, batch = labels_of(*[6] * 9), BatchConfig(groups=4, group_size=2)
+    drawn = [labels[class_plan(labels, batch, seed, epoch)[..., 0]] for seed in (0, 1) for epoch in (0, 1)]
+    assert len({each.tobytes() for each in drawn}) == 4
+
+
 def test_without_classes_there_is_no_plan():
     with pytest.raises(UserError, match="no image has a class"):
         class_plan(np.full(100, -1), BatchConfig(), 0, 0)

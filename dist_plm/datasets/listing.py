@@ -1,0 +1,189 @@
+"""What lies in a folder on a disk, or in one of a tar: names, kinds, and where the bytes of a file are."""
+
+import errno
+import os
+import stat
+import tarfile
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple, Union
+
+from dist_plm.errors import UserError
+
+MOST_LINKS = 40
+"""Links on the way to one file of a tar, as of Linux (path_resolution(7))."""
+
+_OUTSIDE = ("/", "..")
+
+
+class Item(NamedTuple):
+    """An entry of a folder.
+
+    Args:
+        name: Of the entry alone.
+        folder: The identity of a folder, the same by whatever link it is reached; None of everything else.
+        link: Whether a symbolic link leads there.
+    """
+
+    name: str
+    folder: Hashable
+    link: bool
+
+
+class DiskListing:
+    """A folder on a disk."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def items(self, path: str) -> list[Item]:
+        """Entries right below a relative path, sorted by name. Raises OSError."""
+        with os.scandir(self.root / path) as found:
+            return sorted(Item(entry.name, _folder(entry), entry.is_symlink()) for entry in found)
+
+    def identity(self, path: str) -> Hashable:
+        """Of the folder at a relative path. Raises OSError."""
+        status = os.stat(self.root / path)
+        return status.st_dev, status.st_ino
+
+    def above(self) -> list[Hashable]:
+        """Identities of the folders that contain the root."""
+        return [self.identity(str(parent)) for parent in self.root.resolve().parents]
+
+    def locate(self, path: str) -> tuple[Path, int, int]:
+        """File, first byte and size of the file at a relative path; the size is -1 where there is no regular file."""
+        file = self.root / path
+        try:
+            status = os.stat(file)
+        except (OSError, ValueError):
+            return file, 0, -1
+        return file, 0, status.st_size if stat.S_ISREG(status.st_mode) else -1
+
+
+def _folder(entry: "os.DirEntry[str]") -> Hashable:
+    try:
+        if not entry.is_dir():
+            return None
+        status = entry.stat()
+    except OSError:  # a link that leads to itself, or where nobody may look
+        return None
+    return status.st_dev, status.st_ino
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """A second name in a tar: of a member (hard), or of a path seen from its folder."""
+
+    target: str
+    hard: bool
+
+
+_Place = tuple[int, int]  # first byte and size; (0, -1) of what is no regular file
+_Node = Union[dict[str, "_Node"], _Place, _Link]  # noqa: UP007 (a name in quotes takes no |)
+
+
+_NOTHING: _Place = (0, -1)
+
+
+class TarListing:
+    """The members of an uncompressed tar, their links resolved.
+
+    Attributes:
+        astray: Names of members that no folder can hold: their path leads out, or through a file.
+
+    Raises:
+        UserError: It can't be read, is compressed, or no tar.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.astray: list[str] = []
+        self._root: dict[str, _Node] = {}
+        try:
+            with tarfile.open(path, "r:") as tar:
+                for member in tar:
+                    self._add(member)
+        except OSError as error:
+            raise unreadable(path, error) from error
+        except (tarfile.TarError, ValueError, RecursionError) as error:
+            raise UserError(f"{path} is not an uncompressed tar ({error}); unpack it and give the folder") from error
+
+    def items(self, path: str) -> list[Item]:
+        """As of a folder. Raises NotADirectoryError."""
+        folder = self._resolve(path)
+        if not isinstance(folder, dict):
+            raise NotADirectoryError(errno.ENOTDIR, "no folder of the tar", path)
+        found = []
+        for name, node in sorted(folder.items()):
+            leads_to = self._resolve(f"{path}/{name}") if isinstance(node, _Link) else node
+            found.append(Item(name, id(leads_to) if isinstance(leads_to, dict) else None, isinstance(node, _Link)))
+        return found
+
+    def identity(self, path: str) -> Hashable:
+        """As of a folder."""
+        return id(self._resolve(path))
+
+    def above(self) -> list[Hashable]:
+        """Nothing contains a tar."""
+        return []
+
+    def locate(self, path: str) -> tuple[Path, int, int]:
+        """As of a folder."""
+        found = self._resolve(path)
+        return (self.path, *found) if isinstance(found, tuple) else (self.path, 0, -1)
+
+    def _add(self, member: tarfile.TarInfo) -> None:
+        *parents, name = PurePosixPath(member.name).parts or ("",)
+        folder: _Node = self._root
+        for part in parents:
+            folder = folder.setdefault(part, {}) if isinstance(folder, dict) and part not in _OUTSIDE else _NOTHING
+        if not name:
+            return  # "./", the root itself
+        if (
+            not isinstance(folder, dict)
+            or name in _OUTSIDE
+            or (isinstance(folder.get(name), dict) and not member.isdir())
+        ):
+            self.astray.append(member.name)
+        elif member.isdir():
+            folder.setdefault(name, {})
+        elif member.issym() or member.islnk():
+            folder[name] = _Link(member.linkname, member.islnk())
+        else:
+            plain = member.isreg() and not member.issparse()
+            folder[name] = (member.offset_data, member.size) if plain else _NOTHING
+
+    def _resolve(self, path: str) -> _Node | None:
+        """The node at a path from the root, through links, as a kernel walks; None where there is none."""
+        way: list[_Node] = [self._root]
+        ahead = path.split("/")[::-1]
+        links = 0
+        while ahead:
+            part = ahead.pop()
+            if part in ("", "."):
+                continue
+            if part == "..":
+                if len(way) == 1:
+                    return None
+                way.pop()
+                continue
+            here = way[-1]
+            node = here.get(part) if isinstance(here, dict) else None
+            if isinstance(node, _Link):
+                links += 1
+                if links > MOST_LINKS or (node.target.startswith("/") and not node.hard):
+                    return None
+                way = [self._root] if node.hard else way
+                ahead += node.target.split("/")[::-1]
+            elif node is None:
+                return None
+            else:
+                way.append(node)
+        return way[-1]
+
+
+def unreadable(path: Path, error: Exception) -> UserError:
+    """What is said of a list, tar or folder of a source that can't be read."""
+    reason = getattr(error, "strerror", None) or error
+    return UserError(f"{path} can't be read ({reason}): allow it to be read, or copy it again")
