@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dist_plm.cli import OneLineParser, add_code_option, run_command, weights_path
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
+from dist_plm.files.names import printable
 
 if TYPE_CHECKING:
     from dist_plm.search_index import Neighbour
@@ -27,15 +28,16 @@ def main() -> int:
     from dist_plm.search_index.sheet import contact_sheet
 
     allow(options.backbone)
-    catalogue = Catalogue(options.index)
+    catalogue = Catalogue(options.index, images=options.images)
     try:
         query = decode(data)
         (neighbours,) = catalogue.search(catalogue.embed(data), options.k)
     except ValueError as error:
         raise UserError(f"--image {options.image}: {error}") from error
-    _print(neighbours, f"nearest to {options.image.name} in {catalogue.folder}")
     if options.sheet:
         _ = catalogue.images  # a sheet of empty tiles helps nobody
+    _print(neighbours, f"nearest to {options.image.name} in {catalogue.folder}")
+    if options.sheet:
         sheet = contact_sheet(query, options.image.name, neighbours, catalogue)
         try:
             with replacing(options.sheet) as file:
@@ -51,6 +53,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("index", type=weights_path, metavar="INDEX_DIR", help="made by python -m dist_plm.embed")
     parser.add_argument("--image", type=Path, required=True, help="the query")
     parser.add_argument("--k", type=int, default=10, help="neighbours to show")
+    parser.add_argument(
+        "--images", default="", help="folder or data set of the images, where the index is not your own"
+    )
     parser.add_argument("--sheet", type=Path, help="PNG of the query and its neighbours")
     add_code_option(parser)
     options = parser.parse_args()
@@ -72,8 +77,10 @@ def _print(neighbours: "list[Neighbour]", title: str) -> None:
         table.add_column("label", overflow="fold")
     table.add_column("name", overflow="fold")
     for each in neighbours:
-        label = [escape(each.label or "")] if labelled else []
-        table.add_row(str(each.rank), f"{each.cosine:.4f}", f"{each.distance:.4f}", *label, escape(each.name))
+        label = [escape(printable(each.label or ""))] if labelled else []
+        table.add_row(
+            str(each.rank), f"{each.cosine:.4f}", f"{each.distance:.4f}", *label, escape(printable(each.name))
+        )
     # Into a file or a pipe a name is written on one line, however long.
     Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(table)
 

@@ -10,6 +10,9 @@ from typing import NoReturn
 from dist_plm.cli import OneLineParser, add_code_option, run_command, weights_path
 from dist_plm.errors import UserError
 
+# A connection that sends nothing for a while is closed; many that are open hold up none that asks.
+BOUNDS = {"threads": 4, "connection_limit": 500, "channel_timeout": 20, "cleanup_interval": 5}
+
 
 def main() -> int:
     """Open the index and serve it until SIGINT or SIGTERM."""
@@ -25,15 +28,17 @@ def main() -> int:
     from dist_plm.search_index.web import create_app
 
     allow(options.backbone)
-    catalogue = Catalogue(options.index)
+    catalogue = Catalogue(options.index, images=options.images)
     _ = catalogue.images  # gone images are told now, not to the first visitor
     most_bytes = int(options.max_upload_mb * 1e6)
-    app = create_app(catalogue, most_bytes=most_bytes, host=options.host)
     listening = _listen(options.host, options.port)
-    server = create_server(app, sockets=[listening], threads=4, max_request_body_size=most_bytes + 1, ident=None)
+    address, port = listening.getsockname()[:2]
+    # By its address: localhost has many spellings (127.1, 0x7f000001, ::1).
+    app = create_app(catalogue, most_bytes=most_bytes, host=address)
+    server = create_server(app, sockets=[listening], max_request_body_size=most_bytes + 1, ident=None, **BOUNDS)
     signal.signal(signal.SIGTERM, _leave)
-    port = listening.getsockname()[1]
-    print(f"{len(catalogue):,} images on http://{options.host}:{port}/  (Ctrl-C ends)", flush=True)
+    name = f"[{options.host}]" if ":" in options.host else options.host
+    print(f"{len(catalogue):,} images on http://{name}:{port}/  (Ctrl-C ends)", flush=True)
     server.run()
     return 0
 
@@ -54,6 +59,9 @@ def _leave(*_: object) -> NoReturn:
 def _parse() -> argparse.Namespace:
     parser = OneLineParser(prog="python -m dist_plm.serve", description=__doc__)
     parser.add_argument("index", type=weights_path, metavar="INDEX_DIR", help="made by python -m dist_plm.embed")
+    parser.add_argument(
+        "--images", default="", help="folder or data set of the images, where the index is not your own"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address; another one shows your images to all")
     parser.add_argument("--port", type=int, default=8000, help="0 takes any free one")
     parser.add_argument("--max_upload_mb", type=float, default=16.0, help="largest upload, 10^6 bytes")

@@ -23,7 +23,9 @@ from dist_plm.cli import run_command
 
 PATIENCE_SECONDS = 300
 SERVER.set_forkserver_preload(["tests.preloaded"])
-os.environ.update(OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")  # the server starts at its first use and inherits them
+_STATE = tempfile.TemporaryDirectory(prefix="state_")  # not the account's own, which holds the key of its indexes
+# The server starts at its first use and inherits these.
+os.environ.update(OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", XDG_STATE_HOME=_STATE.name)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Errors that the user can fix are `dist_plm.errors.UserError`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from dist_plm.encoders.embedder import Embedder
 from dist_plm.encoders.networks import load_network, locate
 from dist_plm.errors import UserError
 from dist_plm.evaluation import nmi, retrieval_counts
+from dist_plm.index.embedding_pass import DIVERGED
 from dist_plm.search_index import Catalogue, Neighbour
 
 __all__ = ["embed_images", "evaluate_embeddings", "load_encoder", "search_images"]
@@ -81,25 +82,46 @@ def search_images(index: str | Path | Catalogue, images: Iterable[Picture], k: i
 
 
 def evaluate_embeddings(
-    embeddings: np.ndarray, labels: Sequence[int] | np.ndarray, ks: Sequence[int] = (1, 2, 4, 8)
+    embeddings: np.ndarray, labels: Sequence[Hashable] | np.ndarray, ks: Sequence[int] = (1, 2, 4, 8)
 ) -> dict[str, Any]:
     """The field's metrics, every row being a query against all others.
 
     Args:
         embeddings: [N, D] of any floating type.
-        labels: int [N]; -1 is unlabelled.
+        labels: [N], of any hashable kind (numbers, strings, tuples, ...); equal labels are one class. None, NaN and
+            the integer -1 mean unlabelled.
         ks: K of recall@K.
 
     Returns:
         {"recall": {K: share}, "map_at_r": share, "nmi": share, "queries": n, "dropped": n}, shares in [0, 1].
 
     Raises:
-        ValueError: No label occurs twice, or embeddings and labels differ in number.
+        UserError: An embedding is not finite, a label is not hashable, or embeddings and labels differ in number.
+        ValueError: No label occurs twice.
     """
-    points = torch.as_tensor(embeddings)
-    classes = torch.as_tensor(np.asarray(labels, dtype=np.int64))
+    points = torch.as_tensor(np.asarray(embeddings))
+    if points.ndim != 2 or len(points) != len(labels):
+        raise UserError(f"embeddings of shape {tuple(points.shape)} and {len(labels):,} labels: one label a row [N, D]")
+    if bad := int((~points.isfinite()).any(1).sum()):
+        raise UserError(f"{bad:,} of {len(points):,} embeddings are not finite: {DIVERGED}")
+    classes = torch.as_tensor(_numbered(labels))
     counts = retrieval_counts(points, classes, points, classes, ks, own_rows=torch.arange(len(points)))
     return {**counts.metrics(), "nmi": nmi(points.numpy(), classes.numpy(), seed=0)}
+
+
+def _numbered(labels: Sequence[Hashable] | np.ndarray) -> np.ndarray:
+    """Classes int64 [N] by the equality of labels, in order of first occurrence; -1 where there is none."""
+    numbers: dict[Hashable, int] = {}
+    found = np.empty(len(labels), np.int64)
+    for row, label in enumerate(labels.tolist() if isinstance(labels, np.ndarray | torch.Tensor) else labels):
+        label = label.item() if isinstance(label, np.generic | torch.Tensor) else label
+        try:
+            # Of all values NaN alone differs from itself.
+            none = label is None or label != label or (isinstance(label, int) and label == -1)
+            found[row] = -1 if none else numbers.setdefault(label, len(numbers))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"label {row} is {label!r:.80}: labels are hashable, such as numbers or strings") from error
+    return found
 
 
 def _several(images: Iterable[Picture]) -> Iterable[Picture]:

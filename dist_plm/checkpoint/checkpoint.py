@@ -4,18 +4,16 @@
         step_00000200/                      a complete checkpoint; written as step_00000200.tmp, then renamed
             shard-00001-model-....safetensors   rank 0: its share of the replicated tensors, sharded ones with offsets
             shard-00002-model-....safetensors   rank 1; a large share is several files
-            checkpoint.json                     position, fingerprint, versions; size and sha256 of each file
+            checkpoint.json                     position, fingerprint, versions; size and sha256 of each file, its own
 
 Three verbs: `write` (checkpoint/saver.py calls it beside training), `find` (the newest complete one), `load`. Tensors
 travel through torch.distributed.checkpoint with its safetensors storage, which reshards on load; everything that is not
 a tensor is in checkpoint.json.
 """
 
-import hashlib
-import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -26,15 +24,17 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
+from dist_plm.checkpoint.summary import SUMMARY, fault, signed, summary
 from dist_plm.distributed.shares import balanced
 from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing, sync_folder
+from dist_plm.files.reading import file_digest
 
-SUMMARY = "checkpoint.json"
 SMALL_BYTES = 1 << 16
 FILE_BYTES = 1 << 27  # about: a tensor is in one file
 ANEW = "take the settings that it was saved with, or another --run_dir to start anew"
@@ -118,7 +118,7 @@ def write(
     if dist.get_rank() == 0:  # dcp.save returns when all ranks have written
         written = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
         with replacing(temporary / SUMMARY) as file:
-            file.write(json.dumps({**facts, "step": step, "files": written}, indent=1).encode())
+            file.write(signed({**facts, "step": step, "files": written}))
         temporary.rename(final)
         sync_folder(folder)
 
@@ -144,8 +144,11 @@ def clean(folder: Path) -> None:
             shutil.rmtree(leftover)
 
 
-def find(folder: Path, world: World) -> Found | None:
+def find(folder: Path, world: World, judge: Callable[[dict[str, Any]], str] = lambda _: "") -> Found | None:
     """The newest checkpoint in `folder` whose files all have the size and sha256 that its summary names. A collective.
+
+    Args:
+        judge: Called with a summary; what else is wrong with that checkpoint, empty for nothing.
 
     Raises:
         UserError: there are checkpoints and none is intact.
@@ -155,7 +158,10 @@ def find(folder: Path, world: World) -> Found | None:
     for path in candidates(folder) if world.is_first else ():
         wrong = fault(path)
         if not wrong:
-            found = Found(path, summary(path), rejected)
+            told = summary(path)
+            wrong = judge(told)
+        if not wrong:
+            found = Found(path, told, rejected)
             break
         rejected.append(f"{path}: {wrong}")
     found, rejected = world.from_first(lambda: (found, rejected))
@@ -170,8 +176,11 @@ def load(path: Path, state: State) -> None:
     Raises:
         UserError: a tensor is missing or has another shape, with its name.
     """
-    reader = HuggingFaceStorageReader(str(path))
-    stored = reader.read_metadata().state_dict_metadata
+    try:
+        stored = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+    # Hashes tell of damage, not of a stranger who wrote both: his header may be anything.
+    except Exception as error:
+        raise UserError(f"{path}: its tensors can't be read ({type(error).__name__}: {error}); {ANEW}") from error
     for name, value in state.items():
         shape = (value.rows, *value.local.shape[1:]) if isinstance(value, Sharded) else tuple(value.shape)
         if name not in stored:
@@ -181,7 +190,12 @@ def load(path: Path, state: State) -> None:
             raise UserError(f"{path}: {name} has shape {found}, this configuration needs {shape}; {ANEW}")
     read = staged(state)
     alone = not dist.is_initialized()  # as in a notebook, where nothing may be sharded
-    dcp.load(_distributed(read), storage_reader=HuggingFaceStorageReader(str(path)), no_dist=alone)
+    try:
+        dcp.load(_distributed(read), storage_reader=HuggingFaceStorageReader(str(path)), no_dist=alone)
+    except CheckpointException as error:
+        cause = next(iter(error.failures.values()), error)
+        reason = cause[0] if isinstance(cause, tuple) else cause
+        raise UserError(f"{path}: its tensors can't be read ({type(reason).__name__}: {reason}); {ANEW}") from error
     for name, value in state.items():
         _local(value).copy_(_local(read[name]))
 
@@ -232,29 +246,3 @@ def _is_there(path: Path) -> bool:
     if path.exists() and fault(path):
         shutil.rmtree(path)
     return path.exists()
-
-
-def fault(path: Path) -> str:
-    """What is wrong with a checkpoint; empty when all is as it was written."""
-    try:
-        for name, expected in summary(path)["files"].items():
-            if Path(name).name != name:
-                return f"{name!r} is not a plain file name"
-            if not (path / name).is_file():
-                return f"{name} is missing"
-            if file_digest(path / name) != expected:
-                return f"{name} is not as it was written"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{SUMMARY}: {error!r}"
-    return ""
-
-
-def summary(path: Path) -> dict[str, Any]:
-    """What a checkpoint says about itself."""
-    return json.loads((path / SUMMARY).read_text(encoding="utf-8"))
-
-
-def file_digest(path: Path) -> dict[str, Any]:
-    """Size and sha256 of a file, as they stand beside its name in a summary."""
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -1,22 +1,23 @@
-"""What a method asks of the configuration and of the data, known before anything starts."""
+"""What the methods of a run ask of the configuration and of the data, known before anything starts."""
 
 from dist_plm.config import Config
-from dist_plm.data.opening import open_split
 from dist_plm.errors import UserError
+from dist_plm.methods import METHODS, WARM_UP
 
 
-def check_method(config: Config) -> None:
+def check_method(config: Config, world_size: int = 1) -> None:
     """Raise a UserError that names the keys at fault and what mends them; return in silence otherwise."""
     _check_values(config)
-    method, wide = config.train.method, config.model.wide_dim
-    if method == "stml" and not wide:
-        raise UserError("train.method stml teaches through a second head and model.wide_dim is 0: set it to 1024")
-    if method != "stml" and wide:
-        raise UserError(f"model.wide_dim {wide} is a head that train.method {method} does not train: set it to 0")
-    if method in ("proxy_anchor", "dada"):
-        _check_labels(config)
-    if method == "pseudo_labels":
-        _check_clusters(config)
+    method, wide = METHODS[config.train.method], config.model.wide_dim
+    if method.wide_head and not wide:
+        raise UserError(
+            f"train.method {method.name} teaches through a second head and model.wide_dim is 0: set it to 1024"
+        )
+    if wide and not method.wide_head:
+        raise UserError(f"model.wide_dim {wide} is a head that train.method {method.name} does not train: set it to 0")
+    method.check(config, world_size)
+    if config.warm_up.epochs:
+        WARM_UP.check(config, world_size)
 
 
 def _check_values(config: Config) -> None:
@@ -54,29 +55,4 @@ def _check_values(config: Config) -> None:
         raise UserError(
             f"optimiser.milestones {optimiser.milestones} have no effect with optimiser.schedule "
             f"{optimiser.schedule}: set --optimiser.schedule steps, or no milestones"
-        )
-
-
-def _check_labels(config: Config) -> None:
-    with open_split(config.data, config.data.train_split) as store:
-        classes = len(set(store.labels.tolist()) - {-1})
-    if classes < 2:
-        raise UserError(
-            f"train.method {config.train.method} learns from labels, and split {config.data.train_split!r} of "
-            f"{config.data.shards} has {classes} classes: plm, stml and pseudo_labels need none"
-        )
-
-
-def _check_clusters(config: Config) -> None:
-    from dist_plm.index.clustering import MOST_POINTS
-
-    settings = config.pseudo_labels
-    with open_split(config.data, config.data.train_split) as store:
-        images = len(store)
-    if not 2 <= settings.clusters <= images:
-        raise UserError(f"pseudo_labels.clusters is {settings.clusters}: it must lie in 2 to {images}, the images")
-    if settings.clustering != "k_means" and images > MOST_POINTS:
-        raise UserError(
-            f"pseudo_labels.clustering {settings.clustering} holds all pairs of at most {MOST_POINTS} images, "
-            f"{config.data.shards} has {images}: set it to k_means"
         )

@@ -8,7 +8,7 @@ from dist_plm.config import Config
 from dist_plm.data.opening import manifest_of, open_split
 from dist_plm.data.place import is_url
 from dist_plm.errors import UserError
-from dist_plm.index.placement import check_whole, place_run
+from dist_plm.index.placement import place_run
 from dist_plm.methods import is_searched
 
 
@@ -25,7 +25,7 @@ def check(config: Config, world_size: int) -> None:
     check_model(config.model)
     blocks_wanted(config.model.trainable)
     check_adapters(config.model)
-    check_method(config)
+    check_method(config, world_size)
 
 
 def _check_sizes(config: Config) -> None:
@@ -71,8 +71,6 @@ def _check_sizes(config: Config) -> None:
     if 0 < cached < wanted - 1:
         raise UserError(f"views.count {wanted} views of an image can't be drawn from {cached} cached ones and the "
                         f"evaluation view: raise --views.cached to {wanted - 1}")  # fmt: skip
-    if config.views.count < 2 and (config.train.method == "instance" or config.warm_up.epochs):
-        raise UserError("views.count is 1: instance discrimination (warm_up, train.method instance) compares two views")
 
 
 def _check_batch(config: Config, world_size: int) -> None:
@@ -82,12 +80,6 @@ def _check_batch(config: Config, world_size: int) -> None:
             f"a batch of {images} images (batch.groups {groups} x batch.group_size {config.batch.group_size}) can't be "
             f"split over {world_size} ranks: start {images} ranks at most, or raise --batch.groups"
         )
-    if config.train.method == "plm" and manifold.scope == "rank" and groups % world_size:
-        valid = ", ".join(str(each) for each in range(1, groups + 1) if groups % each == 0)
-        raise UserError(
-            f"manifold.scope rank needs whole groups on each rank, and batch.groups {groups} is not a multiple of "
-            f"{world_size} ranks: start {valid} ranks, or set --manifold.scope global"
-        )
     if config.model.batch_norm == "synchronised" and config.batch.micro_batches > 1:
         raise UserError(
             "model.batch_norm synchronised needs the statistics of the whole batch, but batch.micro_batches "
@@ -95,65 +87,9 @@ def _check_batch(config: Config, world_size: int) -> None:
             "or --model.batch_norm frozen"
         )
     _check_strategy(config, world_size)
-    if config.batch.locality and config.train.method == "dada":
-        raise UserError("batch.locality would change what dada draws for each place in a batch: leave it out")
     for key, value in (("manifold.scope", manifold.scope), ("model.batch_norm", config.model.batch_norm)):
         if config.batch.locality and value in ("rank", "per_rank"):
             raise UserError(f"batch.locality would change what {key} {value} makes of a rank's groups: leave one out")
-    _check_neighbours(config, world_size)
-
-
-def _check_neighbours(config: Config, world_size: int) -> None:
-    """k, for the methods that look for the neighbours of a point in its batch."""
-    manifold, method = config.manifold, config.train.method
-    if method not in ("plm", "neighbour_contrast"):
-        return
-    if method == "plm" and manifold.k <= manifold.dim:
-        raise UserError(
-            f"manifold.k {manifold.k} leaves no candidate beyond the {manifold.dim} points that span a neighbourhood: "
-            f"set --manifold.k above manifold.dim"
-        )
-    if method == "plm" and manifold.dim > config.model.dim:
-        raise UserError(f"manifold.dim {manifold.dim} is larger than model.dim {config.model.dim}")
-    if method == "neighbour_contrast" and manifold.scope != "global":
-        raise UserError(
-            f"manifold.scope {manifold.scope} is a reading of plm, neighbour_contrast looks for neighbours in the "
-            "whole batch: set --manifold.scope global"
-        )
-    _check_pieces(config)
-    if method == "plm" and manifold.scope == "gallery":
-        return
-    points = config.batch.images * config.views.count // (world_size if manifold.scope == "rank" else 1)
-    if manifold.k >= points:
-        raise UserError(
-            f"manifold.k {manifold.k} neighbours don't exist among {points} points "
-            f"(batch.groups x batch.group_size x views.count{' / ranks' if manifold.scope == 'rank' else ''}): "
-            "lower manifold.k or enlarge the batch"
-        )
-
-
-def _check_pieces(config: Config) -> None:
-    """Where the neighbours of PLM come from, and what is projected."""
-    manifold = config.manifold
-    if manifold.scope == "gallery":
-        if manifold.similarity == "binary":
-            raise UserError(
-                "manifold.similarity binary asks which points of the batch are neighbours, and with manifold.scope "
-                "gallery the neighbours are not in the batch: set --manifold.similarity graded"
-            )
-        images = manifest_of(config.data).splits[config.data.train_split].samples
-        if manifold.k >= images:
-            raise UserError(
-                f"manifold.k {manifold.k} neighbours don't exist among the {images} images of split "
-                f"{config.data.train_split!r}: lower manifold.k"
-            )
-    elif manifold.piece == "image":
-        raise UserError("manifold.piece image needs --manifold.scope gallery: in a batch each view has its own piece")
-    if manifold.project and manifold.centre != "mean":
-        raise UserError(
-            f"manifold.project has no effect with manifold.centre {manifold.centre}, whose pieces contain the point "
-            "itself or the origin: set --manifold.centre mean"
-        )
 
 
 def _check_strategy(config: Config, world_size: int) -> None:
@@ -232,4 +168,3 @@ def _check_data(config: Config, world_size: int) -> None:
         )
     if is_searched(config):
         place_run(config, samples, world_size)
-    check_whole(config, samples)

@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from dist_plm.cli.limits import check_limits
 from dist_plm.config import Config, flat
 from dist_plm.errors import UserError
 from dist_plm.files.names import is_utf8
@@ -21,14 +22,11 @@ NOT_NEGATIVE = (
     "seed", "data.decoded_side", "proxies.count", "batch.epoch_steps", "warm_up.epochs", "train.max_steps",
     "runtime.threads", "optimiser.clip_norm", "views.cached",
 )  # fmt: skip
-MOST = {
-    "seed": 2**31 - 1,  # of faiss
-    "runtime.timeout_seconds": 10**7,  # four months; torch counts nanoseconds in 64 bits
-}
 
 
 def check_values(config: Config) -> None:
     """Raise a UserError that names the key."""
+    check_limits(config)
     for key, value in flat(asdict(config)).items():
         if isinstance(value, str) and not is_utf8(value):
             raise UserError(f"{key} is {value!a}: it must be UTF-8, for config.yaml and for weights; rename it")
@@ -48,5 +46,3 @@ def _check_number(key: str, value: Any, number: Any) -> None:
         raise UserError(f"{key} is {value}: it must lie in [0, 1]")
     if key in NOT_NEGATIVE and number < 0:
         raise UserError(f"{key} is {value}: it can't be negative")
-    if key in MOST and number > MOST[key]:
-        raise UserError(f"{key} is {value}: it must be {MOST[key]} at most")

@@ -11,10 +11,12 @@ from typing import Any, NoReturn, get_args, get_type_hints
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
 
+from dist_plm.cli.limits import check_limits
 from dist_plm.config import Config, ModelConfig
 from dist_plm.distributed.process import prepare_process
 from dist_plm.errors import MachineError, RunFailure, UserError
-from dist_plm.files.names import escape_streams, is_utf8
+from dist_plm.files.names import escape_streams, is_utf8, printable
+from dist_plm.files.plain_yaml import PlainLoader, read_yaml
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -24,7 +26,7 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str, *_: object) -> NoReturn:
         if _speaks():
-            print(f"{self.prog}: {' '.join(str(message).split())} (see --help)", file=sys.stderr)
+            print(f"{self.prog}: {printable(' '.join(str(message).split()))} (see --help)", file=sys.stderr)
         sys.exit(2)
 
 
@@ -68,7 +70,9 @@ def _repeated_key(path: Path) -> str:
         return ""
 
     try:
-        return repeated(yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader), "")
+        return repeated(yaml.compose(path.read_text(encoding="utf-8"), PlainLoader), "")
+    except yaml.composer.ComposerError as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from error
     except (OSError, yaml.YAMLError):
         return ""  # said by whoever reads it
 
@@ -105,9 +109,14 @@ def load_config(path: Path) -> Config:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Config, as_group=False)
     try:
-        return config_of(parser, parser.parse_object(yaml.safe_load(path.read_text(encoding="utf-8"))))
+        config = config_of(parser, parser.parse_object(read_yaml(path)))
     except Exception as error:  # jsonargparse derives its error from Exception alone
         raise UserError(f"{path} is not a configuration of this version: {error}") from error
+    try:
+        check_limits(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return config
 
 
 def _speaks() -> bool:
@@ -157,6 +166,6 @@ def run_command(command: Callable[[], int]) -> NoReturn:
         status = command()
     except (UserError, RunFailure) as error:
         if _speaks() or isinstance(error, RunFailure | MachineError):
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(error)}", file=sys.stderr)
         status = 2 if isinstance(error, UserError) else 1
     sys.exit(status)

@@ -1,15 +1,31 @@
 """Bytes of any common image file to 8-bit RGB, or a ValueError that says why not."""
 
 import io
+import re
 
 from PIL import Image
 
 from dist_plm.data.formats import HEAD, PNG, Format, refusal, sniff
 from dist_plm.data.png import set_transparent, without_comments
-from dist_plm.data.rgb import to_rgb
+from dist_plm.data.rgb import is_shallow, to_rgb
 
 MAX_PIXELS = 80_000_000
-"""Largest image decoded: 240 MB as RGB. A kilobyte of PNG can claim gigapixels."""
+"""Largest image decoded. A kilobyte of PNG can claim gigapixels."""
+
+MAX_DEEP_PIXELS = 50_000_000
+"""Largest image with more than three channels or 8 bits: Pillow holds 4 bytes a pixel, and 4 more as RGB: 400 MB."""
+
+MAX_SCANS = 100
+"""Most scans of a JPEG; encoders write about ten. Each costs a pass over the image, whatever its size in the file."""
+
+MAX_SCAN_PIXELS = 16 * MAX_PIXELS
+"""Most scans times pixels."""
+
+MAX_SEGMENTS = 10_000
+"""Most segments of a JPEG, each up to 64 KB."""
+
+_SEGMENT = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # the start of one; data hold a byte FF before 00, D0-D7 alone
+_SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
 
 
 def decode(data: bytes) -> Image.Image:
@@ -18,7 +34,7 @@ def decode(data: bytes) -> Image.Image:
     Grey, palette, CMYK and 16-bit images become 8-bit RGB; of an animation the first frame is taken.
 
     Raises:
-        ValueError: Not an image, damaged, truncated, larger than MAX_PIXELS, or of floating-point pixels.
+        ValueError: Not an image, damaged, truncated, beyond one of the bounds above, or of floating-point pixels.
     """
     form = _format(data)
     try:
@@ -65,6 +81,24 @@ def _open(data: bytes, form: Format) -> Image.Image:
         raise ValueError(f"damaged image: it begins as {form.plugin} and can't be read as such") from error
     except Exception as error:
         raise ValueError(f"damaged image: {error}") from error
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"image too large: {image.width} x {image.height} pixels, at most {MAX_PIXELS:,}")
+    pixels, most = image.width * image.height, MAX_PIXELS if is_shallow(image) else MAX_DEEP_PIXELS
+    if pixels > most:
+        raise ValueError(f"image too large: {image.width} x {image.height} pixels, {image.mode} at most {most:,}")
+    if image.format == "JPEG" and (scans := _scans(data)) * pixels > MAX_SCAN_PIXELS:
+        raise ValueError(f"image too slow to decode: {scans} scans of {pixels:,} pixels")
     return image
+
+
+def _scans(data: bytes) -> int:
+    """Scans of a JPEG. Raises ValueError where there are more scans or segments than bounds allow."""
+    position = scans = segments = 0
+    while found := _SEGMENT.search(data, position):
+        kind, position = found[1][0], found.end()
+        if kind == _EOI:
+            break
+        if kind not in (_SOI, _TEM):
+            position += int.from_bytes(data[position : position + 2], "big")
+        scans, segments = scans + (kind == _SOS), segments + 1
+        if scans > MAX_SCANS or segments > MAX_SEGMENTS:
+            raise ValueError(f"image too slow to decode: more than {MAX_SCANS} scans or {MAX_SEGMENTS:,} segments")
+    return scans

@@ -11,6 +11,7 @@ ignored.jsonl          the same for each file of a folder that a rule left out
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,19 @@ import numpy as np
 
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
+from dist_plm.files.reading import parse_document
 
 FORMAT = 1
+
+PLAIN_NAME = re.compile(r"\w[\w.+ -]*")
+"""Names of splits and files. A manifest may come from a stranger: no separator (`../x`), no scheme, no hidden file."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
 MANIFEST = "manifest.json"
+MANIFEST_BYTES = 1 << 26
+"""Largest manifest, 64 MiB; 100,000 shards take 8 MB."""
+
 REJECTED = "rejected.jsonl"
 IGNORED = "ignored.jsonl"
 
@@ -96,7 +107,8 @@ class Manifest:
         """Read `folder`/manifest.json. Raises UserError where it is missing, damaged or of another format."""
         path = Path(folder) / MANIFEST
         try:
-            text = path.read_bytes()
+            with path.open("rb") as file:
+                text = file.read(MANIFEST_BYTES + 1)
         except FileNotFoundError:
             raise UserError(
                 f"{folder} holds no data set: {MANIFEST} is missing; make one with `python shards/build.py`"
@@ -109,8 +121,8 @@ class Manifest:
     def parse(cls, text: bytes, place: str) -> "Manifest":
         """The manifest in `text`, which came from `place`. Raises UserError where it is none."""
         try:
-            return _parse(json.loads(text))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            return _parse(parse_document(text, MANIFEST_BYTES))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise UserError(
                 f"{place} is no manifest of format {FORMAT} ({type(error).__name__}: {error}); build the data set again"
             ) from error
@@ -156,13 +168,13 @@ def _parse(document: dict[str, Any]) -> Manifest:
     if document["format"] != FORMAT:
         raise ValueError(f"it says format {document['format']}")
     splits = {
-        name: SplitInfo(
+        _plain(name): SplitInfo(
             samples=_count(split["samples"]),
             labelled=bool(split["labelled"]),
             classes=[str(c) for c in split["classes"]],
             shards=[ShardInfo(_plain(s["file"]), _count(s["samples"]), _count(s["bytes"])) for s in split["shards"]],
             tables={
-                _plain(file): TableInfo(_count(table["bytes"]), str(table["sha256"]))
+                _plain(file): TableInfo(_count(table["bytes"]), _sha256(table["sha256"]))
                 for file, table in split.get("tables", {}).items()
             },
         )
@@ -173,7 +185,7 @@ def _parse(document: dict[str, Any]) -> Manifest:
             raise ValueError(f"the shards of {name} do not add up to {info.samples} samples")
     return Manifest(
         name=str(document["name"]),
-        fingerprint=str(document["fingerprint"]),
+        fingerprint=_sha256(document["fingerprint"]),
         splits=splits,
         rejected=int(document["rejected"]),
         ignored=_count(document.get("ignored", 0)),
@@ -189,7 +201,13 @@ def _count(value: Any) -> int:
 
 
 def _plain(name: str) -> str:
-    # A manifest may come from anywhere: a shard is a file of its folder and of no other.
-    if Path(name).name != name:
-        raise ValueError(f"{name!r} is not the name of a file")
+    if not PLAIN_NAME.fullmatch(name):
+        raise ValueError(f"{name!a:.200} is not a plain name of a split or a file")
     return name
+
+
+def _sha256(text: str) -> str:
+    # The fingerprint names a folder of the cache.
+    if not _SHA256.fullmatch(text):
+        raise ValueError(f"{text!a:.200} is not the 64 hexadecimal digits of a SHA-256")
+    return text

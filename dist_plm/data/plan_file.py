@@ -8,6 +8,7 @@ import numpy as np
 
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
+from dist_plm.files.reading import map_array
 
 
 def save_plan(path: str | Path, plan: np.ndarray) -> str:
@@ -46,7 +47,13 @@ def load_plan(path: str | Path, sha256: str) -> np.ndarray:
             f"the plan {path} is not the one that was saved (sha256 {found[:12]}, not {sha256[:12]}): "
             "restore it, or start in another run_dir"
         )
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        plan = map_array(Path(path))
+        if plan.dtype != np.dtype("<i8"):
+            raise ValueError(f"numbers of type {plan.dtype}")
+    except ValueError as error:  # a stranger writes a hash that fits
+        raise UserError(f"the plan {path} can't be read ({error}): restore it, or start in another run_dir") from error
+    return plan
 
 
 def _sha256(path: str | Path) -> str:

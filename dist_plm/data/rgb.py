@@ -1,10 +1,12 @@
 """Pixels of any mode to upright 8-bit RGB, transparent parts on white."""
 
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+STRIP = 1 << 20  # pixels converted at once
 ORIENTATION = 0x0112  # EXIF tag
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # TIFF tags
 _UPRIGHT = {
@@ -24,9 +26,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: floating-point pixels, which have no agreed range.
     """
-    rgb = _rgb(image)
+    rgb = _in_strips(image)
     method = _UPRIGHT.get(_orientation(image))
     return rgb if method is None else rgb.transpose(method)
+
+
+def is_shallow(image: Image.Image) -> bool:
+    """Whether an image has at most three channels of 8 bits, and no transparency."""
+    return image.mode in ("1", "L", "P", "RGB", "YCbCr") and "transparency" not in image.info
 
 
 def from_array(pixels: np.ndarray) -> Image.Image:
@@ -58,13 +65,30 @@ def _orientation(image: Image.Image) -> int:
     return found if isinstance(found, int) else 1
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _in_strips(image: Image.Image) -> Image.Image:
+    """RGB, converted a few rows at a time where that takes steps in between, which would each be as large."""
+    tags = getattr(image, "tag_v2", {})
+    rows = max(1, STRIP // max(1, image.width))
+    if is_shallow(image) or image.height <= rows:
+        return _rgb(image, tags)
+    whole, opaque = Image.new("RGB", image.size), image.info.get("opaque")
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        strip = image.crop((0, top, image.width, bottom))
+        if opaque is not None:
+            strip.info["opaque"] = opaque[top:bottom]
+        whole.paste(_rgb(strip, tags), (0, top))
+    return whole
+
+
+def _rgb(image: Image.Image, tags: Any = MappingProxyType({})) -> Image.Image:
+    """RGB; `tags` are those of a TIFF."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed range")
     if image.mode.startswith("I"):
-        return _deep_grey(image)
+        return _deep_grey(image, tags)
     if not image.has_transparency_data:
         return image.convert("RGB")
     if image.mode == "RGB":
@@ -86,9 +110,8 @@ def _with_byte_key(image: Image.Image) -> Image.Image:
     return image
 
 
-def _deep_grey(image: Image.Image) -> Image.Image:
+def _deep_grey(image: Image.Image, tags: Any) -> Image.Image:
     """Grey of more than 8 bits. convert("RGB") would clip at 255."""
-    tags: Any = getattr(image, "tag_v2", {})
     bits = tags.get(BITS_PER_SAMPLE, 16)
     bits = bits[0] if isinstance(bits, tuple) else bits
     white = (1 << bits) - 1 if 8 < bits < 16 else 65535  # 65535 / 257 = 255 exactly

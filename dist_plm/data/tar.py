@@ -10,6 +10,7 @@ from webdataset.tariterators import group_by_keys
 from dist_plm.data.format import MAX_BYTES
 from dist_plm.data.shard_files import ADVICE, Shard
 from dist_plm.errors import UserError
+from dist_plm.files.tar_header import SmallHeader
 
 # A shard holds tables beside its samples under such names; WebDataset skips them too.
 _META = re.compile(r"__[^/]*__($|/)")
@@ -40,7 +41,7 @@ def images(shard: Shard) -> Generator[tuple[str, bytes], None, None]:
 
 def _members(shard: Shard, file: BinaryIO) -> Iterator[dict[str, Any]]:
     """What webdataset's own reader of tars yields; that one unpacks compressed files and reads members of any size."""
-    with tarfile.open(fileobj=file, mode="r|") as tar:
+    with tarfile.open(fileobj=file, mode="r|", tarinfo=SmallHeader) as tar:
         for member in tar:
             tar.members.clear()  # type: ignore[attr-defined]  # else it keeps every header
             # What a shard says of its images is not wanted here, and reading it would take a third of the time.

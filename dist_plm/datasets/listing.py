@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Union
 
 from dist_plm.errors import UserError
+from dist_plm.files.tar_header import SmallHeader
 
 MOST_LINKS = 40
 """Links on the way to one file of a tar, as of Linux (path_resolution(7))."""
@@ -93,7 +94,7 @@ class TarListing:
         astray: Names of members that no folder can hold: their path leads out, or through a file.
 
     Raises:
-        UserError: It can't be read, is compressed, or no tar.
+        UserError: It can't be read, is compressed, no tar, or holds two files of one name.
     """
 
     def __init__(self, path: Path) -> None:
@@ -101,8 +102,9 @@ class TarListing:
         self.astray: list[str] = []
         self._root: dict[str, _Node] = {}
         try:
-            with tarfile.open(path, "r:") as tar:
+            with tarfile.open(path, "r:", tarinfo=SmallHeader) as tar:
                 for member in tar:
+                    tar.members.clear()  # type: ignore[attr-defined]  # else it keeps every header
                     self._add(member)
         except OSError as error:
             raise unreadable(path, error) from error
@@ -148,6 +150,10 @@ class TarListing:
             self.astray.append(member.name)
         elif member.isdir():
             folder.setdefault(name, {})
+        elif name in folder:
+            raise UserError(
+                f"{self.path} holds two files called {member.name!a:.200}: unpack it and give the folder, or remove one"
+            )
         elif member.issym() or member.islnk():
             folder[name] = _Link(member.linkname, member.islnk())
         else:

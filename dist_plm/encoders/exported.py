@@ -10,19 +10,21 @@ model.json is written last: a folder without it holds no export.
 """
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from dist_plm.checkpoint.checkpoint import file_digest
-from dist_plm.config import ModelConfig, ViewsConfig
+from dist_plm.cli.limits import check_limits
+from dist_plm.config import Config, ModelConfig, ViewsConfig
 from dist_plm.encoders.embedder import Embedder, ready
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
+from dist_plm.files.names import printable
+from dist_plm.files.reading import file_digest, read_document
 from dist_plm.model import weights
 from dist_plm.model.bvlc_googlenet import BvlcGooglenet
 from dist_plm.model.encoder import Encoder
@@ -82,12 +84,12 @@ def read_export(folder: Path, device: torch.device) -> Embedder:
     """
     document, path = _description(folder), folder / WEIGHTS
     try:
-        model = ModelConfig(**document["architecture"])
-        crop, precision, source = (document[key] for key in ("preprocessing", "precision", "source"))
-        views = ViewsConfig(size=int(crop["size"]), resize=int(crop["resize"]), interpolation=_filter(crop["filter"]))
-        told = document["files"][WEIGHTS]
-        str(source["model"]), str(source["run"]), int(source["step"]), PRECISIONS[precision]
-    except (KeyError, TypeError, ValueError) as error:
+        model, views = _architecture(document), _views(document)
+        precision, told = document["precision"], document["files"][WEIGHTS]
+        PRECISIONS[precision]
+        source = _source(document)
+        check_limits(Config(model=model, views=views))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UserError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{folder / DESCRIPTION} is damaged ({reason}): copy or export it again") from error
     if path.is_file() and file_digest(path) != told:
@@ -106,17 +108,50 @@ def read_weights(folder: Path, model: ModelConfig) -> Encoder:
         state = load_file(path)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: copy or export it again") from error
-    except (OSError, SafetensorError) as error:
+    # safetensors meets damaged headers with several kinds of exception (SafetensorError, KeyError, TypeError, ...).
+    except Exception as error:
         raise UserError(f"{path} cannot be read ({error}): copy or export it again") from error
-    stored = state["head.weight"].shape[0] if "head.weight" in state else "none"
+    head = state.get("head.weight")
+    stored = head.shape[0] if head is not None and head.ndim == 2 and head.numel() else "none"
     if stored != model.dim:
         raise UserError(f"{path} embeds in dimension {stored}, {DESCRIPTION} says {model.dim}: export it again")
     try:
-        network = Encoder(model)
+        network = Encoder(model, blank=True)
         weights.load(network, state, path)
     except UserError as error:
         raise UserError(f"{folder} is no export of this version: {error}") from error
     return network
+
+
+def _architecture(document: dict[str, Any]) -> ModelConfig:
+    """Raises KeyError, TypeError or ValueError for what is none."""
+    told = document["architecture"]
+    default = {key: value for key, value in asdict(ModelConfig()).items() if key not in _TRAINING_ONLY}
+    if wrong := [key for key, value in told.items() if type(value) is not type(default.get(key))]:
+        raise ValueError(f"architecture.{wrong[0]} is {told[wrong[0]]!r:.80}")
+    model = ModelConfig(**told)
+    if model.dim < 1 or model.pooling not in get_args(get_type_hints(ModelConfig)["pooling"]):
+        raise ValueError(f"architecture of dim {model.dim} with pooling {model.pooling!r:.80}")
+    return model
+
+
+def _views(document: dict[str, Any]) -> ViewsConfig:
+    crop = document["preprocessing"]
+    views = ViewsConfig(size=int(crop["size"]), resize=int(crop["resize"]), interpolation=_filter(crop["filter"]))
+    if not 1 <= views.size <= views.resize:
+        raise ValueError(f"a crop of {views.size} pixels from {views.resize}")
+    return views
+
+
+def _source(document: dict[str, Any]) -> dict[str, Any]:
+    """Where the network comes from; texts as they may be printed, and the model as it may name a folder."""
+    source = document["source"]
+    told = {**source, "model": str(source["model"]), "run": printable(source["run"], 200)}
+    if not re.fullmatch(r"[\w-]{1,64}", told["model"]):
+        raise ValueError(f"source.model is {told['model']!r:.80}")
+    for key in ("step", "epochs"):
+        told[key] = int(source.get(key, 0))
+    return told
 
 
 def _filter(told: str) -> Literal["bilinear", "bicubic"]:
@@ -126,11 +161,11 @@ def _filter(told: str) -> Literal["bilinear", "bicubic"]:
 def _description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_document(path)
         found = document["format"]
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError) as error:
         raise UserError(f"{path} is no description of an export ({error}): copy or export it again") from error
     if found != FORMAT:
         raise UserError(f"{path} is of format {found}, this version reads {FORMAT}: export again with this version")

@@ -17,6 +17,7 @@ from dist_plm.encoders.embedder import Embedder, ready
 from dist_plm.encoders.exported import DESCRIPTION, read_export
 from dist_plm.errors import UserError
 from dist_plm.files.names import is_utf8
+from dist_plm.methods import PiecewiseLinearManifold
 from dist_plm.model import Encoder
 from dist_plm.model.adapters import merge_adapters
 from dist_plm.model.proxies import Proxies
@@ -39,7 +40,7 @@ class TrainedRun:
         # The checkpoint holds all weights; the file that training started from may be gone.
         model = replace(self.config.model, weights="", wide_dim=0)
         precision = self.config.train.precision
-        network = Encoder(model)
+        network = Encoder(model, blank=True)
         if model.lora.rank:
             split(network, model, self.config.views.size)  # gives it the adapters that the checkpoint has
         network = ready(network, precision, device)
@@ -61,7 +62,7 @@ class TrainedRun:
     def proxies(self) -> Proxies | None:
         """All P proxies of PLM; None where the run has none, or none yet. A collective like `load`."""
         config, summary = self.config, self.found.summary
-        if summary["phases"][summary["position"]["phase"]] != "plm" or not config.proxies.count:
+        if summary["phases"][summary["position"]["phase"]] != PiecewiseLinearManifold.name or not config.proxies.count:
             return None
         proxies = Proxies(config.proxies.count, config.model.dim, config.manifold.dim, seed=config.seed)
         self._fill("method.proxies", proxies.to(method_dtype(config)))

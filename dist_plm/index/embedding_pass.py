@@ -1,5 +1,6 @@
 """The gallery: embeddings of all images of a split, swept by all ranks together."""
 
+import json
 import os
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -14,12 +15,15 @@ from dist_plm.config import Config
 from dist_plm.data.store import Store
 from dist_plm.distributed.shares import balanced
 from dist_plm.distributed.world import World
+from dist_plm.errors import RunFailure
 from dist_plm.files.atomic import replacing
+from dist_plm.files.reading import file_digest, map_array, read_document
 from dist_plm.index.embedding_files import Embeddings
 from dist_plm.index.sources import Source, from_images
-from dist_plm.telemetry.progress import Display, Phase
+from dist_plm.telemetry.progress import Display, Task
 
 Embed = Callable[[Tensor], Tensor]
+DIVERGED = "the weights are damaged or training diverged; take another checkpoint, or train with a lower optimiser.lr"
 
 
 def sweep(
@@ -33,41 +37,100 @@ def sweep(
     title: str,
     precision: Literal["fp32", "fp16"] = "fp32",
     source: Source | None = None,
+    renewable: bool = True,
 ) -> Embeddings:
     """Embeddings [n, D] of all images of `store`, for every rank to read. A collective.
 
-    Each rank streams shards of its own in order and writes one file per shard under `folder`/split; a shard whose file
-    is there is not read again, so a killed sweep goes on where it was. The others are shared out by their size, so that
-    the ranks end together. A batch never spans two shards: an embedding is the same to the bit whichever rank computes
-    it. `folder` must be named after the weights of `embed`. `source` is where batches come from, if not from the
-    evaluation views of the images.
+    Each rank streams shards of its own in order and writes one file per shard under `folder`/split, and last a note
+    with its hash; a shard whose file is intact is not read again, so a killed sweep resumes. The others are shared out
+    by their size, so that the ranks end together. A batch never spans two shards: an embedding is the same to the bit
+    whichever rank computes it. `folder` must be named after the weights of `embed`.
+
+    Args:
+        source: Where batches come from, if not from the evaluation views of the images.
+        renewable: Whether `embed` has the weights that `folder` is named after, so that what is missing or damaged can
+            be computed again; otherwise the sweep must be whole.
 
     Raises:
+        RunFailure: an embedding is not finite, or a file of a sweep that is not renewable is missing or damaged.
         Preempted: a rank was told to leave, and all do so between two batches.
     """
     folder = folder / store.split
     # By their ids: the same images in another cut have other files.
     files = [folder / f"ids_{shard.first_id}_{shard.samples}.npy" for shard in store.shards]
     folder.mkdir(parents=True, exist_ok=True)
-    # As the first rank sees it: on a network's file system not all see a file at once.
-    there = world.from_first(lambda: set(os.listdir(folder)))
-    missing = [number for number, file in enumerate(files) if file.name not in there]
+    faults = _faults(files, [shard.samples for shard in store.shards], world)
+    if faults and not renewable:
+        raise RunFailure(
+            f"{faults[min(faults)]}, and the weights that made these embeddings are gone: restore the file, or start "
+            "again with --force_resume, which takes embeddings by the present weights"
+        )
+    missing = sorted(faults)
     shares = balanced([store.shards[number].samples for number in missing], world.size)
     own = [missing[position] for position in shares[world.rank]]
     total = sum(store.shards[number].samples for number in own)
     shards = (source or from_images(config))(store, own)
+    infinite = ""
     with display.phase(title, total, "images") as phase, closing(shards):
         for number, batches in shards:
             embedded = _embedded(embed, batches, world, phase)
             if embedded is None:  # what there is of this shard may not be all
                 break
-            with replacing(files[number]) as file:
-                np.save(file, embedded.numpy().astype(np.float16 if precision == "fp16" else np.float32, copy=False))
+            if not bool(embedded.isfinite().all()):
+                infinite = f"{title}: {int((~embedded.isfinite()).any(1).sum()):,} embeddings are not finite"
+                break
+            _write(
+                files[number], embedded.numpy().astype(np.float16 if precision == "fp16" else np.float32, copy=False)
+            )
     world.leave_if_told()  # ranks with fewer shards wait here for the others
+    if found := next(filter(None, world.gather_objects(infinite)), ""):
+        raise RunFailure(f"{found}: {DIVERGED}")
     return Embeddings(files)
 
 
-def _embedded(embed: Embed, batches: Iterable[Tensor], world: World, phase: Phase) -> Tensor | None:
+def _faults(files: list[Path], samples: list[int], world: World) -> dict[int, str]:
+    """What is wrong with each file, by its number, for those that can't be used. A collective."""
+    # As the first rank sees it: on a network's file system not all see a file at once.
+    names = world.from_first(lambda: set(os.listdir(files[0].parent)))
+    there = [number for number, file in enumerate(files) if file.name in names]
+    faults = {number: f"{file} is missing" for number, file in enumerate(files) if file.name not in names}
+    # Sweeps of older versions have no notes at all.
+    noted = any(_note(file).name in names for file in files)
+    shares = balanced([samples[number] for number in there], world.size)
+    own = {}
+    for number in (there[position] for position in shares[world.rank]):
+        if fault := _fault(files[number], samples[number], noted):
+            own[number] = fault
+    for found in world.gather_objects(own):
+        faults |= found
+    return faults
+
+
+def _fault(file: Path, samples: int, noted: bool) -> str:
+    """What is wrong with a file of a sweep; empty for nothing."""
+    try:
+        if noted and read_document(_note(file)) != file_digest(file):
+            return f"{file} is not as it was written"
+        array = map_array(file)
+    except (OSError, ValueError) as error:
+        return f"{file} can't be read ({error})"
+    if array.ndim != 2 or len(array) != samples or array.dtype not in (np.float16, np.float32):
+        return f"{file} holds {array.dtype} {array.shape}, not embeddings of {samples} images"
+    return ""
+
+
+def _write(file: Path, embedded: np.ndarray) -> None:
+    with replacing(file) as target:
+        np.save(target, embedded)
+    with replacing(_note(file)) as target:  # last: without it the file counts as unfinished
+        target.write(json.dumps(file_digest(file)).encode())
+
+
+def _note(file: Path) -> Path:
+    return file.with_suffix(".json")
+
+
+def _embedded(embed: Embed, batches: Iterable[Tensor], world: World, phase: Task) -> Tensor | None:
     """The embeddings of a shard, float32 [n, D] on the CPU; None where a rank was told to leave."""
     rows = []
     for batch in batches:

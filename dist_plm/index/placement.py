@@ -61,20 +61,18 @@ def place_run(config: Config, count: int, world_size: int) -> Placement:
     return place(config.index, count, config.model.wide_dim or config.model.dim, world_size)
 
 
-def check_whole(config: Config, count: int) -> None:
-    """Raise UserError where a run reads the embeddings of all `count` images at once, and they exceed the budget."""
+def check_whole(config: Config, count: int, key: str, value: str) -> None:
+    """For a run that reads the embeddings of all `count` images at once since `key` is `value`.
+
+    Raises:
+        UserError: They exceed `index.memory_gb`.
+    """
     index, whole = config.index, 4 * count * (config.model.wide_dim or config.model.dim) / GB
-    placed = config.train.method == "plm" and config.proxies.count and config.proxies.start == "data"
-    at_once = [
-        ("train.method", config.train.method, config.train.method == "pseudo_labels"),
-        ("proxies.start", config.proxies.start, placed),
-    ]
-    for key, value, asks in at_once:
-        if asks and whole > index.memory_gb:
-            raise UserError(
-                f"{key} {value} reads all {count:,} embeddings at once, {whole:,.3f} GB, index.memory_gb is "
-                f"{index.memory_gb:g}: raise it, or set another --{key}"
-            )
+    if whole > index.memory_gb:
+        raise UserError(
+            f"{key} {value} reads all {count:,} embeddings at once, {whole:,.3f} GB, index.memory_gb is "
+            f"{index.memory_gb:g}: raise it, or set another --{key}"
+        )
 
 
 def own_slice(count: int, rank: int, world_size: int) -> range:

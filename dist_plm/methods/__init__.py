@@ -1,31 +1,34 @@
 """Training objectives: a method turns the embeddings of a batch into a loss and says how batches are sampled.
 
-`build_method` is the registry.
+`METHODS` is the registry.
 """
 
 from dist_plm.config import Config
 from dist_plm.distributed.world import World
 from dist_plm.methods.base import Loss, Method, Points
+from dist_plm.methods.contrastive import InstanceDiscrimination, NeighbourContrast
 from dist_plm.methods.dada import DataAugmentedDomainAdaptation
-from dist_plm.methods.instance import InstanceDiscrimination
-from dist_plm.methods.neighbour_contrast import NeighbourContrast
 from dist_plm.methods.plm import PiecewiseLinearManifold
 from dist_plm.methods.proxy_anchor import ProxyAnchor
 from dist_plm.methods.pseudo_labels import PseudoLabels
 from dist_plm.methods.stml import SelfTaughtMetricLearning
 
-__all__ = ["METHODS", "InstanceDiscrimination", "Loss", "Method", "PiecewiseLinearManifold", "Points", "build_method",
-           "is_searched", "is_swept"]  # fmt: skip
+__all__ = ["METHODS", "WARM_UP", "InstanceDiscrimination", "Loss", "Method", "PiecewiseLinearManifold", "Points",
+           "build_method", "is_searched", "is_swept"]  # fmt: skip
 
 METHODS: dict[str, type[Method]] = {
-    "plm": PiecewiseLinearManifold,
-    "instance": InstanceDiscrimination,
-    "neighbour_contrast": NeighbourContrast,
-    "stml": SelfTaughtMetricLearning,
-    "proxy_anchor": ProxyAnchor,
-    "pseudo_labels": PseudoLabels,
-    "dada": DataAugmentedDomainAdaptation,
+    method.name: method
+    for method in (
+        PiecewiseLinearManifold,
+        InstanceDiscrimination,
+        NeighbourContrast,
+        SelfTaughtMetricLearning,
+        ProxyAnchor,
+        PseudoLabels,
+        DataAugmentedDomainAdaptation,
+    )
 }
+WARM_UP = InstanceDiscrimination
 
 
 def is_searched(config: Config) -> bool:

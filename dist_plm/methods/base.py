@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from dist_plm.checkpoint.checkpoint import State
 from dist_plm.config import BatchConfig, Config
 from dist_plm.distributed.shares import Shares
 from dist_plm.distributed.world import World
+from dist_plm.parallel.strategy.memory import FLOAT
 
 Batches = Literal["neighbours", "random", "classes", "clusters"]
 
@@ -108,14 +109,33 @@ class Method(nn.Module, ABC):
         batches: A group of a batch is a seed and its nearest `neighbours` (section 3.1.1), `random` images, or images
             of one class: of the split's labels (`classes`) or of those that `cluster` makes up (`clusters`).
         reads_teacher: Whether `forward` looks at f_phi(x), which costs a pass through the momentum encoder.
+        name: In `train.method`.
+        sections: Those of the configuration that it reads and not every method does.
+        wide_head: Whether it trains the second head, `model.wide_dim` wide.
     """
 
+    name: ClassVar[str]
+    sections: ClassVar[tuple[str, ...]] = ()
+    wide_head: ClassVar[bool] = False
     batches: Batches = "neighbours"
     reads_teacher: bool = True
 
     def __init__(self, config: Config, world: World, classes: int = 1) -> None:
         super().__init__()
         self.config, self.world, self.classes = config, world, classes
+
+    @classmethod
+    def check(cls, config: Config, world_size: int) -> None:
+        """What it asks of the configuration and of the data. Called before anything starts, also as a warm-up.
+
+        Raises:
+            UserError: Names the keys at fault and the fix.
+        """
+
+    @classmethod
+    def memory(cls, config: Config, classes: int, world_size: int) -> dict[str, float]:
+        """Bytes of a rank by what they hold, besides the pairs of points that all methods compare."""
+        return {}
 
     @classmethod
     def is_searched(cls, batch: BatchConfig) -> bool:
@@ -162,3 +182,17 @@ class Method(nn.Module, ABC):
         """What a resumed run needs, by name: the owned parameters with their rows over all ranks, and what else it
         moves by itself, alike on all ranks."""
         return {}
+
+
+def proxy_memory(config: Config, count: int, floats: int, world_size: int, pair_floats: float) -> dict[str, float]:
+    """Bytes of a rank for `count` proxies over all ranks.
+
+    Args:
+        floats: Numbers of a proxy.
+        pair_floats: Numbers that are alive at once for all pairs of points and proxies.
+    """
+    moments = 1 if config.optimiser.name == "sgd" else 2
+    return {
+        "proxies, gradient and moments": -(-count // world_size) * floats * (2 + moments) * FLOAT,
+        "pairs of points and proxies": pair_floats * FLOAT,
+    }

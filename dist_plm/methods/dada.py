@@ -6,6 +6,7 @@ one against them; there is no gradient reversal.
 
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -16,10 +17,12 @@ from dist_plm.checkpoint.checkpoint import State
 from dist_plm.config import Config
 from dist_plm.distributed.shares import Shares
 from dist_plm.distributed.world import World
+from dist_plm.errors import UserError
 from dist_plm.methods.base import Loss, Points
 from dist_plm.methods.proxy_anchor import ProxyAnchor
 from dist_plm.model.discriminator import Discriminator, Uniform
 from dist_plm.parallel.optimiser import begun, state_by_name, update
+from dist_plm.parallel.strategy.memory import FLOAT
 
 SAMPLE, MIXED, PROXY = range(3)
 
@@ -40,6 +43,23 @@ class DataAugmentedDomainAdaptation(ProxyAnchor):
     Cross-entropies and their gradients are sums over rows, hence over ranks. The nuclear norms are those of all rows,
     which every rank gathers; it counts 1 / W of them. The discriminators are alike on all ranks: gradients are summed.
     """
+
+    name = "dada"
+    sections = ("proxy_anchor", "dada")
+
+    @classmethod
+    def check(cls, config: Config, world_size: int) -> None:
+        super().check(config, world_size)
+        if config.batch.locality:
+            raise UserError("batch.locality would change what dada draws for each place in a batch: leave it out")
+
+    @classmethod
+    def memory(cls, config: Config, classes: int, world_size: int) -> dict[str, float]:
+        dim, settings = config.model.dim, config.dada
+        layers = [dim, settings.domain_hidden, 3], [dim, *settings.category_hidden, classes]
+        weights = sum(a * b for widths in layers for a, b in pairwise(widths))
+        discriminators = {"discriminators, gradient and moments": 4 * weights * FLOAT}
+        return super().memory(config, classes, world_size) | discriminators
 
     def __init__(self, config: Config, world: World, classes: int = 1) -> None:
         super().__init__(config, world, classes)

@@ -9,11 +9,15 @@ from torch.utils.checkpoint import checkpoint
 
 from dist_plm.checkpoint.checkpoint import Sharded, State
 from dist_plm.config import Config
+from dist_plm.data.opening import manifest_of
 from dist_plm.distributed.shares import Shares
 from dist_plm.distributed.world import World
+from dist_plm.errors import UserError
+from dist_plm.index.placement import check_whole
 from dist_plm.manifold import neighbourhood_loss, point_loss, proxy_loss
 from dist_plm.manifold.distance import distance
-from dist_plm.methods.base import Loss, Method, Points, Targets
+from dist_plm.methods.base import Loss, Method, Points, Targets, proxy_memory
+from dist_plm.methods.manifold_checks import check_k, check_pieces
 from dist_plm.methods.piecewise import (
     Pieces,
     batch_pieces,
@@ -59,6 +63,9 @@ class PiecewiseLinearManifold(Method):
     what other ranks' pairs say about them in the adjoint of the gather, a reduce-scatter.
     """
 
+    name = "plm"
+    sections = ("manifold", "proxies", "loss")
+
     def __init__(self, config: Config, world: World, classes: int = 1) -> None:
         super().__init__(config, world, classes)
         manifold, count = config.manifold, config.proxies.count
@@ -67,6 +74,36 @@ class PiecewiseLinearManifold(Method):
             self.proxies = Proxies(
                 count, config.model.dim, manifold.dim, seed=config.seed, rank=world.rank, world_size=world.size
             )
+
+    @classmethod
+    def check(cls, config: Config, world_size: int) -> None:
+        manifold, groups = config.manifold, config.batch.groups
+        if manifold.scope == "rank" and groups % world_size:
+            valid = ", ".join(str(each) for each in range(1, groups + 1) if groups % each == 0)
+            raise UserError(
+                f"manifold.scope rank needs whole groups on each rank, and batch.groups {groups} is not a multiple of "
+                f"{world_size} ranks: start {valid} ranks, or set --manifold.scope global"
+            )
+        if manifold.k <= manifold.dim:
+            raise UserError(
+                f"manifold.k {manifold.k} leaves no candidate beyond the {manifold.dim} points that span a "
+                "neighbourhood: set --manifold.k above manifold.dim"
+            )
+        if manifold.dim > config.model.dim:
+            raise UserError(f"manifold.dim {manifold.dim} is larger than model.dim {config.model.dim}")
+        check_pieces(config)
+        if manifold.scope != "gallery":
+            check_k(config, world_size)
+        if config.proxies.count and config.proxies.start == "data":
+            images = manifest_of(config.data).splits[config.data.train_split].samples
+            check_whole(config, images, "proxies.start", config.proxies.start)
+
+    @classmethod
+    def memory(cls, config: Config, classes: int, world_size: int) -> dict[str, float]:
+        count, floats = config.proxies.count, config.model.dim * (1 + config.manifold.dim)
+        pairs = config.batch.images * config.views.count * -(-count // world_size)
+        # three times as many as pairs of points with M basis vectors, but for a piece of the proxies at a time
+        return proxy_memory(config, count, floats, world_size, pair_floats=25 * min(pairs, PAIRS))
 
     @classmethod
     def reads_gallery(cls, config: Config) -> bool:

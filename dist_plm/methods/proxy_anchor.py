@@ -1,12 +1,16 @@
 """Proxy-Anchor (Kim et al., CVPR 2020) on W ranks: each class has a proxy, each proxy sees all points of the batch."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from dist_plm.checkpoint.checkpoint import Sharded, State
 from dist_plm.config import Config
+from dist_plm.data.opening import open_split
 from dist_plm.distributed.world import World
-from dist_plm.methods.base import Batches, Loss, Method, Points
+from dist_plm.errors import UserError
+from dist_plm.methods.base import Batches, Loss, Method, Points, proxy_memory
 from dist_plm.model.proxies import ClassProxies
 
 
@@ -47,12 +51,30 @@ class ProxyAnchor(Method):
     owner. The loss of pytorch-metric-learning keeps all C proxies on every rank; tests compare with it.
     """
 
+    name = "proxy_anchor"
+    sections: ClassVar[tuple[str, ...]] = ("proxy_anchor",)
     batches: Batches = "classes"
     reads_teacher = False
 
     def __init__(self, config: Config, world: World, classes: int = 1) -> None:
         super().__init__(config, world, classes)
         self.proxies = ClassProxies(classes, config.model.dim, seed=config.seed, rank=world.rank, world_size=world.size)
+
+    @classmethod
+    def check(cls, config: Config, world_size: int) -> None:
+        with open_split(config.data, config.data.train_split) as store:
+            classes = len(set(store.labels.tolist()) - {-1})
+        if classes < 2:
+            raise UserError(
+                f"train.method {config.train.method} learns from labels, and split {config.data.train_split!r} of "
+                f"{config.data.shards} has {classes} classes: plm, stml and pseudo_labels need none"
+            )
+
+    @classmethod
+    def memory(cls, config: Config, classes: int, world_size: int) -> dict[str, float]:
+        pairs = config.batch.images * config.views.count * -(-classes // world_size)
+        # cosines, and exponents of both signs with gradients
+        return proxy_memory(config, classes, config.model.dim, world_size, pair_floats=6 * pairs)
 
     def forward(self, points: Points) -> Loss:
         z_all, labels, proxies = self._everyone(points)

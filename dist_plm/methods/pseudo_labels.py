@@ -5,15 +5,38 @@ import numpy as np
 import torch
 
 from dist_plm.config import Config
+from dist_plm.data.opening import open_split
 from dist_plm.distributed.world import World
-from dist_plm.index.clustering import kmeans_labels, random_walk_labels, ward_labels
+from dist_plm.errors import UserError
+from dist_plm.index.clustering import MOST_POINTS, kmeans_labels, random_walk_labels, ward_labels
+from dist_plm.index.placement import check_whole
 from dist_plm.methods.proxy_anchor import ProxyAnchor
 
 
 class PseudoLabels(ProxyAnchor):
     """Clusters of one refresh have nothing to do with those of the last: their proxies begin anew, at the centroids."""
 
+    name = "pseudo_labels"
+    sections = ("proxy_anchor", "pseudo_labels")
     batches = "clusters"
+
+    @classmethod
+    def check(cls, config: Config, world_size: int) -> None:
+        settings = config.pseudo_labels
+        with open_split(config.data, config.data.train_split) as store:
+            images = len(store)
+        if not 2 <= settings.clusters <= images:
+            raise UserError(f"pseudo_labels.clusters is {settings.clusters}: it must lie in 2 to {images}, the images")
+        if settings.clustering != "k_means" and images > MOST_POINTS:
+            raise UserError(
+                f"pseudo_labels.clustering {settings.clustering} holds all pairs of at most {MOST_POINTS} images, "
+                f"{config.data.shards} has {images}: set it to k_means"
+            )
+        check_whole(config, images, "train.method", cls.name)
+
+    @classmethod
+    def memory(cls, config: Config, classes: int, world_size: int) -> dict[str, float]:
+        return super().memory(config, config.pseudo_labels.clusters, world_size)
 
     def __init__(self, config: Config, world: World, classes: int = 1) -> None:
         super().__init__(config, world, config.pseudo_labels.clusters)

@@ -20,6 +20,10 @@ class SelfTaughtMetricLearning(Method):
     a constant, and G^2 numbers that every rank works out from the gathered t.
     """
 
+    name = "stml"
+    sections = ("stml",)
+    wide_head = True
+
     def forward(self, points: Points) -> Loss:
         assert points.student_wide is not None and points.teacher_wide is not None and points.ids is not None
         world, shares, delta = self.world, points.shares, self.config.stml.delta

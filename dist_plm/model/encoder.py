@@ -49,6 +49,7 @@ class Encoder(Heads):
         config: Which backbone, weights, pooling and dimension.
         network: A network to take as the backbone instead of `config.backbone`, as in own_backbone.py.
         seed: Of the weights that are drawn: the same seed gives every rank the same network, whatever was drawn before.
+        blank: Leave the weights of the heads undrawn, since those of a file follow: shapes are compared first.
         all_reduce_sum: Differentiable sum over the ranks, needed to train with `batch_norm: synchronised`.
 
     Raises:
@@ -61,6 +62,7 @@ class Encoder(Heads):
         *,
         network: nn.Module | None = None,
         seed: int = 0,
+        blank: bool = False,
         all_reduce_sum: AllReduceSum | None = None,
     ) -> None:
         with torch.random.fork_rng(devices=[]):
@@ -68,8 +70,8 @@ class Encoder(Heads):
             torch.default_generator.manual_seed(seed)
             backbone = build_backbone(config, network)
             pooling = Pooling(config.pooling, backbone, config.backbone)
-            head = _head(pooling.features, config.dim)
-            wide_head = _head(pooling.features, config.wide_dim) if config.wide_dim else None
+            head = _head(pooling.features, config.dim, blank)
+            wide_head = _head(pooling.features, config.wide_dim, blank) if config.wide_dim else None
         super().__init__(pooling, head, wide_head, nn.LayerNorm(config.dim) if config.layer_norm else nn.Identity())
         self.backbone = backbone
         # Of networks from outside nobody knows what images they take, and whether all their weights are of use.
@@ -93,7 +95,9 @@ class Encoder(Heads):
         return self.pool(self.backbone(images))
 
 
-def _head(features: int, dim: int) -> nn.Linear:
+def _head(features: int, dim: int, blank: bool) -> nn.Linear:
+    if blank:
+        return nn.utils.skip_init(nn.Linear, features, dim)
     head = nn.Linear(features, dim)
     nn.init.orthogonal_(head.weight)
     nn.init.zeros_(head.bias)

@@ -5,7 +5,6 @@ from collections.abc import Collection
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -52,7 +51,8 @@ def read_file(path: Path) -> dict[str, Tensor]:
             f"model.weights: '{path}' is not a plain file of tensors; anything else could run code and is not loaded. "
             "Where you made it: torch.save(model.state_dict(), file)"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+    # Damaged files end in a dozen kinds of exception (SafetensorError, KeyError, EOFError, BadZipFile, ...).
+    except Exception as error:
         raise UserError(f"model.weights: cannot read '{path}': {error}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(

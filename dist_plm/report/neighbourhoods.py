@@ -11,6 +11,7 @@ from dist_plm.data.loader import Batch, Loader
 from dist_plm.data.opening import open_split
 from dist_plm.encoders.embedder import Embedder
 from dist_plm.manifold import Neighbourhoods
+from dist_plm.methods import PiecewiseLinearManifold
 from dist_plm.methods.piecewise import neighbourhoods
 from dist_plm.report.test_split import require_finite
 
@@ -42,7 +43,7 @@ def last_neighbourhoods(teacher: Embedder, run: Path, *, config: Config, most: i
         UserError: Its embeddings are not finite, or the data set is gone.
     """
     plans = sorted((run / "plans").glob("epoch_*.npy"))
-    if not plans or config.train.method != "plm":
+    if not plans or config.train.method != PiecewiseLinearManifold.name:
         return []
     epoch = int(plans[-1].stem.removeprefix("epoch_"))
     plan = np.load(plans[-1], mmap_mode="r", allow_pickle=False)

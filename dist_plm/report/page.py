@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from dist_plm import __version__
 from dist_plm.distributed.world import World
-from dist_plm.errors import UserError
+from dist_plm.errors import RunFailure, UserError
 from dist_plm.files.atomic import replacing
 from dist_plm.report.charts import RUNS, Row, Spec, bars
 from dist_plm.report.curves import groups
@@ -106,7 +106,7 @@ def _section(history: History, colour: str, runs: list[str], shards: str, world:
     pictures, fault = Pictures(), ""
     try:
         take_pictures(pictures, history.path, history.name, runs, config=config, world=world, display=display)
-    except UserError as error:  # what was measured can be shown without the images
+    except (UserError, RunFailure) as error:  # what was measured can be shown without the images
         fault = str(error)
         display.say(f"warning: {history.path}: no pictures: {error}")
     return Section(history, colour, pictures, fault)

@@ -7,7 +7,7 @@ of views, a block of embeddings, and on the first rank the index: 4 N D bytes.
 import json
 import shutil
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +24,14 @@ from dist_plm.data.views import eval_view
 from dist_plm.distributed.world import World
 from dist_plm.encoders.embedder import Embedder
 from dist_plm.encoders.exported import write_description, write_weights
-from dist_plm.errors import UserError
+from dist_plm.errors import RunFailure, UserError
 from dist_plm.files.atomic import replacing
+from dist_plm.index.embedding_pass import DIVERGED
 from dist_plm.model.digest import digest
 from dist_plm.search_index.images import Images
+from dist_plm.search_index.ownership import signature
 from dist_plm.search_index.search_index import EMBEDDINGS, ENCODER, FORMAT, INDEX, ROWS, SUMMARY, UNREADABLE
-from dist_plm.telemetry.progress import Display, Phase
+from dist_plm.telemetry.progress import Display, Task
 
 BLOCK = 2_048  # images a file of the work in progress
 BATCH = 64
@@ -62,23 +64,28 @@ class Builder:
 
         Raises:
             UserError: `out` can't be written, the shards are damaged, or no image is readable.
+            RunFailure: an embedding is not finite; nothing is left.
         """
         self._together(self._prepare if self.world.is_first else lambda: None)
         self._together(self._embed)
         self._together(self._assemble if self.world.is_first else lambda: None)
         return json.loads((self.out / SUMMARY).read_text())
 
-    def _together(self, act: Any) -> None:
-        """What hinders one rank stops all."""
-        fault = ""
+    def _together(self, act: Callable[[], None]) -> None:
+        """Call `act`; what stops one rank stops all. A collective."""
+        fault: UserError | RunFailure | None = None
         try:
             act()
-        except UserError as error:
-            fault = str(error)
+        except (UserError, RunFailure) as error:
+            fault = error
         except OSError as error:
-            fault = f"{self.out} can't be written ({error.strerror or error}): name another folder with --out"
+            fault = UserError(
+                f"{self.out} can't be written ({error.strerror or error}): name another folder with --out"
+            )
         if faults := [each for each in self.world.gather_objects(fault) if each]:
-            raise UserError(faults[0])
+            if self.world.is_first and isinstance(faults[0], RunFailure):
+                shutil.rmtree(self._work, ignore_errors=True)
+            raise faults[0]
 
     def _prepare(self) -> None:
         """Keep the blocks of a killed run of the same job, and of no other."""
@@ -105,7 +112,7 @@ class Builder:
                 else:
                     self._block(numbers, pool, phase)
 
-    def _block(self, numbers: range, pool: ThreadPoolExecutor, phase: Phase) -> None:
+    def _block(self, numbers: range, pool: ThreadPoolExecutor, phase: Task) -> None:
         vectors, kept, left_out = [np.empty((0, self.embedder.dim), np.float32)], [], []
         for batch in _batches(self.images, numbers, self.embedder.views, pool):
             views = []
@@ -117,6 +124,9 @@ class Builder:
                     views.append(view)
             if views:
                 vectors.append(self.embedder.embed(torch.from_numpy(np.stack(views))).float().cpu().numpy())
+                if not np.isfinite(vectors[-1]).all():
+                    row = kept[len(kept) - len(views) + int((~np.isfinite(vectors[-1])).any(1).argmax())]
+                    raise RunFailure(f"the embedding of {row['name']!a:.200} is not finite: {DIVERGED}")
             phase.advance(len(batch), scale=self.world.size)
         stem = f"{numbers.start:012d}"
         for suffix, lines in ((ROWS, kept), (UNREADABLE, left_out)):
@@ -169,6 +179,7 @@ class Builder:
             "dim": self.embedder.dim,
             "unreadable": len(self.images) - count,
             "images": self.images.place(),
+            "signature": signature(self.images.place()),
             "encoder": self.embedder.source,
             "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()},
         }

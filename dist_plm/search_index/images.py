@@ -93,7 +93,7 @@ class FolderImages(Images):
         return {"kind": "folder", "folder": str(self._folder.resolve())}
 
 
-def reopen(place: dict[str, Any], rows: list[dict[str, Any]]) -> Images:
+def reopen(place: Any, rows: list[dict[str, Any]]) -> Images:
     """The images of an index, by row.
 
     Args:
@@ -103,17 +103,27 @@ def reopen(place: dict[str, Any], rows: list[dict[str, Any]]) -> Images:
     Raises:
         UserError: They are not there any more, or others are.
     """
+    try:
+        if place["kind"] == "folder":
+            folder, names = str(place["folder"]), [PurePosixPath(row["name"]) for row in rows]
+        else:
+            folder, split, fingerprint = (str(place[key]) for key in ("folder", "split", "fingerprint"))
+            ids = [int(row["id"]) for row in rows]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"the index does not say where its images are ({error}): embed them again") from error
     if place["kind"] == "folder":
-        if not Path(place["folder"]).is_dir():
-            raise UserError(f"the images of this index were in {place['folder']}, which is gone: put them back")
-        names = [PurePosixPath(row["name"]) for row in rows]
+        if not Path(folder).is_dir():
+            raise UserError(
+                f"the images of this index were in {folder!a}, which is gone: put them back, or name their folder with "
+                "--images"
+            )
         # An index may come from a stranger: an image lies below the folder and nowhere else.
         if astray := [name for name in names if name.is_absolute() or ".." in name.parts]:
-            raise UserError(f"this index names {astray[0]}, which leads out of {place['folder']}: don't trust it")
-        return FolderImages(place["folder"], [str(name) for name in names])
-    images = ShardImages(place["folder"], place["split"], [row["id"] for row in rows])
-    if images.place()["fingerprint"] != place["fingerprint"]:
-        raise UserError(f"{place['folder']} holds another data set than this index was made of: embed it again")
+            raise UserError(f"this index names {str(astray[0])!a}, which leads out of {folder!a}: don't trust it")
+        return FolderImages(folder, [str(name) for name in names])
+    images = ShardImages(folder, split, ids)
+    if images.place()["fingerprint"] != fingerprint:
+        raise UserError(f"{folder!a} holds another data set than this index was made of: embed it again")
     return images
 
 

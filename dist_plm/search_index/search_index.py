@@ -4,12 +4,15 @@ DIR/
     embeddings.npy      float32 [N, D], rows of unit length
     images.jsonl        one line a row: name, label where there is one, id in the shards
     unreadable.jsonl    name and reason of each image that was left out
-    index.faiss         IndexFlatIP over the rows: inner product, which is the cosine here
+    index.faiss         IndexFlatIP over the rows, for other programs; here the index is rebuilt from embeddings.npy
     encoder/            the network as an export (encoders/exported.py)
-    index.json          N, D, where the images are, bytes of each file
+    index.json          N, D, where the images are and who said so (ownership.py), bytes of each file
+
+An index may come from a stranger: faiss.read_index is no parser for hostile files (it opens paths that a file names),
+and an image that lies outside of the index is only shown from a folder that this account named.
 """
 
-import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,13 +27,18 @@ from dist_plm.data.views import eval_view
 from dist_plm.encoders.embedder import Embedder
 from dist_plm.encoders.exported import read_export
 from dist_plm.errors import UserError
+from dist_plm.files.reading import map_array, parse_document, read_document
 from dist_plm.search_index.images import Images, reopen
+from dist_plm.search_index.ownership import is_own
 
 FORMAT = 1
 SUMMARY, EMBEDDINGS, ROWS, UNREADABLE, INDEX, ENCODER = (
     *("index.json", "embeddings.npy", "images.jsonl", "unreadable.jsonl", "index.faiss", "encoder"),
 )
 _AGAIN = "make the index again: python -m dist_plm.embed"
+_BLOCK = 1 << 16  # rows added to the index at once
+_LINE_BYTES = 1 << 20  # of what is said of an image
+_UNIT = 1e-3  # how far the length of a row may be from 1; rounding to float32 leaves 1e-6
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,7 @@ class Catalogue:
     Args:
         folder: Written by `python -m dist_plm.embed`.
         device: Where queries are embedded.
+        images: Folder or data set that the images are in; by default where the index says, if this account made it.
 
     Attributes:
         embedder: The network.
@@ -75,36 +84,49 @@ class Catalogue:
         UserError: No index there, or a damaged one.
     """
 
-    def __init__(self, folder: str | Path, device: torch.device | None = None) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, device: torch.device | None = None, images: str | Path = "") -> None:
+        self.folder, self._images_at = Path(folder), images
         self.summary = _summary(self.folder)
         self.embedder: Embedder = read_export(self.folder / ENCODER, device or torch.device("cpu"))
         try:
-            self.embeddings = np.load(self.folder / EMBEDDINGS, mmap_mode="r")
-            with (self.folder / ROWS).open(encoding="utf-8") as lines:
-                self.rows = [{"name": str(row["name"]), **row} for row in map(json.loads, lines)]
-            self._index: Any = faiss.read_index(str(self.folder / INDEX))
             shape = (int(self.summary["count"]), int(self.summary["dim"]))
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            self.embeddings = map_array(self.folder / EMBEDDINGS)
+            if self.embeddings.dtype != np.float32:
+                raise ValueError(f"{EMBEDDINGS} holds {self.embeddings.dtype}, not float32")
+            self.rows = list(_rows(self.folder / ROWS))
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             reason = str(error).splitlines()[0][:160]
             raise UserError(f"{self.folder} is a damaged index ({reason}): {_AGAIN}") from error
         shapes = {
             EMBEDDINGS: self.embeddings.shape,
             ROWS: (len(self.rows), shape[1]),
-            INDEX: (self._index.ntotal, self._index.d),
             ENCODER: (shape[0], self.embedder.dim),
         }
         for file, found in shapes.items():
             if found != shape:
                 raise UserError(f"{self.folder / file} has (rows, D) = {found}, {SUMMARY} says {shape}: {_AGAIN}")
+        self._index = self._exact_index()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @cached_property
     def images(self) -> Images:
-        """The images themselves, by row; UserError where they are gone."""
-        return reopen(self.summary["images"], self.rows)
+        """The images themselves, by row.
+
+        Raises:
+            UserError: They are gone; or the index came from elsewhere and nobody named the folder that they are in.
+        """
+        place = self.summary.get("images")
+        if self._images_at:
+            place = {**place, "folder": str(self._images_at)} if isinstance(place, dict) else place
+        elif not is_own(place, self.summary.get("signature")) and not _lies_within(place, self.folder):
+            where = place.get("folder") if isinstance(place, dict) else place
+            raise UserError(
+                f"{self.folder} was not made by this account, and its images lie in {where!a:.200}: if you mean to "
+                "show what is there, name that folder with --images"
+            )
+        return reopen(place, self.rows)
 
     def embed(self, data: bytes) -> np.ndarray:
         """The bytes of an image file -> its embedding, float32 [1, D]. Raises ValueError where they are no image."""
@@ -115,14 +137,28 @@ class Catalogue:
         """The k nearest images of each query [Q, D], by (distance, row).
 
         Raises:
-            UserError: k is not 1 to N, or the queries are of another dimension.
+            UserError: k is not 1 to N, or the queries are of another dimension, not finite or not of unit length.
         """
+        queries = np.asarray(queries)
         if not 1 <= k <= len(self):
             raise UserError(f"k is {k}, this index has 1 to {len(self):,} images to give")
         if queries.ndim != 2 or queries.shape[1] != self._index.d:
             raise UserError(f"queries of shape {queries.shape} asked of an index of dimension {self._index.d}")
+        if fault := unit_fault(queries):
+            raise UserError(f"the query has {fault}: embed it with the network of this index")
         _, found = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), k)
         return [self._ordered(query, rows) for query, rows in zip(queries.astype(np.float64), found, strict=True)]
+
+    def _exact_index(self) -> Any:
+        """IndexFlatIP over the rows, which are checked on the way."""
+        index = faiss.IndexFlatIP(self.embeddings.shape[1])
+        for low in range(0, len(self.embeddings), _BLOCK):
+            block = np.ascontiguousarray(self.embeddings[low : low + _BLOCK], dtype=np.float32)
+            # A network may give nothing, a row of zeros, for an image.
+            if fault := unit_fault(block[block.any(1)]):
+                raise UserError(f"{self.folder / EMBEDDINGS} has {fault}: {_AGAIN}")
+            index.add(block)
+        return index
 
     def _ordered(self, query: np.ndarray, found: np.ndarray) -> list[Neighbour]:
         # From differences in float64: 1 - cosine in float32 can't tell a duplicate from a distance of 5e-4.
@@ -138,18 +174,41 @@ class Catalogue:
         ]
 
 
+def unit_fault(rows: np.ndarray) -> str:
+    """What is wrong with embeddings [n, D] that should have unit length; empty for nothing."""
+    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+    if not np.isfinite(lengths).all():
+        return f"{int((~np.isfinite(lengths)).sum()):,} row(s) that are not finite"
+    if (wrong := np.abs(lengths - 1) > _UNIT).any():
+        return f"{int(wrong.sum()):,} row(s) that are not of unit length (the first of {lengths[wrong.argmax()]:.4g})"
+    return ""
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as lines:
+        while line := lines.readline(_LINE_BYTES + 1):
+            row = parse_document(line, _LINE_BYTES)
+            label = row.get("label")
+            yield {**row, "name": str(row["name"]), **({} if label is None else {"label": str(label)})}
+
+
+def _lies_within(place: Any, folder: Path) -> bool:
+    inner = place.get("folder") if isinstance(place, dict) else None
+    return isinstance(inner, str) and "://" not in inner and Path(inner).resolve().is_relative_to(folder.resolve())
+
+
 def _summary(folder: Path) -> dict[str, Any]:
     path = folder / SUMMARY
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = read_document(path)
         found = summary["format"]
         sizes = {folder / name: int(size) for name, size in summary["files"].items() if Path(name).name == name}
     except FileNotFoundError:
         raise UserError(f"{folder} holds no index ({SUMMARY} is missing): python -m dist_plm.embed makes one") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): {_AGAIN}") from error
     if found != FORMAT:
-        raise UserError(f"{path} is of format {found}, this version reads {FORMAT}: {_AGAIN}")
+        raise UserError(f"{path} is of format {found!a:.40}, this version reads {FORMAT}: {_AGAIN}")
     for file, size in sizes.items():
         if not file.is_file() or file.stat().st_size != size:
             raise UserError(f"{file} is not as it was written ({size:,} bytes): copy it again, or {_AGAIN}")

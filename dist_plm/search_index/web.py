@@ -6,18 +6,22 @@
     GET  /search?row=5&k=12     the same for an image of the index, itself left out
     GET  /images/5              a JPEG of at most THUMBNAIL pixels a side
 
-Errors are {"error": "in words"} with status 400, 404 or 413.
+Errors are {"error": "in words"} with status 400, 404, 413, or 503 where the server is busy.
 """
 
 import io
+import ipaddress
+import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
 from PIL import Image
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge, ServiceUnavailable
 
 from dist_plm.data.decode import decode
 from dist_plm.errors import UserError
@@ -27,7 +31,7 @@ MOST_K = 100
 THUMBNAIL, QUALITY = 480, 85
 KEPT = 2_048  # thumbnails in memory, about 30 kB each
 EXAMPLES = 12
-LOOPBACK = ["127.0.0.1", "localhost"]
+BUSY_SECONDS = 10.0  # a request waits for another's image to be decoded, no longer
 
 _POLICY = (
     "default-src 'none'; img-src 'self' blob: data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -46,8 +50,7 @@ def create_app(catalogue: Catalogue, *, most_bytes: int, host: str) -> Flask:
     """
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = most_bytes
-    if host in LOOPBACK:
-        app.config["TRUSTED_HOSTS"] = LOOPBACK
+    app.before_request(lambda: _refuse_strangers(loopback_names(host)))
     service = _Service(catalogue)
     app.add_url_rule("/", "page", lambda: Response(_page(), mimetype="text/html"))
     app.add_url_rule("/about", "about", lambda: jsonify(service.about()))
@@ -62,7 +65,7 @@ def create_app(catalogue: Catalogue, *, most_bytes: int, host: str) -> Flask:
 class _Service:
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        # An image of the largest size takes 240 MB while it is decoded, and the network all threads: one at a time.
+        # An image of the largest size takes 640 MB while it is decoded, and the network all threads: one at a time.
         self._busy = threading.Lock()
         self._thumbnail = lru_cache(KEPT)(self._make_thumbnail)
 
@@ -83,7 +86,7 @@ class _Service:
         data, k = request.get_data(cache=False), self._k(len(self._catalogue))
         if not data:
             raise ValueError("the request has no body: send the bytes of an image file")
-        with self._busy:
+        with self._turn():
             (neighbours,) = self._catalogue.search(self._catalogue.embed(data), k)
         return _answer(neighbours)
 
@@ -102,7 +105,7 @@ class _Service:
 
     def _make_thumbnail(self, row: int) -> bytes:
         try:
-            with self._busy:
+            with self._turn():
                 image = decode(self._catalogue.images.read(row))
                 image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
         except (ValueError, OSError, UserError) as error:
@@ -110,6 +113,15 @@ class _Service:
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=QUALITY)
         return buffer.getvalue()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self._busy.acquire(timeout=BUSY_SECONDS):
+            raise ServiceUnavailable("another image is being searched for: try again in a moment")
+        try:
+            yield
+        finally:
+            self._busy.release()
 
     def _k(self, most: int) -> int:
         text = request.args.get("k", "12")
@@ -124,6 +136,23 @@ class _Service:
         if int(text) >= len(self._catalogue):
             raise LookupError(f"there is no image {text[:20]}: this index has {len(self._catalogue):,}")
         return int(text)
+
+
+def loopback_names(host: str) -> frozenset[str]:
+    """Names of this machine that a request may call it by if it listens on `host`; empty where all may reach it."""
+    known = {"localhost", "127.0.0.1", "::1"}
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return frozenset(known if host in known else ())
+    return frozenset({*known, str(address)}) if address.is_loopback else frozenset()
+
+
+def _refuse_strangers(names: frozenset[str]) -> None:
+    found = re.fullmatch(r"\[([0-9a-fA-F:]+)\](?::\d+)?|([\w.-]+)(?::\d+)?", request.headers.get("Host", ""))
+    name = (found[1] or found[2]).lower() if found else ""
+    if names and name not in names:
+        raise BadRequest(f"this server is known as {', '.join(sorted(names))} alone")
 
 
 def _answer(neighbours: list[Neighbour]) -> dict[str, Any]:

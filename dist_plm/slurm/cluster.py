@@ -3,15 +3,16 @@
 import argparse
 import math
 import re
+import unicodedata
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import docstring_parser
-import yaml
 from jsonargparse import ArgumentParser
 
 from dist_plm.errors import UserError
+from dist_plm.files.plain_yaml import PlainTextLoader, read_yaml
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,10 @@ class Cluster:
             UserError: values that no cluster could make sense of.
         """
         least = {"nodes": 1, "notice_seconds": 1}
+        for name, value in vars(self).items():
+            # `setup` and `python` are shell by design; they too are one line each.
+            for text in _texts(value):
+                refuse_control_characters(f"--{_option(name)}", text)
         for name in (each.name for each in fields(self) if each.type is int):
             if (value := getattr(self, name)) < least.get(name, 0):
                 raise UserError(f"--{_option(name)} is {value}: it must be at least {least.get(name, 0)}")
@@ -92,6 +97,12 @@ class Cluster:
                 "the other"
             )
         return self
+
+
+def refuse_control_characters(name: str, text: str) -> None:
+    """Raise a UserError for a text that can't stand on one line of a batch script."""
+    if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in text):
+        raise UserError(f"{name} {text!a} has a control character, such as a newline: leave it out")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -153,11 +164,17 @@ def seconds(time: str) -> int:
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + rest
 
 
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [*value, *value.values()]
+    return value if isinstance(value, list) else [value] if isinstance(value, str) else []
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         # All scalars stay text: YAML 1.1 would read 24:00:00 as a number to base 60.
-        values = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        values = read_yaml(path, PlainTextLoader)
+    except (OSError, ValueError) as error:
         raise UserError(f"--cluster {path} can't be read: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"--cluster {path} is no mapping of keys to values")

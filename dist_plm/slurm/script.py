@@ -7,7 +7,7 @@ from typing import Any
 
 from submitit.slurm.slurm import _make_sbatch_string
 
-from dist_plm.slurm.cluster import Cluster
+from dist_plm.slurm.cluster import Cluster, refuse_control_characters
 
 TOKEN = "token"
 
@@ -29,7 +29,11 @@ def parameters(cluster: Cluster, *, name: str, folder: Path, code: Path, token: 
         folder: Of scripts, logs and notes.
         code: The snapshot that the ranks import.
         token: Content of `folder`/token, which every node must see.
+
+    Raises:
+        UserError: A control character in a name: a newline would end a line `#SBATCH` and begin a command.
     """
+    refuse_control_characters("run_dir", str(folder))
     optional = {
         "partition": cluster.partition,
         "account": cluster.account,
@@ -73,6 +77,7 @@ def _environment(code: Path) -> list[str]:
 def _shared(folder: Path, token: str, nodes: int) -> list[str]:
     """Stop where a node sees another folder under the same name, or none."""
     path = shlex.quote(str(folder / TOKEN))
-    complaint = f"error: $(hostname) does not see {folder.parent}: choose a --run_dir that all nodes share"
-    test = f'[ "$(cat {path} 2>/dev/null)" = {token} ] || {{ echo "{complaint}" >&2; exit 2; }}'
+    complaint = shlex.quote(f"does not see {folder.parent}: choose a --run_dir that all nodes share")
+    test = f'[ "$(cat {path} 2>/dev/null)" = {shlex.quote(token)} ] || '
+    test += f'{{ echo "error: $(hostname)" {complaint} >&2; exit 2; }}'
     return [f"srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --quiet bash -c {shlex.quote(test)} || exit 2"]

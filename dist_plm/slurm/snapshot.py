@@ -6,17 +6,22 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = "dist_plm"
+PACKAGES = ("dist_plm",)
+BYTECODE = "__pycache__"
 
 
 def take(folder: Path) -> Path:
-    """Copy the package as it is, with uncommitted changes, to `folder`/code-HASH; the same code is copied once."""
-    found = [path for path in (ROOT / PACKAGE).rglob("*") if path.is_file()]
-    files = sorted(path for path in found if "__pycache__" not in path.parts)
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes() + b"\0")
-    target = folder / f"code-{digest.hexdigest()[:12]}"
+    """Copy the packages with their data as they lie, uncommitted changes too, to `folder`/code-HASH.
+
+    The same code is copied once. A copy that is there already may come from a stranger, with the rest of a run
+    directory: it is replaced unless it holds just these files.
+    """
+    files = [path for name in PACKAGES for path in _files(ROOT / name)]
+    digest = _digest(files, ROOT)
+    target = folder / f"code-{digest[:12]}"
+    if target.is_symlink() or (target.exists() and not _is_copy(target, digest)):
+        target.rename(half := folder / f".{target.name}.old")
+        _remove(half)
     if not target.exists():
         half = folder / f".{target.name}.tmp"
         shutil.rmtree(half, ignore_errors=True)
@@ -35,3 +40,30 @@ def commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
+
+
+def _files(root: Path) -> list[Path]:
+    """Sources and package data below `root`, sorted; not what Python compiled."""
+    return sorted(path for path in root.rglob("*") if path.is_file() and BYTECODE not in path.parts)
+
+
+def _digest(files: list[Path], root: Path) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(root)}\0".encode(errors="surrogateescape"))
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _is_copy(target: Path, digest: str) -> bool:
+    """Whether the files below `target` have this digest; bytecode, which would be imported unseen, is removed."""
+    for compiled in list(target.rglob(BYTECODE)):
+        _remove(compiled)
+    return not any(path.is_symlink() for path in target.rglob("*")) and _digest(_files(target), target) == digest
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

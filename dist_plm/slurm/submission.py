@@ -74,11 +74,8 @@ def _submit(
     code = snapshot.take(folder)
     if local:
         return _start(work, folder, cluster, code)
-    token = folder / script.TOKEN
-    if not token.exists():
-        token.write_text(secrets.token_hex(8))
     executor = submitit.SlurmExecutor(folder, python=script.python(cluster))
-    asked = script.parameters(cluster, name=name, folder=folder, code=code, token=token.read_text())
+    asked = script.parameters(cluster, name=name, folder=folder, code=code, token=_token(folder / script.TOKEN))
     executor.update_parameters(**asked, **extra)
     try:
         with executor.batch():
@@ -86,6 +83,15 @@ def _submit(
     except (FailedJobError, FailedSubmissionError) as error:
         said = re.findall(r"sbatch: error: (.+)", str(error)) or str(error).splitlines()[-1:]
         raise UserError(f"sbatch refuses: {'; '.join(dict.fromkeys(said))}") from error
+
+
+def _token(path: Path) -> str:
+    """A text by which a node tells that it sees this folder. Jobs that wait look for the one that is there."""
+    found = path.read_text(errors="replace") if path.is_file() else ""
+    if not re.fullmatch(r"[0-9a-f]{16}", found):  # the folder may come from a stranger
+        found = secrets.token_hex(8)
+        path.write_text(found)
+    return found
 
 
 def _start(work: Sequence[Callable[[], int]], folder: Path, cluster: Cluster, code: Path) -> list[Job]:

@@ -16,7 +16,7 @@ ROWS = 256  # points whose similarities to all others are in memory at once
 
 
 @dataclass(frozen=True)
-class Sums:
+class Judgement:
     """What is counted of an estimate; sums over disjoint sets of points add up.
 
     Args:
@@ -33,9 +33,9 @@ class Sums:
     attraction: Attraction = field(default_factory=Attraction)
     sizes: dict[int, int] = field(default_factory=dict)
 
-    def __add__(self, other: "Sums") -> "Sums":
+    def __add__(self, other: "Judgement") -> "Judgement":
         sizes = {size: self.sizes.get(size, 0) + other.sizes.get(size, 0) for size in {**self.sizes, **other.sizes}}
-        return Sums(
+        return Judgement(
             self.moments + other.moments,
             self.purity + other.purity,
             self.control + other.control,
@@ -68,7 +68,7 @@ def judge(
     *,
     delta: float,
     progress: Callable[[int], None],
-) -> Sums:
+) -> Judgement:
     """Judge an estimate by labels.
 
     Args:
@@ -80,7 +80,7 @@ def judge(
         delta: Of equation 6.
         progress: Called with the number of points done after each block.
     """
-    total = Sums()
+    total = Judgement()
     for rows in torch.arange(len(points)).split(ROWS):
         similarity, sets = estimate.view(rows)
         pairs = (labels[rows, None] >= 0) & (labels >= 0) & (rows[:, None] != torch.arange(len(points)))
@@ -92,7 +92,7 @@ def judge(
         size = torch.tensor([len(each) for each in sets])
         nearest = torch.cat([rows[:, None], neighbours[rows]], 1)[:, : int(size.max())]
         found, count = size.unique(return_counts=True)
-        total += Sums(
+        total += Judgement(
             PairMoments.of(similarity[pairs], positive[pairs]),
             Purity.of(*_padded([labels[each] for each in sets])),
             Purity.of(labels[nearest], torch.arange(nearest.shape[1]) < size[:, None]),
@@ -111,9 +111,9 @@ def judge_batches(
     *,
     delta: float,
     progress: Callable[[int], None],
-) -> Sums:
+) -> Judgement:
     """The same among the points of each of the batches, int64 [steps, b], and summed."""
-    total = Sums()
+    total = Judgement()
     for batch in batches:
         x = points[batch]
         order = distance(x, x).fill_diagonal_(-1).sort(dim=1, stable=True).indices[:, 1:]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.files.atomic import replacing
+from dist_plm.files.reading import parse_document
 from dist_plm.telemetry.boards import Board, TensorBoard, Unreachable, WeightsAndBiases
 from dist_plm.telemetry.speaker import Speaker
 
@@ -21,6 +22,18 @@ def scalars(event: dict[str, Any]) -> Iterator[tuple[str, float]]:
                 yield f"{name}@{key}" if key else name, number
 
 
+def _event(line: bytes) -> dict[str, Any]:
+    """The event of a line; empty where it is none."""
+    try:
+        return parse_document(line)
+    except ValueError:
+        return {}
+
+
+def _befell(line: bytes) -> bool:
+    return _event(line).get("event") in INCIDENTS
+
+
 class Metrics:
     """Appends events of the first rank to `metrics.jsonl`; silent on the others.
 
@@ -29,7 +42,12 @@ class Metrics:
         world: The ranks.
         keep_bytes: Length of the file when the checkpoint was saved that the run goes on from. What a killed run wrote
             after it will be written again and is cut off, but for what befell the run itself (INCIDENTS).
+
+    Attributes:
+        fault: What was wrong with the file, which now holds its whole lines; empty for nothing.
     """
+
+    fault = ""
 
     def __init__(self, folder: Path, world: Speaker, keep_bytes: int = 0) -> None:
         self.active = world.is_first
@@ -38,16 +56,18 @@ class Metrics:
         path = folder / "metrics.jsonl"
         path.touch()
         text = path.read_bytes()
-        kept, rest = text[:keep_bytes].decode(), text[keep_bytes:].decode(errors="replace")
-        kept += "".join(
-            line
-            for line in rest.splitlines(keepends=True)
-            if line.endswith("\n") and any(f'"event": "{name}"' in line for name in INCIDENTS)
-        )
+        lines = text[:keep_bytes].splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith(b"\n") and _event(line)]
+        if (lost := len(lines) - len(kept)) or len(text) < keep_bytes:
+            self.fault = (
+                f"{path} is damaged: it has {len(text):,} bytes, {keep_bytes:,} when the checkpoint was saved, and "
+                f"{lost:,} line(s) can't be read; {len(kept):,} whole ones are kept"
+            )
+        kept += [line for line in text[keep_bytes:].splitlines(keepends=True) if line.endswith(b"\n") and _befell(line)]
         with replacing(path) as file:
-            file.write(kept.encode())
+            file.writelines(kept)
         self._file = path.open("a", encoding="utf-8")
-        last = [json.loads(line).get("step", 0) for line in kept.splitlines()]
+        last = [step for line in kept if isinstance(step := _event(line).get("step", 0), int)]
         self._boards: list[Board] = [TensorBoard(folder, max(last) if last else None)]
         self._folder = folder
 

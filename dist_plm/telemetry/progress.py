@@ -25,7 +25,7 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB
 
 
-class Phase:
+class Task:
     """A piece of work of known length."""
 
     def __init__(self, display: "Display", title: str, total: int, unit: str, done: int) -> None:
@@ -76,13 +76,13 @@ class Display:
             self.console.print(table)
 
     @contextmanager
-    def phase(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Phase]:
+    def phase(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
         """A phase of `total` pieces, of which `done` were done before."""
-        phase = Phase(self, title, total, unit, done)
+        task = Task(self, title, total, unit, done)
         try:
-            yield phase
+            yield task
         finally:
-            phase.close()
+            task.close()
 
     def close(self) -> None:
         if self.bars:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch.nn.functional import normalize
 
+from dist_plm.checkpoint.position import Position
 from dist_plm.config import Config
 from dist_plm.distributed.world import World
 from dist_plm.evaluation.protocol import evaluate, raw_pixels
@@ -14,7 +15,6 @@ from dist_plm.telemetry.metrics import Metrics
 from dist_plm.telemetry.progress import Display
 from dist_plm.training.cached_views import CachedViews
 from dist_plm.training.learner import Learner
-from dist_plm.training.planner import Position
 from dist_plm.training.run_directory import RunDirectory
 
 

@@ -5,6 +5,7 @@ from contextlib import suppress
 
 import numpy as np
 
+from dist_plm.checkpoint.position import Position
 from dist_plm.config import Config
 from dist_plm.data.store import Store
 from dist_plm.distributed.world import World
@@ -14,7 +15,6 @@ from dist_plm.files.atomic import replacing
 from dist_plm.telemetry.metrics import Metrics
 from dist_plm.telemetry.progress import Clock, Display
 from dist_plm.training.learner import Learner, Report
-from dist_plm.training.planner import Position
 from dist_plm.training.run_directory import RunDirectory
 from dist_plm.training.warnings import collapse_warning
 

@@ -17,7 +17,7 @@ from dist_plm.index.embedding_pass import Embed
 from dist_plm.index.rows import Rows
 from dist_plm.manifold import effective_rank, mean_pair_distance
 from dist_plm.manifold.precision import ieee_products
-from dist_plm.methods import Loss, Points, build_method
+from dist_plm.methods import WARM_UP, Loss, Points, build_method
 from dist_plm.model import Encoder, Teacher
 from dist_plm.model.preprocessing import check_size
 from dist_plm.model.split import Joined, Trained, freeze_unused, split
@@ -45,7 +45,7 @@ def phases(config: Config) -> list[Phase]:
     main = Phase(config.train.method, config.train.method, config.train.epochs, config.optimiser.lr)
     if not config.warm_up.epochs:
         return [main]
-    return [Phase("warm_up", "instance", config.warm_up.epochs, config.warm_up.lr), main]
+    return [Phase("warm_up", WARM_UP.name, config.warm_up.epochs, config.warm_up.lr), main]
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dist_plm.checkpoint.position import Position
 from dist_plm.config import Config
 from dist_plm.data.plan import class_plan, coverage, plan_blocks, plan_steps, random_plan
 from dist_plm.data.plan_file import load_plan, save_blocks
 from dist_plm.data.store import Store
 from dist_plm.distributed.world import World
+from dist_plm.errors import RunFailure
 from dist_plm.index.embedding_files import Embeddings
 from dist_plm.index.embedding_pass import sweep
 from dist_plm.index.global_index import GlobalIndex
@@ -31,37 +33,6 @@ from dist_plm.telemetry.progress import Display
 from dist_plm.training.cached_views import CachedViews
 from dist_plm.training.learner import Learner
 from dist_plm.training.run_directory import RunDirectory
-
-
-@dataclass
-class Position:
-    """Where a run is: all that is not a function of the configuration, besides the tensors.
-
-    Attributes:
-        phase: Index of the phase.
-        epoch: Epoch within the phase.
-        batch: Next step within the epoch.
-        step: Steps done in all.
-        epochs: Epochs ended in all; seeds plans and views.
-        plan: sha256 of the epoch's plan; empty until it is made.
-        sweep: Name of the teacher's weights whose embeddings the plans rest on.
-        labels: sha256 of the classes made up at the last refresh; empty where there are none.
-        nearest: sha256 of the table of nearest images made at the last refresh; empty where nothing reads it.
-        metrics_bytes: Length of metrics.jsonl.
-        best: Highest recall of an evaluation so far that decides which checkpoint is the best.
-    """
-
-    phase: int = 0
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    epochs: int = 0
-    plan: str = ""
-    sweep: str = ""
-    labels: str = ""
-    nearest: str = ""
-    metrics_bytes: int = 0
-    best: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -217,30 +188,33 @@ class Planner:
     def _refreshing(self, at: Position) -> bool:
         return at.epoch % self.config.batch.refresh_epochs == 0
 
-    def _is_kept(self, at: Position) -> bool:
-        """Whether the last refresh's embeddings are still there; a run that fell back behind a later one lost them."""
-        folder = self.directory.sweep(at.sweep) / self.store.split
-        swept = bool(self._shared(lambda: at.sweep if folder.is_dir() else ""))
-        if not swept:
-            message = f"the embeddings {at.sweep} of the last refresh are gone: those of the present weights are taken"
-            self.metrics.write("warning", step=at.step, message=message)
-            self.display.say(f"warning: {message}")
-        return swept
-
     def _embeddings(self, at: Position, learner: Learner) -> Embeddings:
         """Embeddings of the training images by the momentum encoder, `batch.refresh_epochs` old at most."""
         started = time.monotonic()
-        # STML finds neighbours by the wide head; a sweep by the other one, of the same weights, must not pass for it.
-        wide = bool(self.config.model.wide_dim)
-        teacher = learner.whole("teacher")
-        if self._refreshing(at) or not self._is_kept(at):
-            at.sweep = digest(teacher) + "_wide" * wide + "_fp16" * (self.config.index.precision == "fp16")
-        embeddings = self._swept(at, learner)
+        present = self._present(learner)
+        if self._refreshing(at):
+            at.sweep = present
+        try:
+            embeddings = self._swept(at, learner)
+        except RunFailure as lost:
+            if at.sweep == present or not self.directory.force:
+                raise
+            message = f"{lost}: those of the present weights are taken"
+            self.metrics.write("warning", step=at.step, message=message)
+            self.display.say(f"warning: {message}")
+            at.sweep = present
+            embeddings = self._swept(at, learner)
         self.metrics.write("sweep", step=at.step, epoch=at.epochs, seconds=time.monotonic() - started)
         return embeddings
 
+    def _present(self, learner: Learner) -> str:
+        """The name of a sweep by the present weights. A collective."""
+        # STML finds neighbours by the wide head; a sweep by the other one, of the same weights, must not pass for it.
+        wide = "_wide" * bool(self.config.model.wide_dim)
+        return digest(learner.whole("teacher")) + wide + "_fp16" * (self.config.index.precision == "fp16")
+
     def _swept(self, at: Position, learner: Learner) -> Embeddings:
-        """The embeddings named by `at.sweep`; shards that are missing are embedded by the present teacher."""
+        """The embeddings named by `at.sweep`; what is missing is embedded again if the weights are still the same."""
         return sweep(
             learner.embed_with(learner.whole("teacher"), wide=bool(self.config.model.wide_dim)),
             self.store,
@@ -251,4 +225,5 @@ class Planner:
             title=f"sweep {self.store.split}",
             precision=self.config.index.precision,
             source=self.views.source(self.store) if self.views else None,
+            renewable=at.sweep == self._present(learner),
         )

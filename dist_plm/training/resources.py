@@ -1,9 +1,7 @@
 """`--plan`: what a run would need, before anything is started: by arithmetic, from a short search and a few images."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -19,8 +17,7 @@ from dist_plm.data.remote.spans import BLOCK
 from dist_plm.data.store import Store
 from dist_plm.distributed.shares import batch_shares
 from dist_plm.index.placement import place_run
-from dist_plm.methods import is_searched, is_swept
-from dist_plm.methods.plm import PAIRS
+from dist_plm.methods import METHODS, is_searched, is_swept
 from dist_plm.model import Encoder
 from dist_plm.parallel.strategy.memory import FLOAT, network_bytes
 
@@ -163,35 +160,12 @@ def _strategy(runtime: RuntimeConfig) -> str:
 
 
 def _memory(config: Config, world_size: int, *, images: int, classes: int) -> dict[str, float]:
-    moments = {"sgd": 1}.get(config.optimiser.name, 2)
     points = config.batch.images * config.views.count
     own_points = batch_shares(config, world_size).largest * config.views.count
-    count, floats, live = _proxies(config, classes)
-    proxies = -(-count // world_size)
     return {
-        "proxies, gradient and moments": proxies * floats * (2 + moments) * FLOAT,
-        "discriminators, gradient and moments": _discriminators(config, classes) * 4 * FLOAT,
+        **METHODS[config.train.method].memory(config, classes, world_size),
         # distance, p, o, s and their gradients: about eight matrices of pairs are alive at once
         "pairs of points": 8 * own_points * points * FLOAT,
-        "pairs of points and proxies": live(points * proxies) * FLOAT,
         "index": place_run(config, images, world_size).bytes if is_searched(config) else 0,
         "views decoded ahead": (config.data.prefetch + 1) * own_points * 3 * config.views.size**2,
     }
-
-
-def _proxies(config: Config, classes: int) -> tuple[int, int, Callable[[int], int]]:
-    """Proxies over all ranks, numbers in each, and how many numbers so many pairs of points and proxies keep alive."""
-    dim, method = config.model.dim, config.train.method
-    if method == "plm":
-        # three times as many as pairs of points with M basis vectors, but for a piece of the proxies at a time
-        return config.proxies.count, dim * (1 + config.manifold.dim), lambda pairs: 25 * min(pairs, PAIRS)
-    counts = {"pseudo_labels": config.pseudo_labels.clusters, "proxy_anchor": classes, "dada": classes}
-    return counts.get(method, 0), dim, lambda pairs: 6 * pairs  # cosines, and exponents of both signs with gradients
-
-
-def _discriminators(config: Config, classes: int) -> int:
-    """Weights of the linear layers."""
-    if config.train.method != "dada":
-        return 0
-    layers = [config.model.dim, config.dada.domain_hidden, 3], [config.model.dim, *config.dada.category_hidden, classes]
-    return sum(a * b for widths in layers for a, b in pairwise(widths))

@@ -34,6 +34,7 @@ class RunDirectory:
         force: Open it nevertheless, and go on with the settings that are new.
 
     Attributes:
+        force: As given.
         forced: The settings that differ, as {key: [there, here]}.
 
     Raises:
@@ -43,7 +44,7 @@ class RunDirectory:
     def __init__(self, config: Config, *, force: bool = False) -> None:
         self.path = Path(config.run_dir)
         self.checkpoints, self.plans, self.sweeps = (self.path / name for name in ("checkpoints", "plans", "sweeps"))
-        self._config = config
+        self._config, self.force = config, force
         self._lock: Lock | None = None
         self.forced: dict[str, list[Any]] = {}
         if (self.path / "config.yaml").exists():
@@ -135,8 +136,8 @@ class RunDirectory:
     def ended(self) -> bool:
         """Whether the run came to its end the last time."""
         path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return bool(lines) and lines[-1].startswith('{"event": "end"')
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        return bool(lines) and lines[-1].startswith(b'{"event": "end"')
 
 
 def dump(config: Config) -> str:

@@ -6,6 +6,7 @@ import torch
 
 from dist_plm import __version__
 from dist_plm.checkpoint import checkpoint
+from dist_plm.checkpoint.position import Position
 from dist_plm.checkpoint.retention import is_kept_for_good
 from dist_plm.checkpoint.saver import Saver
 from dist_plm.config import Config
@@ -29,7 +30,7 @@ from dist_plm.training.cached_views import CachedViews, Rows
 from dist_plm.training.evaluator import Evaluator
 from dist_plm.training.journal import Journal
 from dist_plm.training.learner import Learner, Phase, phases
-from dist_plm.training.planner import Plan, Planner, Position
+from dist_plm.training.planner import Plan, Planner
 from dist_plm.training.resumption import newest
 from dist_plm.training.run_directory import RunDirectory
 from dist_plm.training.warnings import batch_norm_warning, start_warning
@@ -54,7 +55,7 @@ class Trainer:
         self.store = open_split(config.data, config.data.train_split)
         self.phases, self.shares = phases(config), batch_shares(config, world.size)
         self.found = newest(config, self.directory, self.store, self.phases, world)
-        self.at = Position(**self.found.summary["position"]) if self.found else Position()
+        self.at = Position.read(self.found.summary["position"]) if self.found else Position()
 
     def run(self) -> None:
         """Train what is left.
@@ -120,6 +121,8 @@ class Trainer:
             self.display.say(str(origin))
         self.metrics = Metrics(self.directory.path, self.world, self.at.metrics_bytes)
         self.journal = Journal(self.config, self.store, self.directory, self.world, self.display, self.metrics, self.at)
+        if self.metrics.fault:
+            self.journal.warn(self.metrics.fault)
         if self.config.train.wandb and (fault := self.metrics.add_wandb(self.config.train.wandb)):
             self.journal.warn(fault)
         self.profiler = Profiler(self.directory.path, self.metrics, self.display, wanted=self.profile)

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from dist_plm import evaluate as evaluation
 from dist_plm import export as exporting
-from dist_plm.checkpoint.checkpoint import file_digest
 from dist_plm.cli import load_config
 from dist_plm.data.store import Store
 from dist_plm.encoders import graphs
 from dist_plm.encoders.exported import read_export
 from dist_plm.errors import RunFailure, UserError
+from dist_plm.files.reading import file_digest
 from dist_plm.model import Encoder
 from tests.end_to_end.conftest import contents, events, refused, tensors
 

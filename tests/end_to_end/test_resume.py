@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.common import lives
 from dist_plm import train as training
 from dist_plm.checkpoint import checkpoint
 from dist_plm.distributed.preemption import PREEMPTED
 from dist_plm.distributed.world import World
-from tests.commands import alone, lives, on_ranks, under_torchrun
+from tests.commands import alone, on_ranks, under_torchrun
 from tests.end_to_end.conftest import STEPS, STEPS_PER_EPOCH, build_demo, contents, events, tensors, timeless, train
 
 
@@ -197,17 +198,6 @@ def test_what_is_kept(tmp_path, tiny, here):
     kept = {f"step_{step:08d}" for step in (best, 2 * STEPS_PER_EPOCH, 4 * STEPS_PER_EPOCH)}
     assert {path.name for path in (run / "checkpoints").iterdir()} == kept | {"best"}
     assert (run / "checkpoints" / "best").resolve().name == f"step_{best:08d}"
-
-
-def test_embeddings_that_are_gone_are_made_again_under_their_own_name(tmp_path, tiny, here):
-    run = tmp_path / "run"
-    arguments = ("--config", tiny, "--run_dir", run, "--batch.refresh_epochs", 2)
-    assert here(training.main, *arguments, "--train.max_steps", 2 * STEPS_PER_EPOCH).status == 0
-    (before,) = (path.parent for path in run.glob("sweeps/*/train"))
-    shutil.rmtree(before)
-    outcome = here(training.main, *arguments)
-    assert outcome.status == 0 and f"the embeddings {before.name} of the last refresh are gone" in outcome.err
-    assert not before.exists() and events(run, "end")
 
 
 def test_a_checkpoint_says_what_it_is(finished):

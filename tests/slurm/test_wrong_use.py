@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dist_plm.errors import UserError
+from dist_plm.report.at_end import missing
 from dist_plm.slurm import __main__ as launcher
 from dist_plm.slurm import sweep
 from dist_plm.slurm.cluster import Cluster, seconds
@@ -81,8 +82,10 @@ def test_a_dry_run_needs_no_slurm_and_writes_nothing(config, tmp_path, monkeypat
 def test_the_same_job_on_this_machine(config, tmp_path):
     run = tmp_path / "run"
     line = ("--local", "--tasks-per-node", 2, "--config", config, "--run_dir", run, "--train.max_steps", 2)
-    outcome = Command(["launch/slurm.py", *line]).wait()
+    outcome = Command(["launch/slurm.py", *line, "--train.report", "true"]).wait()
     assert outcome.status == 0, outcome.err
+    if not missing():
+        assert "<html" in (run / "report.html").read_text()  # by the snapshot, whose package data it needs
     assert [event["step"] for event in events(run, "step")] == [1, 2]
     assert Command(["launch/slurm.py", *line, "--batch.groups", 8]).wait().status == 2
 

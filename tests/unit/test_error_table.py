@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ERRORS = {"UserError", "MachineError", "RunFailure", "RankFailure", "StoreFailure"}
+ERRORS = {"UserError", "MachineError", "RunFailure", "RankFailure", "StoreFailure", "Refused"}
 GAP = "…"
 
 
@@ -15,9 +15,13 @@ def messages() -> set[str]:
     for folder in ("dist_plm", "shards", "launch"):
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ERRORS and node.args:
+                if isinstance(node, ast.Call) and _called(node.func) in ERRORS and node.args:
                     found.add(_text(node.args[0]))
     return found
+
+
+def _called(function: ast.expr) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def _text(node: ast.expr) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from dist_plm.config import (
     TrainConfig,
 )
 from dist_plm.errors import UserError
+from dist_plm.methods import METHODS
 
 
 class Labels:
@@ -52,13 +54,15 @@ def config(method: str, **sections: object) -> Config:
     ],
 )
 def test_refused(case: Config, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dist_plm.checks.method.open_split", Labels)
+    for module in ("proxy_anchor", "pseudo_labels"):
+        monkeypatch.setattr(f"dist_plm.methods.{module}.open_split", Labels)
     with pytest.raises(UserError, match=told):
         check_method(case)
 
 
 def test_what_depends_on_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dist_plm.checks.method.open_split", Labels)
+    for module in ("proxy_anchor", "pseudo_labels"):
+        monkeypatch.setattr(f"dist_plm.methods.{module}.open_split", Labels)
     for case in (config("dada"), config("proxy_anchor"), config("stml", model=ModelConfig(wide_dim=8))):
         check_method(case)
     monkeypatch.setattr(Labels, "labels", np.full(4, -1))
@@ -74,6 +78,12 @@ def test_what_depends_on_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_configurations_that_come_along_are_sound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dist_plm.cli import load_config
 
-    monkeypatch.setattr("dist_plm.checks.method.open_split", Labels)
+    for module in ("proxy_anchor", "pseudo_labels"):
+        monkeypatch.setattr(f"dist_plm.methods.{module}.open_split", Labels)
     loaded = load_config(path)
     check_method(replace(loaded, pseudo_labels=PseudoLabelsConfig(clusters=3)))
+
+
+def test_every_method_of_the_schema_is_registered():
+    assert METHODS.keys() == set(get_args(get_type_hints(TrainConfig)["method"]))
+    assert {section for method in METHODS.values() for section in method.sections} <= vars(Config()).keys()

@@ -9,6 +9,7 @@ import threading
 
 import numpy as np
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from dist_plm.config import BatchConfig, Config, DataConfig, ViewsConfig
 from dist_plm.data.loader import Loader
@@ -38,6 +39,12 @@ def data(built, tmp_path, monkeypatch):
     """The data set at a URL, with a cache of its own."""
     mirror._manifest.cache_clear()
     monkeypatch.setattr(spans, "FIRST_PAUSE", 0.001)
+    honest = spans._file_system
+
+    def of_files(url, seconds):
+        return (LocalFileSystem(), url[len("file://") :]) if url.startswith("file://") else honest(url, seconds)
+
+    monkeypatch.setattr(spans, "_file_system", of_files)
     return DataConfig(shards=f"file://{built}", cache_dir=str(tmp_path / "cache"), retry_seconds=5.0)
 
 
@@ -208,16 +215,17 @@ def test_mistakes_are_told_before_anything_starts(built, data, tmp_path, change)
         (folder / "manifest.json").unlink()
         expected = "manifest.json is not there"
     elif change == "scheme":
-        data.shards, expected = "nosuch://bucket/x", "is no URL that can be read"
+        data.shards, expected = (
+            "nosuch://bucket/x",
+            "is no URL of a folder: it must begin with http://, https://, s3://, gs://",
+        )
     else:
         data.shards, expected = f"file://{folder}?token=1", "no query"
     with pytest.raises(UserError, match=expected):
         open_split(data, "train")
 
 
-@pytest.mark.parametrize(
-    ("package", "url", "mend"), [("gcsfs", "gs://", "the one it names"), ("s3fs", "s3://", "remote")]
-)
+@pytest.mark.parametrize(("package", "url", "mend"), [("gcsfs", "gs://", "gcsfs"), ("s3fs", "s3://", "remote")])
 def test_a_missing_package_is_told_in_a_line(data, monkeypatch, package, url, mend):
     monkeypatch.setitem(sys.modules, package, None)
     data.shards = f"{url}bucket/x"
@@ -250,7 +258,7 @@ def test_a_server_without_ranges_is_named(built, data):
         server.shutdown()
 
 
-def test_the_whole_of_a_file_and_many_spans_at_once(built):
+def test_the_whole_of_a_file_and_many_spans_at_once(built, data):
     place = Remote(f"file://{built}", 1.0)
     whole = (built / "train-000000.tar").read_bytes()
     spans = [Span("train-000000.tar", at, at + 10) for at in range(0, 2_000, 10)]

@@ -11,6 +11,7 @@ from dist_plm.data.store import Foresight
 from dist_plm.errors import RunFailure
 
 CHUNK = 64  # images asked for at once
+CHUNK_BYTES = 1 << 28  # and their bytes, if they are more than one
 WINDOW = 8  # an eighth of the cache lies ahead; more would push out what earlier epochs left for later steps
 
 
@@ -99,7 +100,10 @@ class Prefetch(Foresight):
     def _missing(self, end: int) -> dict[int, int]:
         """Up to CHUNK images before the position `end` that the cache does not hold: {id: position}."""
         chunk: dict[int, int] = {}
+        first = self._fetched
         while self._fetched < end and len(chunk) < CHUNK:
+            if chunk and self._bytes[self._fetched + 1] - self._bytes[first] > CHUNK_BYTES:
+                break
             id = int(self._ids[self._fetched])
             if id not in self._cache:
                 chunk.setdefault(id, self._fetched)

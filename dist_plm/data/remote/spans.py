@@ -1,4 +1,4 @@
-"""Stretches of the files of a folder at a URL, by any file system of fsspec, with retries that end.
+"""Byte ranges of the files of a folder at a URL of http, https, s3 or gs, with retries that end.
 
 Whatever fails is asked for again, after a pause that doubles, until `retry_seconds` have passed without an answer; a
 file that is not there, or may not be read, ends it at once. Only what a caller finds sound is handed out.
@@ -7,20 +7,28 @@ file that is not there, or may not be read, ends it at once. Only what a caller 
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from dist_plm.data.format import MANIFEST_BYTES
 from dist_plm.errors import RunFailure, UserError
 
 BLOCK = 1 << 23  # bytes of a request for a part of a table, or of a sweep
 IN_FLIGHT = 64  # requests at once: at 30 ms each, 2,000 a second
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds
+IN_FLIGHT_BYTES = 1 << 29  # asked for at once: a stranger's table may claim 256 MiB for each image
 WRONG_TRIES = 3  # a store that fails may come back; wrong bytes that come thrice are there to stay
-CONNECT_SECONDS, READ_SECONDS = 10, 30  # a connection that says nothing for longer is taken for dead
+CONNECT_SECONDS, READ_SECONDS = 10, 30  # a connection that is silent for longer is taken for dead
+SLOWEST = 100_000  # bytes a second below which a request is given up
+WHOLE_BYTES = MANIFEST_BYTES  # most bytes of a file whose size is not known before it is read
+# A closed list: a URL may come from a stranger's configuration, and others of fsspec's schemes read local files, run
+# commands over SSH or render templates.
+SCHEMES = ("http", "https", "s3", "gs")
+_KNOWN = ", ".join(f"{scheme}://" for scheme in SCHEMES)
 
 
 class Span(NamedTuple):
-    """Bytes start .. end - 1 of a file; to its end where `end` is None."""
+    """Bytes start .. end - 1 of a file; all of a file of at most WHOLE_BYTES where `end` is None."""
 
     file: str
     start: int
@@ -31,11 +39,15 @@ class StoreFailure(RunFailure):
     """A remote store does not answer, or not with what the data set holds."""
 
 
+class Refused(RunFailure):
+    """An answer that is not followed, whatever the number of tries."""
+
+
 class Remote:
     """The folder at `url`. Thread-safe.
 
     Args:
-        url: As fsspec knows it: http(s)://, s3://, gs://, ...
+        url: Of one of SCHEMES.
         retry_seconds: How long a store that fails is asked again.
 
     Attributes:
@@ -43,14 +55,14 @@ class Remote:
         bytes: Received so far.
 
     Raises:
-        UserError: fsspec knows no such URL, or the package that reads it is not installed.
+        UserError: A URL of another kind, or the package that reads it is not installed.
     """
 
     def __init__(self, url: str, retry_seconds: float) -> None:
         if "?" in url or "#" in url:
             raise UserError(f"{url}: the URL of a folder of shards has no query and no fragment")
         self.url, self.retry_seconds = url.rstrip("/"), retry_seconds
-        self._files, self._path = _file_system(self.url)
+        self._files, self._path = _file_system(self.url, retry_seconds)
         self.requests = self.bytes = 0
         self._lock, self._down_since = threading.Lock(), 0.0
 
@@ -66,7 +78,7 @@ class Remote:
         found: dict[int, bytes] = {}
         waiting, wrong, asked, pause = list(range(len(spans))), dict.fromkeys(range(len(spans)), 0), 0.0, FIRST_PAUSE
         while waiting:
-            faults = {}
+            faults, began = {}, time.monotonic()
             for number, answer in zip(waiting, self._ask([spans[number] for number in waiting]), strict=True):
                 fault = self._fault(spans[number], answer)
                 if not fault and is_sound and not is_sound(number, answer):
@@ -78,7 +90,7 @@ class Remote:
                     found[number] = answer
             waiting = list(faults)
             if waiting:
-                asked = asked or time.monotonic()
+                asked = asked or began
                 for number, fault in faults.items():
                     if wrong[number] >= WRONG_TRIES:
                         raise StoreFailure(f"{self._place(spans[number])}: {fault}, {WRONG_TRIES} times in a row")
@@ -91,10 +103,10 @@ class Remote:
     def _ask(self, spans: list[Span]) -> list[Any]:
         """Bytes, or what was raised instead."""
         answers: list[Any] = []
-        for first in range(0, len(spans), IN_FLIGHT):
-            files, starts, ends = zip(*spans[first : first + IN_FLIGHT], strict=True)
-            paths = [f"{self._path}/{file}" for file in files]
-            answers += self._files.cat_ranges(paths, list(starts), list(ends), on_error="return")
+        for group in _at_once(spans):
+            paths = [f"{self._path}/{span.file}" for span in group]
+            starts, ends = [span.start for span in group], [_end(span) for span in group]
+            answers += self._files.cat_ranges(paths, starts, ends, on_error="return")
         received = [len(answer) for answer in answers if isinstance(answer, bytes)]
         with self._lock:
             self.requests, self.bytes = self.requests + len(answers), self.bytes + sum(received)
@@ -105,12 +117,18 @@ class Remote:
         """What is wrong with an answer, "" for nothing. Raises StoreFailure for what no retry mends."""
         if isinstance(answer, FileNotFoundError):
             raise StoreFailure(f"{self._place(span)} is not there")
+        if isinstance(answer, Refused):
+            raise StoreFailure(str(answer))
         refused = isinstance(answer, PermissionError) or getattr(answer, "status", 0) in (401, 403)
         if refused or "Credentials" in type(answer).__name__:  # botocore's NoCredentialsError, and its like
             raise StoreFailure(f"{self._place(span)} may not be read ({_said(answer)}): check the credentials")
         if isinstance(answer, BaseException):
             return _said(answer)
-        if span.end is None or len(answer) == span.end - span.start:
+        if span.end is None:
+            if len(answer) > WHOLE_BYTES:
+                raise StoreFailure(f"{self._place(span)} is larger than {WHOLE_BYTES:,} bytes")
+            return ""
+        if len(answer) == span.end - span.start:
             return ""
         fault = f"{len(answer):,} bytes came instead of {span.end - span.start:,}"
         if len(answer) > span.end - span.start:
@@ -129,27 +147,40 @@ class Remote:
         return f"{self.url}/{span.file}"
 
 
-def _file_system(url: str) -> tuple[Any, str]:
-    """fsspec's file system for a URL, and the folder's path in it."""
-    options: dict[str, Any] = {}
-    scheme = url.partition("://")[0]
+def _file_system(url: str, retry_seconds: float) -> tuple[Any, str]:
+    """The file system for a URL, and the folder's path in it."""
+    scheme, _, rest = url.partition("://")
+    if scheme not in SCHEMES or not rest.strip("/") or "::" in rest or not url.isprintable():
+        raise UserError(f"{url!a} is no URL of a folder: it must begin with {_KNOWN}")
     try:
-        import fsspec
+        from dist_plm.data.remote.bounded import bounded
 
-        if scheme in ("http", "https"):
-            import aiohttp
-
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
-            options["client_kwargs"] = {"timeout": timeout}
-        elif scheme == "s3":
-            options["config_kwargs"] = {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS}
-        files, path = fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)
+        files = bounded(scheme, retry_seconds)
+        return files, files._strip_protocol(url).rstrip("/")
     except ImportError as error:
-        package = "-e '.[remote]'" if scheme in ("http", "https", "s3") else "the one it names"
+        package = "-e '.[remote]'" if scheme != "gs" else "gcsfs"
         raise UserError(f"{url} needs a package that is not installed ({error}): pip install {package}") from error
     except ValueError as error:
-        raise UserError(f"{url} is no URL that can be read ({error})") from error
-    return files, path.rstrip("/")
+        raise UserError(f"{url} can't be read as a URL ({error})") from error
+
+
+def _at_once(spans: list[Span]) -> Iterator[list[Span]]:
+    """The spans in groups of at most IN_FLIGHT requests and IN_FLIGHT_BYTES, or of one span."""
+    group: list[Span] = []
+    size = 0
+    for span in spans:
+        if group and (len(group) == IN_FLIGHT or size + _end(span) - span.start > IN_FLIGHT_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(span)
+        size += _end(span) - span.start
+    if group:
+        yield group
+
+
+def _end(span: Span) -> int:
+    """The end of what is asked for; of a whole file one byte more than it may have."""
+    return WHOLE_BYTES + 1 if span.end is None else span.end
 
 
 def _said(error: BaseException) -> str:
