@@ -44,7 +44,7 @@ def _read(path: Path, model: str, data: str) -> "Run":
     from dist_plm.config import flat
     from dist_plm.report.comparison import Run
     from dist_plm.report.history import History
-    from dist_plm.training.run_directory import HARMLESS
+    from dist_plm.training.begun import HARMLESS
 
     history = History.read(path)
     results = [event for event in history.of("eval") if event["model"] == model]

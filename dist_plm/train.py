@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jsonargparse import Namespace
+
 from dist_plm import __version__
 from dist_plm.cli import ConfigParser, config_of, config_parser, run_command
 from dist_plm.config import Config
-from dist_plm.distributed.environment import number
+from dist_plm.distributed.environment import place, speaks
 
 if TYPE_CHECKING:
     from dist_plm.distributed.world import World
@@ -31,16 +33,8 @@ def main() -> int:
     """Parse, check, train. Status 0 done, 1 failure, 2 wrong usage, 75 preempted and saved."""
     parser = command_line()
     parsed = parser.parse_args()
-    config = config_of(parser, parsed)
-
-    from dist_plm.checks import check
-    from dist_plm.model.own_backbone import allow
-    from dist_plm.model.preprocessing import with_filter
-
-    allow(config.model.backbone)
-    world_size = number("WORLD_SIZE", 1, least=1)
-    check(config, world_size)
-    config.views = with_filter(config.model, config.views)
+    world_size = place().size
+    config = checked_config(parser, parsed, world_size)
     if parsed.plan:
         from dist_plm.training.resources import estimate
 
@@ -49,10 +43,43 @@ def main() -> int:
     return _train(config, force=parsed.force_resume, profile=parsed.profile)
 
 
+def checked_config(parser: ConfigParser, parsed: Namespace, world_size: int, *, build: bool = True) -> Config:
+    """The configuration of a run that can start, and its data set: the demo's is built if it is missing.
+
+    Args:
+        build: False leaves missing data missing, which is an error then.
+
+    Raises:
+        UserError: it can't start.
+    """
+    from dist_plm.checks import ask_for_settings, check, check_settings
+    from dist_plm.model.own_backbone import allow
+    from dist_plm.model.preprocessing import with_filter
+    from dist_plm.training.begun import as_begun
+
+    config = config_of(parser, parsed)
+    config.views = with_filter(config.model, config.views)
+    config, taken = as_begun(config, parser.given)
+    if taken and speaks():
+        listed = ", ".join(f"{key} {value}" for key, value in taken.items())
+        print(f"from {config.run_dir}, as neither a file nor an option sets them: {listed}", file=sys.stderr)
+    if "model.backbone" not in taken:  # code named in a run directory alone is not imported
+        allow(config.model.backbone)
+    check_settings(config, world_size)
+    if build:
+        from dist_plm.datasets.on_demand import build_if_missing
+
+        build_if_missing(config.data, config.runtime.timeout_seconds)
+    check(config, world_size)
+    ask_for_settings(config, {*parser.given, *taken})
+    return config
+
+
 def _train(config: Config, *, force: bool, profile: bool) -> int:
     from dist_plm.distributed.connection import connect, disconnect
     from dist_plm.distributed.device import set_arithmetic
     from dist_plm.distributed.preemption import PREEMPTED, Preempted, Preemption
+    from dist_plm.distributed.torchrun import leave_status
     from dist_plm.distributed.world import RankFailure
     from dist_plm.report.at_end import report_at_end
     from dist_plm.telemetry.progress import Display
@@ -73,7 +100,8 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
             status = PREEMPTED
         except RankFailure as failure:
             display.close()
-            print(f"rank {world.rank}: {failure}", file=sys.stderr, flush=True)
+            print(line := f"rank {world.rank}: {failure}", file=sys.stderr, flush=True)
+            leave_status(1, line)
             os._exit(1)  # leaving the process group in order would wait for the dead
         finally:
             display.close()

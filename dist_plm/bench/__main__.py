@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dist_plm.cli import ConfigParser, config_of, config_parser, run_command
 from dist_plm.config import Config
-from dist_plm.distributed.environment import number
+from dist_plm.distributed.environment import place
 from dist_plm.errors import RunFailure, UserError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def main() -> int:
     """Measure, print, write, compare. Status 1 where a ratio got worse."""
     parser = command_line()
     parsed = parser.parse_args()
-    ranks = number("WORLD_SIZE", 1, least=1)
+    ranks = place().size
     config, names = config_of(parser, parsed), _names(parsed.only, ranks)
     out, compare = (Path(each) if each else None for each in (parsed.out, parsed.compare))
     if out and not out.parent.is_dir():
@@ -55,7 +55,7 @@ def main() -> int:
     if compare and before:
         table.check_sizes(before, sizes, compare)
     ratios, machine = _measured(config, names, parsed, ranks)
-    if number("RANK", 0):
+    if place().rank:
         return 0
 
     from rich.console import Console

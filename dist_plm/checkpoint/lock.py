@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from dist_plm.distributed.preemption import Preempted
 from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
 
@@ -22,6 +23,7 @@ class Lock:
 
     Raises:
         UserError: another run still holds it after `grace_seconds`, or a rank can't reach or write the folder.
+        Preempted: a signal came while it was waited for.
     """
 
     def __init__(self, folder: Path, world: World, grace_seconds: float = GRACE_SECONDS) -> None:
@@ -29,7 +31,9 @@ class Lock:
         fault = self._open(path, grace_seconds)
         if faults := [f"{each}, on rank {rank}" for rank, each in enumerate(world.gather_objects(fault)) if each]:
             raise UserError(f"run_dir {folder} can't be written ({faults[0]}): choose another with --run_dir")
-        holder = world.from_first(lambda: self._take(grace_seconds))
+        holder, told = world.from_first(lambda: self._take(grace_seconds, world))
+        if told:
+            raise Preempted(told, f"run_dir {folder} is in use by {holder}; nothing was changed")
         if holder:
             raise UserError(f"run_dir {folder} is in use by {holder}: wait for that run, stop it, or name another")
         with suppress(OSError):
@@ -57,18 +61,19 @@ class Lock:
             else:
                 return ""
 
-    def _take(self, grace_seconds: float) -> str:
-        """Who holds it after the time of grace; empty when it is ours."""
+    def _take(self, grace_seconds: float, world: World) -> tuple[str, int]:
+        """Who holds it after the time of grace, empty when it is ours; and the signal that ended the wait, or 0."""
         deadline = time.monotonic() + grace_seconds
         while True:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                if time.monotonic() > deadline:
+                told = world.told
+                if told or time.monotonic() > deadline:
                     self._file.seek(0)
-                    return self._file.read().strip() or "another run"
+                    return self._file.read().strip() or "another run", told
                 time.sleep(0.2)
             except OSError:
-                return ""
+                return "", 0
             else:
-                return ""
+                return "", 0

@@ -40,10 +40,10 @@ class Saver:
     def save(self, step: int, state: checkpoint.State, facts: dict[str, Any], *, best: bool = False) -> None:
         """Begin to write the checkpoint of `step`, the `best` so far; first waits for the one before. A collective.
 
-        A write that fails is reported when the next one begins, and training goes on: the checkpoint before is intact.
+        A write that fails is reported when the next one begins, and training goes on.
         """
         if fault := self._wait():
-            self.display.say(f"warning: {fault}; training goes on, the checkpoint before it is intact")
+            self.display.say(f"warning: {fault}; training goes on; {self._kept()}")
         if checkpoint.prepare(self.folder, step, self.world):
             own = checkpoint.staged(checkpoint.share(state, self.world))
             arguments = (step, own, checkpoint.file_numbers(state, self.world), facts, best)
@@ -59,7 +59,12 @@ class Saver:
             RunFailure: it failed.
         """
         if fault := self._wait():
-            raise RunFailure(f"{fault}; the checkpoint before it is intact")
+            raise RunFailure(f"{fault}; {self._kept()}")
+
+    def _kept(self) -> str:
+        """Which checkpoint is left after a write failed."""
+        older = checkpoint.candidates(self.folder)
+        return f"{older[0].name} is kept" if older else "no checkpoint was written before it"
 
     def _wait(self) -> str:
         """What went wrong with the write before, on any rank; empty when all went well."""

@@ -14,9 +14,7 @@ from dist_plm.methods import is_searched
 
 def check(config: Config, world_size: int) -> None:
     """Raise a UserError that names the keys at fault and what mends them; return in silence otherwise."""
-    check_values(config)
-    _check_sizes(config)
-    _check_batch(config, world_size)
+    check_settings(config, world_size)
     _check_data(config, world_size)
     from dist_plm.model.adapters import check_adapters
     from dist_plm.model.backbones import check_model
@@ -26,6 +24,13 @@ def check(config: Config, world_size: int) -> None:
     blocks_wanted(config.model.trainable)
     check_adapters(config.model)
     check_method(config, world_size)
+
+
+def check_settings(config: Config, world_size: int) -> None:
+    """The part of `check` that needs no data."""
+    check_values(config)
+    _check_sizes(config)
+    _check_batch(config, world_size)
 
 
 def _check_sizes(config: Config) -> None:
@@ -165,6 +170,12 @@ def _check_data(config: Config, world_size: int) -> None:
         raise UserError(
             f"split {config.data.train_split!r} of {config.data.shards} has {samples} images, fewer than one batch of "
             f"{config.batch.images}: lower batch.groups or batch.group_size"
+        )
+    if config.model.head_start != "orthogonal" and samples <= config.model.dim:
+        raise UserError(
+            f"model.head_start {config.model.head_start} needs more images than model.dim {config.model.dim}, split "
+            f"{config.data.train_split!r} of {config.data.shards} has {samples}: lower --model.dim, or set "
+            "--model.head_start orthogonal"
         )
     if is_searched(config):
         place_run(config, samples, world_size)

@@ -26,7 +26,7 @@ class DataConfig:
     train_split: str = "train"
     test_split: str = "test"
     gallery_split: str = ""
-    workers: int = 2
+    workers: int = 1
     prefetch: int = 4
     cache_dir: str = ""
     cache_gb: float = 10.0
@@ -52,13 +52,13 @@ class ViewsConfig:
             `bilinear` for all others.
     """
 
-    size: int = 227
-    resize: int = 256
+    size: int = 40
+    resize: int = 48
     count: int = 2
     cached: int = 0
-    scale: tuple[float, float] = (0.16, 1.0)
-    flip: float = 0.5
-    brightness: float = 0.0
+    scale: tuple[float, float] = (0.3, 1.0)
+    flip: float = 0.0
+    brightness: float = 0.4
     interpolation: Literal["auto", "bilinear", "bicubic"] = "auto"
 
 
@@ -81,8 +81,8 @@ class BatchConfig:
         micro_batches: Pieces in which a rank embeds its share; the gradient is that of the whole batch.
     """
 
-    groups: int = 10
-    group_size: int = 10
+    groups: int = 20
+    group_size: int = 5
     cover: Literal["random", "disjoint"] = "random"
     locality: bool = False
     epoch_steps: int = 0

@@ -33,7 +33,7 @@ class ManifoldConfig:
     criterion: Literal["energy", "norm"] = "energy"
     centre: Literal["anchor", "origin", "mean"] = "anchor"
     similarity: Literal["graded", "binary"] = "graded"
-    n_alpha: float = 4.0
+    n_alpha: float = 2.0
     n_beta: float = 0.5
     scope: Literal["global", "rank", "gallery"] = "global"
     piece: Literal["view", "image"] = "view"
@@ -93,6 +93,6 @@ class WarmUpConfig:
         temperature: Of the softmax over the batch, also of the methods `instance` and `neighbour_contrast`.
     """
 
-    epochs: int = 0
-    lr: float = 1e-3
+    epochs: int = 8
+    lr: float = 2e-3
     temperature: float = 0.1

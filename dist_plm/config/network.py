@@ -47,14 +47,14 @@ class ModelConfig:
             third more time, the same gradients.
     """
 
-    backbone: str = "bvlc_googlenet"
+    backbone: str = "small"
     weights: str = ""
-    dim: int = 128
+    dim: int = 64
     wide_dim: int = 0
     layer_norm: bool = False
     pooling: Literal["avg_max", "avg", "max", "cls", "cls_avg", "gem"] = "avg_max"
     batch_norm: Literal["frozen", "synchronised", "per_rank"] = "frozen"
-    momentum: float = 0.999
+    momentum: float = 0.98
     head_start: Literal["orthogonal", "pca", "whitened"] = "orthogonal"
     trainable: str = "all"
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -80,7 +80,7 @@ class OptimiserConfig:
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = 5e-4
+    lr: float = 2e-4
     backbone_lr_scale: float = 1.0
     layer_decay: float = 1.0
     weight_decay: float = 1e-4

@@ -25,9 +25,9 @@ class TrainConfig:
     """
 
     method: Literal["plm", "instance", "neighbour_contrast", "stml", "proxy_anchor", "dada", "pseudo_labels"] = "plm"
-    epochs: int = 200
+    epochs: int = 4
     max_steps: int = 0
-    evaluate_epochs: int = 10
+    evaluate_epochs: int = 4
     log_steps: int = 10
     wandb: str = ""
     report: bool = True
@@ -47,9 +47,9 @@ class EvaluationConfig:
     """
 
     ks: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
-    batch_size: int = 64
+    batch_size: int = 128
     nmi: bool = True
-    raw_pixels: bool = False
+    raw_pixels: bool = True
 
 
 @dataclass
@@ -63,7 +63,7 @@ class CheckpointConfig:
         keep_best: Whose recall@1 decides which evaluated checkpoint is written, kept and linked as checkpoints/best.
     """
 
-    every_steps: int = 200
+    every_steps: int = 100
     keep: int = 2
     keep_every_epochs: int = 0
     keep_best: Literal["teacher", "student", "none"] = "teacher"

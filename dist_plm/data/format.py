@@ -111,7 +111,8 @@ class Manifest:
                 text = file.read(MANIFEST_BYTES + 1)
         except FileNotFoundError:
             raise UserError(
-                f"{folder} holds no data set: {MANIFEST} is missing; make one with `python shards/build.py`"
+                f"{folder} holds no data set: {MANIFEST} is missing; name another folder with "
+                "--data.shards (--shards in evaluate and report), or make one with `python shards/build.py`"
             ) from None
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from error

@@ -12,10 +12,11 @@ import torch.distributed as dist
 
 from dist_plm.config import RuntimeConfig
 from dist_plm.distributed.device import choose_device, set_arithmetic
-from dist_plm.distributed.environment import number
+from dist_plm.distributed.environment import number, place
 from dist_plm.distributed.health import Health
+from dist_plm.distributed.listening import ending_at_once
 from dist_plm.distributed.network import choose_interface
-from dist_plm.distributed.preemption import Preemption
+from dist_plm.distributed.preemption import PREEMPTED, Preemption
 from dist_plm.distributed.world import World
 from dist_plm.errors import RunFailure, UserError
 
@@ -29,32 +30,22 @@ def connect(config: RuntimeConfig, preemption: Preemption | None = None) -> Worl
         preemption: Who hears of signals, in a command that can leave and go on later.
 
     Raises:
-        UserError: a GPU was asked for and there is none, or the environment is incomplete.
+        UserError: a GPU was asked for and there is none, or the environment is incomplete or contradicts itself.
     """
-    rank, size, local_rank = number("RANK", 0), number("WORLD_SIZE", 1, least=1), number("LOCAL_RANK", 0)
+    rank, size, local_rank = place()
     device = choose_device(config, local_rank)
     set_arithmetic(precision="fp32", reproducible=False, device=device)
     timeout = timedelta(seconds=config.timeout_seconds)
-    if size == 1:
-        store = dist.HashStore()
-        dist.init_process_group("gloo", store=store, rank=0, world_size=1, timeout=timeout)
-    else:
-        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-        if missing:
-            raise UserError(f"WORLD_SIZE is {size} but {' and '.join(missing)} not set: start ranks with torchrun")
-        port = number("MASTER_PORT", 0)
-        choose_interface(os.environ["MASTER_ADDR"])
-        try:
-            dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timeout)
-        except dist.DistError as error:
-            raise _not_met(error, rank, port, timeout) from error
-    if device.type == "cuda" and size > 1:
-        patient_nccl(timeout)
-    health = Health(rank, size, dist.distributed_c10d._get_default_store()) if size > 1 else None
-    world = World(rank, size, local_rank, device=device, health=health, preemption=preemption, timeout=timeout)
-    cores, sizes = zip(*world.gather_objects((_cores(), number("LOCAL_WORLD_SIZE", 1))), strict=True)
-    if health:
-        health.compare(world.gather_objects(time.monotonic()))  # all left the exchange above at about the same moment
+    caught, status = (preemption.signal, PREEMPTED) if preemption else (0, None)
+    with ending_at_once("waiting for the other ranks", status, caught):
+        _meet(rank, size, "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout)
+        if device.type == "cuda" and size > 1:
+            patient_nccl(timeout)
+        health = Health(rank, size, dist.distributed_c10d._get_default_store()) if size > 1 else None
+        world = World(rank, size, local_rank, device=device, health=health, preemption=preemption, timeout=timeout)
+        cores, sizes = zip(*world.gather_objects((_cores(), number("LOCAL_WORLD_SIZE", 1))), strict=True)
+        if health:
+            health.compare(world.gather_objects(time.monotonic()))  # all left the exchange above at about the same time
     share = fair_share(rank, list(cores))
     torch.set_num_threads(config.threads or (1 if config.strategy == "reproducible" else share))
     return replace(world, node_size=node_size(sizes))
@@ -68,6 +59,21 @@ def patient_nccl(timeout: timedelta) -> None:
     """
     group = dist.distributed_c10d._get_default_group()
     group._get_backend(torch.device("cuda"))._set_default_timeout(NCCL_PATIENCE * timeout)
+
+
+def _meet(rank: int, size: int, backend: str, timeout: timedelta) -> None:
+    """Form the process group."""
+    if size == 1:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+        return
+    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise UserError(f"WORLD_SIZE is {size} but {' and '.join(missing)} not set: start ranks with torchrun")
+    port = number("MASTER_PORT", 0)
+    choose_interface(os.environ["MASTER_ADDR"])
+    try:
+        dist.init_process_group(backend, timeout=timeout)
+    except dist.DistError as error:
+        raise _not_met(error, rank, port, timeout) from error
 
 
 def node_size(said: Sequence[int]) -> int:

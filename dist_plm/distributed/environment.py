@@ -1,8 +1,44 @@
 """What torchrun and its like say in the environment."""
 
 import os
+from typing import NamedTuple
 
 from dist_plm.errors import UserError
+
+
+class Place(NamedTuple):
+    """Rank `rank` of `size`, the `local`th of its machine."""
+
+    rank: int
+    size: int
+    local: int
+
+
+def place() -> Place:
+    """Which rank this process is; alone where the environment says nothing.
+
+    Raises:
+        UserError: the variables contradict each other, or are no numbers.
+    """
+    size, rank, local = number("WORLD_SIZE", 1, least=1), number("RANK", 0), number("LOCAL_RANK", 0)
+    if rank >= size and "WORLD_SIZE" not in os.environ:
+        raise UserError(
+            f"RANK is {rank} in the environment but WORLD_SIZE is not set: unset RANK, or start ranks with torchrun"
+        )
+    if rank >= size:
+        raise UserError(
+            f"RANK is {rank} and WORLD_SIZE {size} in the environment: ranks are counted from 0 to {size - 1}; "
+            "start them with torchrun"
+        )
+    return Place(rank, size, local)
+
+
+def speaks() -> bool:
+    """Whether this process says what all ranks see alike: the first rank, or one whose place is unclear."""
+    try:
+        return place().rank == 0
+    except UserError:
+        return True
 
 
 def number(name: str, default: int, *, least: int = 0) -> int:

@@ -5,10 +5,14 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from types import FrameType
+
+from dist_plm.distributed.listening import listening
 
 PREEMPTED = 75  # EX_TEMPFAIL: saved, run the same command again
 WATCH_SECONDS = 0.5  # between two looks at whether the launcher lives
+UNWIND_SECONDS = 2.0  # for an orderly end at the second SIGINT, before the process is ended in whatever it waits for
 
 
 class Preempted(Exception):
@@ -36,16 +40,20 @@ class Preemption:
         self.signal = 0
         self._interrupted = False
         self._left = threading.Event()
+        self._listening = ExitStack()
+        self._interrupts = 0  # heard by the thread, which may be ahead of the handler
         self._numbers = [signal.Signals[name] for name in names]
 
     def __enter__(self) -> "Preemption":
         self._previous = {number: signal.signal(number, self._handle) for number in self._numbers}
         if "TORCHELASTIC_RUN_ID" in os.environ:
             threading.Thread(target=self._watch, args=(os.getppid(),), name="launcher", daemon=True).start()
+        self._listening.enter_context(listening(self._heard))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._left.set()
+        self._listening.close()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -54,6 +62,12 @@ class Preemption:
             sys.exit(128 + number)
         self._interrupted |= number == signal.SIGINT
         self.signal = self.signal or number
+
+    def _heard(self, number: int) -> None:
+        """End at the second SIGINT even where the main thread waits in C++ and runs no handler."""
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts == 2 and not self._left.wait(UNWIND_SECONDS):
+            os._exit(128 + number)
 
     def _watch(self, launcher: int) -> None:
         while not self._left.wait(WATCH_SECONDS):

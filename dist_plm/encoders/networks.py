@@ -12,6 +12,7 @@ from dist_plm import __version__
 from dist_plm.checkpoint import checkpoint
 from dist_plm.cli import load_config
 from dist_plm.config import Config, DataConfig
+from dist_plm.data.place import of_run
 from dist_plm.distributed.world import World
 from dist_plm.encoders.embedder import Embedder, ready
 from dist_plm.encoders.exported import DESCRIPTION, read_export
@@ -116,7 +117,7 @@ def locate(path: Path, world: World | None = None) -> TrainedRun | TrainedExport
         return TrainedExport(path, read_export(path, torch.device("cpu")))
     if not (path / "config.yaml").exists():
         raise UserError(f"{path} is neither a run directory (config.yaml) nor an export ({DESCRIPTION}): name another")
-    config = load_config(path / "config.yaml")
+    config = of_run(load_config(path / "config.yaml"), path)
     found = checkpoint.find(path / "checkpoints", world or World())
     if found is None:
         raise UserError(f"{path} holds no checkpoint: train first, or name another run directory")

@@ -9,6 +9,8 @@ from dist_plm.errors import UserError
 from dist_plm.model.backbones import TIMM
 from dist_plm.model.encoder import Encoder
 
+LARGEST_TRIED = 512  # pixels
+
 
 def with_filter(model: ModelConfig, views: ViewsConfig) -> ViewsConfig:
     """The views with the filter that `interpolation: auto` means for this backbone."""
@@ -53,13 +55,37 @@ def own_pooling(model: ModelConfig) -> str:
 
 
 @torch.no_grad()
+@torch.no_grad()
 def check_size(network: Encoder, backbone: str, size: int) -> None:
-    """Raise UserError where the network takes no images of this size: one is put through it."""
+    """Raise UserError, with the next larger size that fits, where the network takes no images of this size.
+
+    Args:
+        network: Is put through one image; left in the mode that it is in.
+        backbone: `model.backbone`.
+        size: `views.size`, pixels.
+    """
     training = network.training
-    device, dtype = network.head.weight.device, network.head.weight.dtype
+    network.eval()
     try:
-        network.eval()(torch.zeros(1, 3, size, size, device=device, dtype=dtype))
+        if not (reason := _refusal(network, size)):
+            return
+        low, high = size, 2 * size
+        while high < LARGEST_TRIED and _refusal(network, high):
+            low, high = high, 2 * high
+        while high - low > 1:  # `low` is too small; `high` fits, if any size does
+            middle = (low + high) // 2
+            low, high = (middle, high) if _refusal(network, middle) else (low, middle)
+        mend = "set another size" if _refusal(network, high) else f"the smallest is {high}"
+        raise UserError(f"views.size {size}: {backbone} takes no such images ({reason}); {mend}")
+    finally:
+        network.train(training)
+
+
+def _refusal(network: Encoder, size: int) -> str:
+    """Why the network takes no images of this size; empty if it does."""
+    weight = network.head.weight
+    try:
+        network(torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype))
     except (AssertionError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"views.size {size}: {backbone} takes no such images ({reason}); set another size") from error
-    network.train(training)
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ""

@@ -9,6 +9,7 @@ from typing import Any
 
 from dist_plm.cli import load_config
 from dist_plm.config import Config
+from dist_plm.data.place import of_run
 from dist_plm.errors import UserError
 from dist_plm.telemetry.metrics import scalars
 
@@ -43,7 +44,7 @@ class History:
     @classmethod
     def read(cls, path: Path, name: str = "") -> "History":
         """Raises UserError where `path` is no run directory or nothing was measured yet."""
-        config = load_config(path / "config.yaml")
+        config = of_run(load_config(path / "config.yaml"), path)
         try:
             lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         except OSError as error:

@@ -45,14 +45,12 @@ def _train(options: argparse.Namespace, rest: list[str], cluster: Cluster) -> in
 
     if cluster.gpus_per_node and not any(word.startswith("--runtime.device") for word in rest):
         rest = [*rest, "--runtime.device", "cuda"]  # a node whose GPUs are unusable must not train on its CPU
-    runs = sweep.runs(rest, options.sweep)
+    runs = sweep.runs(rest, options.sweep, cluster.ranks, build=not options.dry_run)
     base = runs[0].path.parent if options.sweep else runs[0].path
 
-    from dist_plm.checks import check
     from dist_plm.training.run_directory import RunDirectory
 
     for run in runs:
-        check(run.config, cluster.ranks)
         RunDirectory(run.config, force="--force_resume" in rest)
     if options.dry_run:
         from dist_plm.slurm import preview

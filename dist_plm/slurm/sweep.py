@@ -13,7 +13,7 @@ from dist_plm.cli import config_of
 from dist_plm.config import Config
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
-from dist_plm.train import command_line
+from dist_plm.train import checked_config, command_line
 
 SWEEP = "sweep.json"
 
@@ -35,13 +35,18 @@ class Run:
     values: dict[str, str] = field(default_factory=dict)
 
 
-def runs(arguments: list[str], sweeps: list[str]) -> list[Run]:
-    """The runs of a line, in the order of the product; one where nothing is swept.
+def runs(arguments: list[str], sweeps: list[str], ranks: int, *, build: bool) -> list[Run]:
+    """The runs of a line, checked, in the order of the product; one where nothing is swept.
+
+    Args:
+        ranks: Of each run.
+        build: Build the demo's data set if it is missing.
 
     Raises:
-        UserError: a sweep that is not `key=values`, or that names one run twice.
+        UserError: a run that can't start, a sweep that is not `key=values`, or that names one run twice.
     """
-    base = Path(_config(arguments).run_dir).absolute()
+    parser = command_line()
+    base = Path(config_of(parser, parser.parse_args(arguments)).run_dir).absolute()
     axes = [parse(text) for text in sweeps]
     found = []
     for combination in itertools.product(*(values for _, values in axes)):
@@ -49,7 +54,8 @@ def runs(arguments: list[str], sweeps: list[str]) -> list[Run]:
         path = base / _name(values) if values else base
         overrides = [word for key, value in values.items() for word in (f"--{key}", value)]
         resolved = [*arguments, *overrides, "--run_dir", str(path)]
-        found.append(Run(path, resolved, _config(resolved), values))
+        config = checked_config(parser, parser.parse_args(resolved), ranks, build=build)
+        found.append(Run(path, resolved, config, values))
     if len({run.path for run in found}) < len(found):
         raise UserError("--sweep names the same run twice: give each key and each value once")
     return found
@@ -93,11 +99,6 @@ def load(folder: Path) -> list[tuple[str, dict[str, str]]]:
     path = folder / SWEEP
     found: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
     return list(found.items())
-
-
-def _config(arguments: list[str]) -> Config:
-    parser = command_line()
-    return config_of(parser, parser.parse_args(arguments))
 
 
 def _name(values: dict[str, str]) -> str:

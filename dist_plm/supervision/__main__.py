@@ -7,7 +7,6 @@ python -m dist_plm.supervision --config configs/cub200.yaml --model.weights FILE
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from dist_plm.cli import OneLineParser, config_of, config_parser, run_command
 from dist_plm.config import Config
+from dist_plm.distributed.environment import place
 from dist_plm.errors import RunFailure, UserError
 from dist_plm.files.atomic import replacing
 
@@ -38,7 +38,7 @@ METHODS = ("distance", "k-means", "hierarchical", "random walk", "plm")
 def main() -> int:
     """Judge the estimates; a table for people on standard error, one JSON object on standard output."""
     options, config = _parse(sys.argv[1:])
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if place().size > 1:
         raise UserError("supervision is judged on one rank: start it without torchrun")
     if not config.data.shards:
         raise UserError("there are no images to judge by: name a data set with --shards")

@@ -75,7 +75,7 @@ class Journal:
         )
         times = clock.lap(self._config.batch.images)
         self._metrics.write("step", step=at.step, epoch=at.epochs, phase=phase, **values, lr=learner.rate, **times)
-        if (warning := collapse_warning(values)) and not clock.warned:
+        if (warning := collapse_warning(values, phase, self._config.warm_up.epochs)) and not clock.warned:
             self.warn(warning)
             clock.warned = True
         losses = "  ".join(f"{n.replace('loss_', '')} {v:.4f}" for n, v in values.items() if n.startswith("loss"))

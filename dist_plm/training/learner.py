@@ -81,8 +81,7 @@ class Learner:
         encoder = Encoder(config.model, network=network, seed=config.seed, all_reduce_sum=world.sum)
         # Convolutions over channels-last maps: 2.2 x the rate of the forward on a CPU core, tensor cores on a GPU.
         encoder = encoder.to(world.device, dtype).to(memory_format=torch.channels_last)
-        if network is not None or not encoder.known:
-            check_size(encoder, config.model.backbone, config.views.size)
+        check_size(encoder, config.model.backbone, config.views.size)
         layers = config.optimiser.layer_decay != 1
         self._split = split(encoder, config.model, config.views.size, seed=config.seed, layers=layers)
         self._begin(phase, encoder)

@@ -5,30 +5,22 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
 
+from dist_plm.checkpoint.checkpoint import candidates
 from dist_plm.checkpoint.lock import Lock
-from dist_plm.cli import load_config
-from dist_plm.config import Config, flat
+from dist_plm.config import Config
 from dist_plm.data.plan_file import save_plan
 from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
-
-# What may change between a run and its continuation: where, how fast and how talkative, never what it computes.
-HARMLESS = (
-    "run_dir", "data.shards", "data.workers", "data.prefetch", "data.cache_dir", "data.cache_gb", "data.retry_seconds",
-    "batch.micro_batches", "train.max_steps",
-    "train.log_steps", "train.evaluate_epochs", "train.wandb", "train.report", "evaluation", "checkpoint", "runtime",
-    "index.memory_gb", "index.backend",
-)  # fmt: skip
+from dist_plm.training.begun import differences, has_checkpoint, plain
 
 
 class RunDirectory:
-    """Paths of a run. Opening one that holds another experiment is refused.
+    """Paths of a run. Opening one that holds another experiment is refused, unless nothing was learned in it.
 
     Args:
         force: Open it nevertheless, and go on with the settings that are new.
@@ -46,9 +38,7 @@ class RunDirectory:
         self.checkpoints, self.plans, self.sweeps = (self.path / name for name in ("checkpoints", "plans", "sweeps"))
         self._config, self.force = config, force
         self._lock: Lock | None = None
-        self.forced: dict[str, list[Any]] = {}
-        if (self.path / "config.yaml").exists():
-            self.forced = _changes(self.path / "config.yaml", config)
+        self.forced = differences(self.path, config)
         if self.forced and not force:
             changed = "; ".join(f"{key}: {there} there, {here} here" for key, (there, here) in self.forced.items())
             raise UserError(
@@ -93,6 +83,9 @@ class RunDirectory:
             raise UserError(f"run_dir {self.path} can't be written ({reason}): choose another with --run_dir")
 
     def _make_folders(self) -> None:
+        if not has_checkpoint(self.path):  # a start that failed may have been of other settings
+            for folder in (self.plans, self.sweeps):
+                shutil.rmtree(folder, ignore_errors=True)
         for folder in (self.path, self.checkpoints, self.plans, self.sweeps):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -101,6 +94,11 @@ class RunDirectory:
         self._lock.sign()
         with replacing(self.path / "config.yaml") as file:
             file.write(dump(self._config).encode())
+
+    def resumes_at(self) -> str:
+        """Where the next start goes on, for a message."""
+        newest = next(iter(candidates(self.checkpoints)), None)
+        return f"resumes from {newest.name}" if newest else "starts from the beginning, no checkpoint was written"
 
     def plan(self, epoch: int) -> Path:
         return self.plans / f"epoch_{epoch:05d}.npy"
@@ -142,19 +140,4 @@ class RunDirectory:
 
 def dump(config: Config) -> str:
     """The configuration as YAML that `--config` reads."""
-    return yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
-
-
-def _changes(path: Path, config: Config) -> dict[str, list[Any]]:
-    before, now = (flat(_plain(asdict(each))) for each in (load_config(path), config))
-    return {
-        key: [before.get(key), now.get(key)]
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not any(key == name or key.startswith(f"{name}.") for name in HARMLESS)
-    }
+    return yaml.safe_dump(plain(asdict(config)), sort_keys=False)

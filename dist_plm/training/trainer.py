@@ -77,8 +77,8 @@ class Trainer:
             if error.errno not in NO_ROOM:
                 raise
             full = RunFailure(
-                f"{self.directory.path} took no more at step {self.at.step} ({error.strerror}); make room, and the "
-                "same command goes on from the newest checkpoint"
+                f"{self.directory.path} can't be written at step {self.at.step} ({error.strerror}); make room and "
+                f"rerun the command: it {self.directory.resumes_at()}"
             )
             self.journal.failed(full)
             raise full from error

@@ -34,13 +34,15 @@ def start_warning(learner: Learner) -> str:
     )
 
 
-def collapse_warning(values: dict[str, float]) -> str:
-    """What to tell a person whose embeddings coincide; empty when they don't."""
+def collapse_warning(values: dict[str, float], phase: str, warm_up_epochs: int) -> str:
+    """What to tell a person whose embeddings coincide; empty when they don't, or while a warm-up spreads them."""
+    if phase == "warm_up":
+        return ""
     distance, rank = values["mean_pair_distance"], values["effective_rank"]
     if distance >= COLLAPSED_DISTANCE and rank >= COLLAPSED_RANK:
         return ""
     return (
         f"the embeddings nearly coincide (mean pair distance {distance:.3f}, effective rank {rank:.1f}), so "
         "that hardly a pair can be told from another: start from pretrained weights (model.weights), or spread the "
-        "embeddings first (warm_up.epochs)"
+        f"embeddings {f'for longer than {warm_up_epochs} epochs' if warm_up_epochs else 'first'} (warm_up.epochs)"
     )

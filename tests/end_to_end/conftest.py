@@ -20,13 +20,15 @@ __all__ = ["build_demo", "contents", "events", "refused", "tensors", "timeless",
 Here = Callable[..., "Outcome"]
 
 TINY = """
-views: {size: 16, resize: 20, scale: [0.3, 1.0], flip: 0.0}
+views: {size: 16, resize: 20, scale: [0.3, 1.0], flip: 0.0, brightness: 0.0}
 model: {backbone: small, dim: 16, momentum: 0.9}
 batch: {groups: 4, group_size: 5}
+manifold: {n_alpha: 4.0}
 proxies: {count: 7}
+optimiser: {lr: 5.0e-4}
 warm_up: {epochs: 1, lr: 2.0e-3}
-train: {epochs: 2, log_steps: 1, report: false}
-evaluation: {batch_size: 16}
+train: {epochs: 2, evaluate_epochs: 10, log_steps: 1, report: false}
+evaluation: {batch_size: 16, raw_pixels: false}
 checkpoint: {every_steps: 4}
 data: {workers: 1}
 runtime: {threads: 1, device: cpu, timeout_seconds: 60}

@@ -72,10 +72,12 @@ COMMANDS = commands()
 def help_of(module: str, *words: str) -> str:
     """What `words --help` prints, in this interpreter."""
     printed = io.StringIO()
-    before, sys.argv = sys.argv, [module, *words, "--help"]
+    before = sys.argv
     try:
-        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-            importlib.import_module(command_module(module)).main()
+        for option in ("--help", "--help-all"):  # the second where there are more than a few
+            sys.argv = [module, *words, option]
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(None), contextlib.suppress(SystemExit):
+                importlib.import_module(command_module(module)).main()
     finally:
         sys.argv = before
     return printed.getvalue()

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from dist_plm import evaluate as evaluation
+from dist_plm import search as searching
 from dist_plm import train as training
 from dist_plm.checks import settings as checks
 from dist_plm.report import __main__ as reporting
@@ -43,6 +45,21 @@ def test_a_port_that_is_taken(mistaken, port):
 @pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"])
 def test_an_environment_of_words(mistaken, name):
     mistaken(f"{name} is 'two'", **{**LOCAL, "RANK": "0", "MASTER_PORT": "29500", name: "two"})
+
+
+@pytest.mark.parametrize("command", [training.main, evaluation.main, searching.main])
+def test_a_place_among_ranks_that_can_not_be(here, tmp_path, finished, monkeypatch, command):
+    """A RANK that something left in the environment: every command says what is wrong, none leaves without a word."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    arguments = {
+        training.main: ("--run_dir", tmp_path / "run"),
+        evaluation.main: ("--checkpoint", finished),
+        searching.main: (tmp_path / "nowhere", "--image", "gone.jpg"),
+    }[command]
+    named = "gone.jpg" if command is searching.main else "RANK is 1 in the environment but WORLD_SIZE is not set"
+    refused(here(command, *arguments, RANK="1"), named)
+    named = "gone.jpg" if command is searching.main else "RANK is 2 and WORLD_SIZE 2"
+    refused(here(command, *arguments, RANK="2", **LOCAL), named)
 
 
 def test_the_others_do_not_come(tmp_path, tiny, here):

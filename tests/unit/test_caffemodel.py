@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dist_plm.config import ModelConfig
 from dist_plm.errors import UserError
 from dist_plm.model import build_backbone
 from dist_plm.model.bvlc_googlenet import BvlcGooglenet
+from tests.settings import model_of
 
 
 def varint(value: int) -> bytes:
@@ -61,7 +61,7 @@ def test_a_network_of_caffe(tmp_path: Path, old: bool):
     named["loss1/fc.weight"], named["loss1/fc.bias"] = torch.ones(2, 3), torch.ones(2)
     path = tmp_path / "googlenet.caffemodel"
     path.write_bytes(caffemodel(named, old))
-    found = build_backbone(ModelConfig(weights=str(path))).state_dict()
+    found = build_backbone(model_of(weights=str(path))).state_dict()
     assert found.keys() == network.state_dict().keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in network.state_dict().items())
 
@@ -86,4 +86,4 @@ def test_what_is_no_network_of_caffe_is_said(tmp_path: Path, content: bytes, tol
     path = tmp_path / "x.caffemodel"
     path.write_bytes(content)
     with pytest.raises(UserError, match=told):
-        build_backbone(ModelConfig(weights=str(path)))
+        build_backbone(model_of(weights=str(path)))

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from dist_plm.config import ModelConfig
 from dist_plm.errors import UserError
 from dist_plm.model import build_backbone
 from dist_plm.model.bvlc_googlenet import BvlcGooglenet, LocalResponseNorm
+from tests.settings import model_of
 
 SHARED = Path(os.environ.get("DIST_PLM_SHARED", Path(__file__).parents[2] / ".." / "shared"))
 WEIGHTS = SHARED / "weights" / "bvlc_googlenet_fp16.safetensors"
@@ -60,7 +60,7 @@ def test_feature_map_equals_the_layers_written_out(caffe, size):
     rgb = images(size=size)
     expected = caffe_forward(caffe, rgb.float())
     with torch.no_grad():
-        actual = build_backbone(ModelConfig(weights=str(WEIGHTS)))(rgb)
+        actual = build_backbone(model_of(weights=str(WEIGHTS)))(rgb)
     assert actual.shape == expected.shape
     assert expected.abs().max() > 1
     torch.testing.assert_close(actual, expected, atol=1e-4 * float(expected.max()), rtol=1e-4)
@@ -130,13 +130,13 @@ def test_random_weights_keep_the_scale_of_caffe():
 def test_the_classifier_may_be_absent_but_nothing_else(caffe, tmp_path):
     trunk = {name: tensor for name, tensor in caffe.items() if not name.startswith("loss3")}
     save_file(trunk, tmp_path / "trunk.safetensors")
-    build_backbone(ModelConfig(weights=str(tmp_path / "trunk.safetensors")))
+    build_backbone(model_of(weights=str(tmp_path / "trunk.safetensors")))
 
     del trunk["inception_4d/5x5.bias"]
     trunk["conv1/7x7_s2.bias"] = torch.zeros(63)
     trunk["conv9/odd.weight"] = torch.zeros(1)
     save_file(trunk, tmp_path / "broken.safetensors")
     with pytest.raises(UserError) as caught:
-        build_backbone(ModelConfig(weights=str(tmp_path / "broken.safetensors")))
+        build_backbone(model_of(weights=str(tmp_path / "broken.safetensors")))
     for part in ("inception_4d.5x5.bias", "conv1.7x7_s2.bias [63] instead of [64]", "conv9.odd.weight"):
         assert part in str(caught.value)

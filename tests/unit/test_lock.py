@@ -1,7 +1,10 @@
 """One run at a time in a folder."""
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 
 from dist_plm.checkpoint.lock import Lock
 from dist_plm.config import Config
+from dist_plm.distributed.preemption import Preempted, Preemption
 from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
 from dist_plm.training.run_directory import RunDirectory
@@ -39,6 +43,17 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
         holder.wait()
     Lock(tmp_path, World(), grace_seconds=0).sign()  # free as soon as the process is dead
     assert "process 7 on host" not in (tmp_path / "lock").read_text()
+
+
+def test_a_signal_ends_the_wait(tmp_path: Path) -> None:
+    holder = held_by_another(tmp_path, 60)
+    try:
+        with Preemption(["SIGTERM"]) as preemption, pytest.raises(Preempted, match=r"SIGTERM.*in use by process 7"):
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            Lock(tmp_path, World(preemption=preemption), grace_seconds=30)
+    finally:
+        holder.kill()
+        holder.wait()
 
 
 def test_a_run_that_began_meanwhile_is_left_alone(tmp_path: Path) -> None:

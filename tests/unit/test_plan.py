@@ -20,6 +20,7 @@ from dist_plm.data.plan import (
 from dist_plm.data.plan_file import load_plan, save_blocks, save_plan
 from dist_plm.distributed.shares import Shares
 from dist_plm.errors import UserError
+from tests.settings import batch_of
 
 SHAPES = [(1, 4), (3, 2), (4, 5), (7, 3), (5, 1), (2, 10)]
 
@@ -89,7 +90,7 @@ def test_plan_is_that_of_the_full_walk(cover, brute, groups, size, spread):
 @pytest.mark.parametrize("spread", [1.0, 0.0])
 def test_random_cover_repeats_no_image_in_a_batch_and_no_seed_in_an_epoch(spread):
     lists = neighbour_lists(400, 0, spread)
-    plan = make_plan(400, batch=BatchConfig(), seed=0, epoch=0, neighbours=search_in(lists))
+    plan = make_plan(400, batch=batch_of(), seed=0, epoch=0, neighbours=search_in(lists))
     assert all(len(np.unique(step)) == 100 for step in plan)
     assert len(np.unique(plan[:, :, 0])) == 40
     assert coverage(plan, 400) == len({int(i) for i in plan.ravel()}) / 400
@@ -98,7 +99,7 @@ def test_random_cover_repeats_no_image_in_a_batch_and_no_seed_in_an_epoch(spread
 @pytest.mark.parametrize("spread", [1.0, 0.0])
 def test_disjoint_cover_repeats_no_image_in_an_epoch(spread):
     lists = neighbour_lists(450, 0, spread)
-    batch = BatchConfig(cover="disjoint")
+    batch = batch_of(cover="disjoint")
     plan = make_plan(450, batch=batch, seed=0, epoch=0, neighbours=search_in(lists))
     assert plan.size == len(np.unique(plan)) == 400
     assert coverage(plan, 450) == 400 / 450
@@ -179,7 +180,7 @@ def test_shares_of_another_batch_are_refused():
 
 def test_fewer_images_than_a_batch_are_refused():
     with pytest.raises(UserError, match="needs 100 images, the split has 99"):
-        random_plan(99, BatchConfig(), 0, 0)
+        random_plan(99, batch_of(), 0, 0)
 
 
 def test_a_search_that_repeats_itself_is_refused():
@@ -206,7 +207,7 @@ def test_a_saved_plan_comes_back_and_its_bytes_are_its_own(tmp_path):
 
 def test_a_changed_or_missing_plan_is_refused(tmp_path):
     path = tmp_path / "a.npy"
-    digest = save_plan(path, random_plan(100, BatchConfig(), 0, 0))
+    digest = save_plan(path, random_plan(100, batch_of(), 0, 0))
     data = bytearray(path.read_bytes())
     data[-8] ^= 1
     path.write_bytes(data)
@@ -238,7 +239,7 @@ def test_a_plan_in_blocks_is_the_plan_and_its_file(tmp_path, monkeypatch, cover,
 @pytest.mark.parametrize("cover", ["random", "disjoint"])
 def test_a_plan_in_blocks_holds_no_more_than_the_order_of_the_images(tmp_path, monkeypatch, cover):
     """The number of numbers in memory at once: arrays of numpy, that tracemalloc sees, and lists of ints."""
-    n, batch = 100_000, BatchConfig(cover=cover)
+    n, batch = 100_000, batch_of(cover=cover)
     monkeypatch.setattr(plan, "MOST_SEARCHED", 50)
 
     def neighbours(seeds, depth):

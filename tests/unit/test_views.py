@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dist_plm.config import ViewsConfig
 from dist_plm.data.views import eval_view, train_view
+from tests.settings import views_of
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -33,7 +33,7 @@ def crop_of(view: np.ndarray) -> tuple[float, float, float, float, bool]:
 
 
 def test_a_view_depends_on_its_four_numbers_only():
-    image, config = noise(90, 70), ViewsConfig(size=32, brightness=0.3)
+    image, config = noise(90, 70), views_of(size=32, brightness=0.3)
     names = [(seed, epoch, sample, view) for seed in (0, 1) for epoch in (0, 1) for sample in (0, 1) for view in (0, 1)]
 
     def make(name):
@@ -49,7 +49,7 @@ def test_a_view_depends_on_its_four_numbers_only():
 
 
 def test_streams_of_neighbours_are_unrelated_and_large_numbers_count():
-    image, config = coordinates(), ViewsConfig(size=64)
+    image, config = coordinates(), views_of(size=64)
     left = lambda **name: crop_of(train_view(image, config=config, **name))[0]  # noqa: E731
     by_sample = [left(seed=0, epoch=0, sample=i, view=0) for i in range(400)]
     by_view = [left(seed=0, epoch=0, sample=i, view=1) for i in range(400)]
@@ -62,7 +62,7 @@ def test_streams_of_neighbours_are_unrelated_and_large_numbers_count():
 
 
 def test_distribution_of_crops_and_flips():
-    image, config = coordinates(), ViewsConfig(size=64, scale=(0.16, 1.0), flip=0.3)
+    image, config = coordinates(), views_of(size=64, scale=(0.16, 1.0), flip=0.3)
     n = 2000
     crops = np.array([crop_of(train_view(image, config=config, seed=3, epoch=0, sample=i, view=0)) for i in range(n)])
     area, log_ratio = crops[:, 2] * crops[:, 3] / 256**2, np.log(crops[:, 2] / crops[:, 3])
@@ -100,14 +100,14 @@ def ks(a, b):
 def test_no_flip_and_sure_flip_mirror_each_other():
     image = noise(80, 60)
     name = {"seed": 0, "epoch": 0, "sample": 5, "view": 0}
-    plain = train_view(image, config=ViewsConfig(size=24, flip=0.0), **name)
-    mirrored = train_view(image, config=ViewsConfig(size=24, flip=1.0), **name)
+    plain = train_view(image, config=views_of(size=24, flip=0.0), **name)
+    mirrored = train_view(image, config=views_of(size=24, flip=1.0), **name)
     assert (mirrored == plain[:, :, ::-1]).all()
 
 
 def test_brightness_stays_within_its_bounds_and_moves():
     grey = Image.new("RGB", (40, 40), (100, 100, 100))
-    config = ViewsConfig(size=16, brightness=0.2)
+    config = views_of(size=16, brightness=0.2)
     values = [int(train_view(grey, config=config, seed=0, epoch=0, sample=i, view=0)[0, 0, 0]) for i in range(300)]
     # On a flat image contrast does nothing, so the value is 100 x the brightness factor.
     assert 80 <= min(values) < 84 and 116 < max(values) <= 120
@@ -117,7 +117,7 @@ def test_brightness_stays_within_its_bounds_and_moves():
 def test_contrast_stretches_about_the_mean_grey():
     row = np.repeat(np.array([60, 140], np.uint8), 600)
     halves = Image.fromarray(np.broadcast_to(row[None, :, None], (900, 1200, 3)).copy())
-    plain = ViewsConfig(size=16, scale=(0.9, 1.0), flip=0.0)
+    plain = views_of(size=16, scale=(0.9, 1.0), flip=0.0)
     config = replace(plain, brightness=0.2)
     ratios = []
     for i in range(100):
@@ -131,7 +131,7 @@ def test_contrast_stretches_about_the_mean_grey():
 
 @pytest.mark.parametrize("size", [(256, 256), (301, 256), (256, 397), (500, 333), (90, 120), (37, 211)])
 def test_eval_view_is_resize_then_centre_crop(size):
-    image, config = noise(*size), ViewsConfig(size=113, resize=128)
+    image, config = noise(*size), views_of(size=113, resize=128)
     width, height = (128 if side == min(size) else int(128 * side / min(size)) for side in size)
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = round((width - 113) / 2), round((height - 113) / 2)
@@ -145,14 +145,14 @@ def test_eval_view_is_resize_then_centre_crop(size):
 
 def test_eval_view_keeps_pixels_where_no_resize_is_needed():
     image = noise(256, 300)
-    got = eval_view(image, config=ViewsConfig(size=227, resize=256))
+    got = eval_view(image, config=views_of(size=227, resize=256))
     left, top = round((256 - 227) / 2), round((300 - 227) / 2)
     assert (got == np.asarray(image)[top : top + 227, left : left + 227].transpose(2, 0, 1)).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 10_000), (10_000, 1), (2, 3), (3000, 7)])
 def test_any_shape_of_image_gives_a_view(size):
-    image, config = Image.new("RGB", size, (10, 20, 30)), ViewsConfig(size=227, resize=256)
+    image, config = Image.new("RGB", size, (10, 20, 30)), views_of(size=227, resize=256)
     views = [eval_view(image, config=config)]
     views += [train_view(image, config=config, seed=0, epoch=0, sample=i, view=0) for i in range(20)]
     for view in views:

@@ -1,0 +1,174 @@
+"""`--config FILE`, `--section.key value`, `--print_config`, `--help` and `--help-all`: a Config from a command line."""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
+
+from dist_plm.cli.limits import check_limits
+from dist_plm.cli.parsers import OneLineParser, expanded
+from dist_plm.cli.spelling import respelled, suggestion
+from dist_plm.cli.yaml_text import checked_text
+from dist_plm.config import Config, flat
+from dist_plm.errors import UserError
+from dist_plm.files.plain_yaml import PlainLoader, read_yaml
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+# What people change, and so what --help shows.
+COMMON = (
+    "run_dir", "data.shards", "model.backbone", "model.weights", "views.size", "batch.groups", "train.method",
+    "train.epochs", "optimiser.lr", "train.precision",
+)  # fmt: skip
+PATHS = ("run_dir", "data.shards", "data.cache_dir", "model.weights")
+KEYS = tuple(flat(asdict(Config())))
+
+
+class _HelpAll(argparse._HelpAction):
+    """`--help-all`."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: Any, **options: Any) -> None:
+        assert isinstance(parser, ConfigParser)
+        parser.shows_all = True
+        super().__call__(parser, *arguments, **options)
+
+
+class ConfigParser(OneLineParser, ArgumentParser):
+    """A parser over the schema of a configuration.
+
+    Options override `--config` wherever they stand. `--help` shows the options of the command and `COMMON` keys,
+    `--help-all` all of them.
+    """
+
+    shows_all = False
+    given: frozenset[str] = frozenset()  # keys that a file or an option set, once parsed
+    _file = ""  # being read
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *arguments: Any, **options: Any
+    ) -> Namespace:
+        """As jsonargparse's, with files before options and American spelling understood."""
+        words = list(respelled(sys.argv[1:] if args is None else args))
+        self.given = frozenset(word.removeprefix("--").partition("=")[0] for word in words)
+        return super().parse_args(files_first(words), *arguments, **options)
+
+    def parse_path(self, cfg_path: Any, *arguments: Any, **options: Any) -> Namespace:
+        """As jsonargparse's, which says what is wrong but not in which file."""
+        self._file = f"{cfg_path}: "
+        try:
+            parsed = super().parse_path(cfg_path, *arguments, **options)
+        except UnicodeDecodeError as error:
+            self.error(f"no text in UTF-8 ({error.reason} at byte {error.start})")
+        except RecursionError:
+            self.error("nested too deeply to be read")
+        self._file = ""
+        return parsed
+
+    def parse_string(self, content: str, *arguments: Any, **options: Any) -> Namespace:
+        """As jsonargparse's, with keys checked and American spelling understood."""
+        try:
+            content = checked_text(content, KEYS)
+        except ValueError as error:
+            self.error(str(error))
+        with suppress(yaml.YAMLError):  # said by the parser
+            found = yaml.load(content, PlainLoader)
+            self.given |= flat(found).keys() if isinstance(found, dict) else set()
+        return super().parse_string(content, *arguments, **options)
+
+    def error(self, message: str, *details: object) -> NoReturn:
+        super().error(f"{self._file}{_plain(message)}", *details)
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        """The short help, or all of it for `--help-all`."""
+        if self.shows_all:
+            return str(super().format_help(formatter))
+        sections = {key.partition(".")[0] for key in KEYS}
+        shown = [each for each in self._actions if each.dest in COMMON or each.dest.partition(".")[0] not in sections]
+        formatter = formatter or self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, [])
+        formatter.add_text(self.description)
+        formatter.start_section("options")
+        formatter.add_arguments(shown)
+        formatter.end_section()
+        formatter.add_text(f"These are {len(COMMON)} of {len(KEYS)} settings; --help-all shows all of them.")
+        return formatter.format_help()
+
+
+def files_first(words: Sequence[str]) -> list[str]:
+    """The words with every `--config FILE` moved to the front: jsonargparse lets the later of file and option win."""
+    files, others = [], []
+    remaining = iter(words)
+    for word in remaining:
+        if word == "--config":
+            files += [word, *[each for each in [next(remaining, None)] if each is not None]]
+        elif word.startswith("--config="):
+            files.append(word)
+        else:
+            others.append(word)
+    return [*files, *others]
+
+
+def config_parser(command: str, description: str) -> ConfigParser:
+    """A parser of `--config FILE`, `--section.key value` and `--print_config`."""
+    name = f"python -m dist_plm.{command}"
+    usage = f"{name} [--config FILE] [--section.key VALUE ...]"
+    parser = ConfigParser(prog=name, usage=usage, description=description)
+    parser.add_argument("--help-all", action=_HelpAll, help="Show all settings and exit.")
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of settings; options override it")
+    parser.add_class_arguments(Config, as_group=False)
+    return parser
+
+
+def config_of(parser: ArgumentParser, parsed: Namespace) -> Config:
+    """The Config in the parsed arguments, `~` in its paths replaced.
+
+    Raises:
+        UserError: a section is a single value, or a path names the home folder of nobody.
+    """
+    for name, value in vars(Config()).items():
+        if is_dataclass(value) and not isinstance(parsed[name], Namespace):
+            raise UserError(f"{name} is {parsed[name]!r}: it must be a section of keys, {', '.join(vars(value))}")
+    for key in PATHS:
+        parsed[key] = expanded(parsed[key])
+    instances = parser.instantiate(parsed).as_dict()
+    return Config(**{name: instances[name] for name in Config.__dataclass_fields__})
+
+
+def load_config(path: Path) -> Config:
+    """The Config in a YAML file.
+
+    Raises:
+        UserError: the file is missing, not YAML, or not of this schema.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Config, as_group=False)
+    try:
+        config = config_of(parser, parser.parse_object(read_yaml(path)))
+    except Exception as error:  # jsonargparse derives its error from Exception alone
+        raise UserError(f"{path} is not a configuration of this version: {error}") from error
+    try:
+        check_limits(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return config
+
+
+def _plain(message: str) -> str:
+    """A message of jsonargparse in words that name no type of Python."""
+    pattern = r'Parser key "([\w.]+)":\s+Expected a (.+?)\. Got value: (.*)'
+    found = re.search(pattern, " ".join(str(message).split()))
+    if not found:
+        return message
+    key, wanted, value = found.groups()
+    simple = {"<class 'int'>": "a whole number", "<class 'float'>": "a number", "<class 'bool'>": "true or false"}
+    if choices := re.fullmatch(r"typing\.Literal\[(.+)\]", wanted):
+        options = [each.strip("' ") for each in choices[1].split(",")]
+        return f"{key} is {value}: it must be one of {', '.join(options)}{suggestion(value, options)}"
+    return f"{key} is {value}: it must be {simple[wanted]}" if wanted in simple else message

@@ -1,0 +1,60 @@
+"""Parsers of commands: a wrong argument is answered in one line, and `~` is the home folder in every path."""
+
+import argparse
+import os
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dist_plm.cli.ending import end
+from dist_plm.cli.spelling import suggestion
+from dist_plm.distributed.environment import speaks
+from dist_plm.errors import UserError
+from dist_plm.files.names import is_utf8, printable
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong, and which option may have been meant, without the usage of a hundred options before it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.register("type", Path, user_path)
+
+    def error(self, message: str, *_: object) -> NoReturn:
+        text = " ".join(str(message).split())
+        if found := re.search(r"unrecognized arguments: --([\w.-]+)", text):
+            text += suggestion(found[1], self.names())
+        end(2, f"{self.prog}: {printable(text)} (see --help)" if speaks() else "")
+
+    def names(self) -> list[str]:
+        """All options, without dashes."""
+        return [option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")]
+
+
+def user_path(text: str) -> Path:
+    """Type of an option that names a path: the shell leaves `--out=~/x` alone, so `~` is expanded here."""
+    try:
+        return Path(expanded(text))
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def weights_path(text: str) -> Path:
+    """Type of an option that names where weights lie, or shall."""
+    if not is_utf8(text):
+        raise argparse.ArgumentTypeError(f"{text!a} is not UTF-8, and weights can't lie there: rename it")
+    return user_path(text)
+
+
+def expanded(text: str) -> str:
+    """A path with `~` and `~user` replaced by the home folder.
+
+    Raises:
+        UserError: there is no such user, whose path would otherwise become a folder called `~user`.
+    """
+    path = os.path.expanduser(text)
+    if path.startswith("~"):
+        raise UserError(
+            f"{text}: no home folder is known for {text.partition('/')[0]}: write ./{text} for a folder of that name"
+        )
+    return path

@@ -1,0 +1,54 @@
+"""The text of a YAML configuration, checked key by key and respelled before it is parsed."""
+
+from collections.abc import Collection
+
+import yaml
+
+from dist_plm.cli.spelling import SPELLED_VALUES, schema_spelling, suggestion
+from dist_plm.files.plain_yaml import PlainLoader
+
+
+def checked_text(text: str, known: Collection[str]) -> str:
+    """`text` with American spelling replaced.
+
+    Args:
+        text: YAML; text that is no mapping, or no YAML at all, is returned as it is: the parser says what is wrong.
+        known: All keys with dots.
+
+    Raises:
+        ValueError: A key is unknown or stands twice, or there is an alias; in one line, with the number of its line.
+    """
+    try:
+        root = yaml.compose(text, PlainLoader)
+    except yaml.composer.ComposerError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    except yaml.YAMLError:
+        return text
+    if not isinstance(root, yaml.MappingNode):
+        return text
+    return yaml.serialize(root, Dumper=yaml.SafeDumper) if _respell(root, "", known) else text
+
+
+def _respell(section: yaml.MappingNode, prefix: str, known: Collection[str]) -> bool:
+    """Whether a word in the section, or below it, was replaced."""
+    seen: set[str] = set()
+    replaced = False
+    for key, value in section.value:
+        if not isinstance(key, yaml.ScalarNode):
+            continue
+        spelled = schema_spelling(str(key.value))
+        replaced |= spelled != key.value
+        key.value, name = spelled, f"{prefix}{spelled}"
+        where = f"line {key.start_mark.line + 1}: "
+        if name in seen:
+            raise ValueError(f"{where}{name} is given twice, and the last would win silently: join them")
+        seen.add(name)
+        is_section = any(each.startswith(f"{name}.") for each in known)
+        if not is_section and name not in known:
+            raise ValueError(f"{where}unknown key {name}{suggestion(name, known)}")
+        if is_section and isinstance(value, yaml.MappingNode):
+            replaced |= _respell(value, f"{name}.", known)
+        elif name in SPELLED_VALUES and isinstance(value, yaml.ScalarNode):
+            replaced |= (spelled := schema_spelling(str(value.value))) != value.value
+            value.value = spelled
+    return replaced

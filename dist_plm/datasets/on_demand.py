@@ -1,0 +1,47 @@
+"""The demo's data set, built where training asks for it and it is missing."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from dist_plm.config import DataConfig
+from dist_plm.data.format import MANIFEST
+from dist_plm.datasets import demo
+from dist_plm.datasets.assembly import build, writing
+from dist_plm.datasets.build import DEMO_SHARD_MB
+from dist_plm.distributed.environment import place
+from dist_plm.errors import UserError
+
+IMAGES, PIXELS = 6000, 64
+POLL_SECONDS = 0.2
+
+
+def build_if_missing(config: DataConfig, timeout_seconds: float) -> None:
+    """Render the demo's data set if it is what `config` names and is not there; the first rank does, the others wait.
+
+    Args:
+        timeout_seconds: How long the others wait.
+
+    Raises:
+        UserError: it can't be written, or a rank does not see what the first one wrote.
+    """
+    out = Path(config.shards)
+    manifest = out / MANIFEST
+    if config.shards != DataConfig().shards or manifest.exists():
+        return
+    started = time.monotonic()
+    if place().rank == 0:
+        print(f"{out} is missing: rendering {IMAGES:,} images for the demo", file=sys.stderr, flush=True)
+        source = demo.source(IMAGES, classes=0, pixels=PIXELS, seed=0)
+        with writing(out):
+            build(source, out, shard_bytes=round(DEMO_SHARD_MB * 1e6), workers=os.cpu_count() or 1)
+        print(f"{out} written in {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
+        return
+    while not manifest.exists():
+        if time.monotonic() - started > timeout_seconds:
+            raise UserError(
+                f"{out} did not appear within {timeout_seconds:,.0f} s on rank {place().rank}: the first rank "
+                "writes it, on a disk that all ranks must see"
+            )
+        time.sleep(POLL_SECONDS)

@@ -1,0 +1,110 @@
+"""What torchrun prints and exits with when ranks of this package end: nothing after their own last line, their status.
+
+torchrun ends with its own traceback and a summary, some 30 lines below the ranks' error, and status 1 whatever theirs
+was. It loads the entry points of the group `torchrun.handlers` (plug-ins for other rendezvous) before it does anything;
+`plug_in` here is one. In a torchrun that starts a module of this package, and in no other process, it
+
+- drops torch's warning about OMP_NUM_THREADS (`runtime.threads` decides) and its notes about ranks that it stops;
+- makes a folder, named to the ranks by an environment variable, in which a rank leaves the status that it ends with;
+- exits with that status when torchrun fails, and prints one line where a rank was killed and so could not say why.
+
+In a torchrun without the plug-in (package not installed) a rank's line also goes to the error file of torch's summary.
+"""
+
+import atexit
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+FOLDER = "DIST_PLM_STATUSES"  # environment variable of the ranks
+LOGGERS = (
+    "torch.distributed.run",
+    "__main__",  # python -m torch.distributed.run
+    "torch.distributed.elastic.multiprocessing.api",
+    "torch.distributed.elastic.agent.server.api",
+)
+NOISE = ("OMP_NUM_THREADS", "closing signal", "death signal", "failed (exitcode")
+
+
+def leave_status(status: int, line: str) -> None:
+    """Tell torchrun how this rank ends, where there is one.
+
+    Args:
+        status: Exit status that follows.
+        line: What the rank printed last.
+    """
+    with suppress(OSError):
+        if folder := os.environ.get(FOLDER):
+            Path(folder, str(os.getpid())).write_text(str(status), encoding="utf-8")
+        elif line and (file := os.environ.get("TORCHELASTIC_ERROR_FILE")):
+            details = {"py_callstack": line, "timestamp": str(int(time.time()))}
+            message = {"message": line, "errorCode": status, "extraInfo": details}
+            Path(file).write_text(json.dumps({"message": message}), encoding="utf-8")
+
+
+def plug_in() -> Callable[..., Any]:
+    """The entry point. Returns what torch registers as a rendezvous."""
+    if starts_this_package(sys.argv) and "TORCHELASTIC_RUN_ID" not in os.environ:
+        for name in LOGGERS:
+            logging.getLogger(name).addFilter(lambda record: not any(each in record.getMessage() for each in NOISE))
+        os.environ[FOLDER] = folder = tempfile.mkdtemp(prefix="dist_plm_")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        _replace_excepthook(Path(folder))
+    return _no_rendezvous
+
+
+def starts_this_package(words: list[str]) -> bool:
+    """Whether these are the words of a `torchrun ... -m dist_plm.MODULE`."""
+    return any(flag in ("-m", "--module") and word.partition(".")[0] == "dist_plm" for flag, word in pairwise(words))
+
+
+def ending(error: BaseException, statuses: set[int]) -> tuple[int, str]:
+    """Exit status of torchrun, and what is left to print; status 0 where torch should print what it always does.
+
+    Args:
+        error: What ends torchrun: ChildFailedError after a rank's failure, SignalException after a signal to torchrun.
+        statuses: Those that ranks left.
+    """
+    kind = type(error).__name__
+    status = next((each for each in (2, 1, 75) if each in statuses), 0)
+    if kind == "SignalException":
+        # Ranks that left nothing were stopped in their imports, by the signal itself.
+        return status or 128 + int(error.sigval), ""  # type: ignore[attr-defined]
+    if kind != "ChildFailedError":
+        return 0, ""
+    rank, failure = error.get_first_failure()  # type: ignore[attr-defined]
+    if failure.exitcode >= 0:
+        return status, ""  # 0: a traceback, which the summary of torch helps to place
+    name = signal.Signals(-failure.exitcode).name
+    hint = ": out of memory? (dmesg says so)" if name == "SIGKILL" else ""
+    return status if status not in (0, 75) else 1, f"error: rank {rank} was ended by {name}{hint}"
+
+
+def _replace_excepthook(folder: Path) -> None:
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        status, line = ending(error, {int(path.read_text(encoding="utf-8")) for path in folder.iterdir()})
+        if not status:
+            before(kind, error, trace)
+            return
+        if line:
+            print(line, file=sys.stderr, flush=True)
+        raise SystemExit(status)
+
+    sys.excepthook = hook
+
+
+def _no_rendezvous(*_: object) -> Any:
+    raise ValueError("--rdzv-backend dist_plm is no rendezvous: leave the option out")

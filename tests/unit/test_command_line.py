@@ -1,0 +1,105 @@
+"""Options, files and paths as people type them."""
+
+from pathlib import Path
+
+import pytest
+
+from dist_plm.cli import OneLineParser, config_of, config_parser
+from dist_plm.cli.spelling import suggestion
+from dist_plm.config import Config
+from dist_plm.errors import UserError
+
+
+def parsed(*words: object) -> Config:
+    parser = config_parser("train", "")
+    return config_of(parser, parser.parse_args([str(word) for word in words]))
+
+
+def test_an_option_before_the_file_wins(tmp_path: Path) -> None:
+    """jsonargparse lets the last of file and option win, so that `--seed 3 --config F` took F's seed."""
+    (file := tmp_path / "file.yaml").write_text("seed: 1\nmanifold: {k: 7}\n")
+    (later := tmp_path / "later.yaml").write_text("seed: 2\n")
+    for words in (("--config", file, "--seed", 3), ("--seed", 3, "--config", file), ("--seed=3", f"--config={file}")):
+        config = parsed(*words)
+        assert (config.seed, config.manifold.k) == (3, 7), words
+    assert parsed("--config", file, "--config", later).seed == 2
+
+
+def test_american_spelling(tmp_path: Path) -> None:
+    words = ("--optimizer.lr", "3", "--train.method=neighbor_contrast", "--model.batch_norm", "synchronized")
+    config = parsed(*words, "--manifold.center", "mean", "--run_dir", "center")
+    assert (config.optimiser.lr, config.train.method, config.model.batch_norm) == (
+        3,
+        "neighbour_contrast",
+        "synchronised",
+    )
+    assert (config.manifold.centre, config.run_dir) == ("mean", "center")
+    (file := tmp_path / "file.yaml").write_text(
+        "optimizer: {name: sgd}\nmodel: {batch_norm: synchronized, weights: optimizer}\nmanifold:\n  center: origin\n"
+    )
+    config = parsed("--config", file)
+    assert (config.optimiser.name, config.model.batch_norm, config.manifold.centre) == ("sgd", "synchronised", "origin")
+    assert config.model.weights == "optimizer"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--manifold.kk", "5"], "did you mean manifold.k?"),
+        (["--lr", "5"], "optimiser.lr"),
+        (["--optimizer.lrr=5"], "did you mean optimiser.lr?"),
+        (["--train.method", "plmm"], "train.method is plmm: it must be one of plm, instance,"),
+        (["--manifold.k", "many"], "manifold.k is many: it must be a whole number"),
+    ],
+)
+def test_what_may_have_been_meant(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed(*words)
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed: 1\nmanifold:\n  kk: 5\n", "line 3: unknown key manifold.kk; did you mean manifold.k?"),
+        ("manifld: {k: 5}\n", "line 1: unknown key manifld; did you mean manifold?"),
+        ("optimizer: {lr: 1}\noptimiser: {lr: 2}\n", "line 2: optimiser is given twice"),
+    ],
+)
+def test_a_file_is_named_with_the_line(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file := tmp_path / "file.yaml").write_text(text)
+    with pytest.raises(SystemExit):
+        parsed("--config", file)
+    assert f"{file}: {said}" in capsys.readouterr().err
+
+
+def test_nothing_near_is_not_guessed() -> None:
+    assert suggestion("xylophone", ["seed", "manifold.k"]) == ""
+
+
+def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    (file := tmp_path / "file.yaml").write_text("data: {shards: ~/shards, cache_dir: '~'}\nmodel: {weights: ~/w.pth}\n")
+    config = parsed("--config", file, "--run_dir=~/run")
+    assert (config.run_dir, config.data.shards) == ("/home/someone/run", "/home/someone/shards")
+    assert (config.data.cache_dir, config.model.weights) == ("/home/someone", "/home/someone/w.pth")
+    with pytest.raises(UserError, match="no home folder is known for ~nobody-of-that-name"):
+        parsed("--run_dir=~nobody-of-that-name/run")
+    parser = OneLineParser()
+    parser.add_argument("--out", type=Path)
+    assert parser.parse_args(["--out=~/x"]).out == Path("/home/someone/x")
+
+
+def test_short_help_and_long(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = {}
+    for option in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as leaving:
+            parsed(option)
+        assert not leaving.value.code
+        printed[option] = capsys.readouterr().out
+    assert "--optimiser.lr" in printed["--help"] and "--manifold.k" not in printed["--help"]
+    assert "--manifold.k " in printed["--help-all"] and "--help-all" in printed["--help"]
+    assert printed["--help"].count("\n") < 60 < printed["--help-all"].count("\n")
+    assert max(map(len, printed["--help"].splitlines())) <= 130
