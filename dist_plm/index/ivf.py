@@ -42,7 +42,7 @@ def train(factory: str, lattice: Lattice, sample: Tensor, device: torch.device) 
     # k-means warns below 39 rows a cell; a small data set has no more to give.
     ivf.cp.min_points_per_centroid = 1
     index.train(np.concatenate([_in_units(lattice, block.to(device)) for block in sample.split(BLOCK)]))
-    ivf.clustering_index = None  # type: ignore[assignment]
+    ivf.clustering_index = None
     return faiss.serialize_index(index)
 
 
