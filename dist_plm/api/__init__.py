@@ -16,7 +16,7 @@ from dist_plm.data.picture import Picture, open_picture
 from dist_plm.data.views import eval_view
 from dist_plm.encoders.embedder import Embedder
 from dist_plm.encoders.networks import load_network, locate
-from dist_plm.errors import UserError
+from dist_plm.errors import RunFailure, UserError
 from dist_plm.evaluation import nmi, retrieval_counts
 from dist_plm.index.embedding_pass import DIVERGED
 from dist_plm.search_index import Catalogue, Neighbour
@@ -156,4 +156,7 @@ def _kind(value: object) -> str:
 
 
 def _embedded(encoder: Embedder, views: list[np.ndarray]) -> np.ndarray:
-    return encoder.embed(torch.from_numpy(np.stack(views))).float().cpu().numpy()
+    points = encoder.embed(torch.from_numpy(np.stack(views))).float().cpu().numpy()
+    if not np.isfinite(points).all():
+        raise RunFailure(f"{int((~np.isfinite(points)).any(1).sum()):,} embeddings are not finite: {DIVERGED}")
+    return points

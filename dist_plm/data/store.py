@@ -4,7 +4,6 @@ A tar is a container here, not a stream: one `os.pread` at (shard, offset, size)
 source had them. It takes no seek and holds neither a lock nor the GIL, so any number of threads reads from one Store.
 """
 
-import json
 import tarfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,9 @@ from dist_plm.data.decode import decode
 from dist_plm.data.format import LABEL_DTYPE, MAX_BYTES, OFFSET_DTYPE, Manifest, labels_path, offsets_path
 from dist_plm.data.shard_files import ADVICE, Shard, ShardFiles
 from dist_plm.errors import UserError
+from dist_plm.files.reading import parse_document
+
+ABOUT_BYTES = 1 << 20  # of what a shard says of an image
 
 _REBUILD = "rebuild the data set: python shards/build.py"
 
@@ -113,9 +115,7 @@ class Store:
             # A tar is made of blocks of 512 bytes: the image's, padded, then the header of its JSON, then the JSON.
             at = offset + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             length = tarfile.TarInfo.frombuf(self._bytes(shard, at, tarfile.BLOCKSIZE), "utf-8", "strict").size
-            if length > MAX_BYTES:
-                raise ValueError(f"{length:,} bytes, at most {MAX_BYTES:,}")
-            return dict(json.loads(self._bytes(shard, at + tarfile.BLOCKSIZE, length)))
+            return parse_document(self._bytes(shard, at + tarfile.BLOCKSIZE, min(length, ABOUT_BYTES + 1)), ABOUT_BYTES)
         except (OSError, OverflowError, ValueError, TypeError, RecursionError, tarfile.TarError) as error:
             raise UserError(self._broken(id, f"what is said of it cannot be read ({error})")) from error
 

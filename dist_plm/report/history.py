@@ -46,7 +46,7 @@ class History:
         """Raises UserError where `path` is no run directory or nothing was measured yet."""
         config = of_run(load_config(path / "config.yaml"), path)
         try:
-            lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+            lines = (path / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError as error:
             raise UserError(f"{path}/metrics.jsonl can't be read ({error.strerror}): name a run directory") from error
         events = [event for event in map(_parsed, lines) if event]
@@ -119,7 +119,7 @@ class _Known(dict[str, Any]):
 def _parsed(line: str) -> Event | None:
     try:
         event = json.loads(line, object_pairs_hook=_finite)
-    except ValueError:  # the last line of a run that is being written, or was killed
+    except (ValueError, RecursionError):  # the last line of a run that is being written, or was killed
         return None
     return event if isinstance(event, dict) else None
 

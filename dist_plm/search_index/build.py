@@ -26,6 +26,7 @@ from dist_plm.encoders.embedder import Embedder
 from dist_plm.encoders.exported import write_description, write_weights
 from dist_plm.errors import RunFailure, UserError
 from dist_plm.files.atomic import replacing
+from dist_plm.files.reading import read_document
 from dist_plm.index.embedding_pass import DIVERGED
 from dist_plm.model.digest import digest
 from dist_plm.search_index.images import Images
@@ -92,7 +93,11 @@ class Builder:
         job = {"images": self.images.place(), "count": len(self.images), "encoder": digest(self.embedder.network)}
         job |= {"resize": self.embedder.views.resize, "size": self.embedder.views.size, "format": FORMAT}
         note = self._work / "job.json"
-        if not note.exists() or json.loads(note.read_text()) != job:
+        try:
+            same = read_document(note) == json.loads(json.dumps(job))
+        except (OSError, ValueError):
+            same = False
+        if not same:
             shutil.rmtree(self._work, ignore_errors=True)
             self._work.mkdir(parents=True)
             with replacing(note) as file:

@@ -26,8 +26,9 @@ from dist_plm.data.decode import decode
 from dist_plm.data.views import eval_view
 from dist_plm.encoders.embedder import Embedder
 from dist_plm.encoders.exported import read_export
-from dist_plm.errors import UserError
+from dist_plm.errors import RunFailure, UserError
 from dist_plm.files.reading import map_array, parse_document, read_document
+from dist_plm.index.embedding_pass import DIVERGED
 from dist_plm.search_index.images import Images, reopen
 from dist_plm.search_index.ownership import is_own
 
@@ -131,7 +132,10 @@ class Catalogue:
     def embed(self, data: bytes) -> np.ndarray:
         """The bytes of an image file -> its embedding, float32 [1, D]. Raises ValueError where they are no image."""
         view = eval_view(decode(data), config=self.embedder.views)
-        return self.embedder.embed(torch.from_numpy(view)[None]).float().cpu().numpy()
+        point = self.embedder.embed(torch.from_numpy(view)[None]).float().cpu().numpy()
+        if not np.isfinite(point).all():
+            raise RunFailure(f"the embedding of this image is not finite: {DIVERGED}")
+        return point
 
     def search(self, queries: np.ndarray, k: int) -> list[list[Neighbour]]:
         """The k nearest images of each query [Q, D], by (distance, row).

@@ -1,9 +1,10 @@
 """Reading metrics.jsonl while a run writes it."""
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from dist_plm.files.reading import parse_document
 
 
 def read(run: Path, kind: str = "") -> list[dict[str, Any]]:
@@ -12,8 +13,8 @@ def read(run: Path, kind: str = "") -> list[dict[str, Any]]:
     with suppress(FileNotFoundError):
         for line in (run / "metrics.jsonl").read_bytes().splitlines():
             with suppress(ValueError):
-                found.append(json.loads(line))
-    return [event for event in found if kind in ("", event["event"])]
+                found.append(parse_document(line))
+    return [event for event in found if "event" in event and kind in ("", event["event"])]
 
 
 def last(run: Path, kind: str, **values: Any) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """What was submitted for a run: the job, where its scripts and logs lie, and the line that a person typed."""
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
+from dist_plm.files.reading import read_document
 from dist_plm.slurm import scheduler
 
 FOLDER = "launch"
@@ -52,6 +55,15 @@ class Record:
 
 
 def load(run: Path) -> Record | None:
-    """The newest submission of a run; None where it was started otherwise."""
+    """The newest submission of a run; None where it was started otherwise. Raises UserError where it is damaged."""
     path = run / FOLDER / JOB
-    return Record(**json.loads(path.read_bytes())) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        found = Record(**read_document(path))
+        # The number goes into names of files and arguments of Slurm's commands.
+        if not re.fullmatch(r"[0-9]{1,18}(_[0-9]{1,9})?", found.job) or not isinstance(found.folder, str):
+            raise ValueError(f"job {found.job!a:.80}")
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is no record of a job ({error}): remove it if you did not submit this run") from error
+    return found

@@ -5,7 +5,6 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -13,6 +12,7 @@ from dist_plm.cli import config_of
 from dist_plm.config import Config
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
+from dist_plm.files.reading import read_document
 from dist_plm.train import checked_config, command_line
 
 SWEEP = "sweep.json"
@@ -97,7 +97,12 @@ def save(folder: Path, found: list[Run]) -> None:
 def load(folder: Path) -> list[tuple[str, dict[str, str]]]:
     """(run directory, swept values) of each run of a sweep; empty where there is none."""
     path = folder / SWEEP
-    found: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+    try:
+        found = read_document(path) if path.exists() else {}
+        if not all(isinstance(values, dict) for values in found.values()):
+            raise ValueError("no values by run")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is no list of runs ({error}): name another folder") from error
     return list(found.items())
 
 

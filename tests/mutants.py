@@ -1,0 +1,193 @@
+"""Faults made on purpose, one changed piece of text each, and the tests that have to notice: the table of
+tests/mutation.py."""
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """`old`, which stands once in dist_plm/`file`, becomes `new`; one of the tests (below tests/) must then fail."""
+
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def _of(file: str, tests: str, *changes: tuple[str, str]) -> list[Mutant]:
+    return [Mutant(file, old, new, tuple(tests.split())) for old, new in changes]
+
+
+# The momentum encoder's average is taken after the optimiser's step.
+STEP = """        with part("optimiser"), self.world.waiting("the optimiser's step"):
+            self.strategy.step(torch.maximum(void, self.strategy.overflow.to(void)))
+"""
+AVERAGE = """        with part("ema"):
+            self.teacher.update(self.student, self.strategy.local)
+"""
+
+MUTANTS = [
+    *_of(
+        "manifold/basis.py", "unit/test_neighbourhoods.py unit/test_losses.py",
+        ("for _ in range(2):", "for _ in range(1):"),
+        ("length.masked_fill(length == 0, 1)", "length"),
+    ),
+    *_of(
+        "manifold/distance.py", "unit/test_losses.py unit/test_similarity.py",
+        ("masked_fill_(d == 0, 0)", "masked_fill_(d == 0, 1)"),
+        ("w.sum(0)[:, None] * y, w.mT, x, alpha=-1", "w.sum(0)[:, None] * y, w.mT, x, alpha=1"),
+        ('compute_mode="donot_use_mm_for_euclid_dist"', 'compute_mode="use_mm_for_euclid_dist"'),
+        ("masked_fill(vanishing, 1).sqrt()", "clamp_min(0).sqrt()"),
+    ),
+    *_of(
+        "manifold/similarity.py", "unit/test_similarity.py",
+        ("(1 + o / 2) ** -n_alpha", "(1 + o) ** -n_alpha"),
+        ("(1 + p) ** -n_beta", "(1 + p / 2) ** -n_beta"),
+        ("squared = d.square() - p.square()", "squared = d.square() + p.square()"),
+        ("return (s_prime + s_prime.mT) / 2", "return s_prime"),
+        ("along(y, x, u).mT, n_alpha", "along(x, y, v), n_alpha"),
+        ("rounding = 4 *", "rounding = 0 *"),
+    ),
+    *_of(
+        "manifold/losses.py", "unit/test_losses.py",
+        ("residual.masked_fill(own, 0)", "residual"),
+        ("distance(z, columns)", "distance(z, columns).detach()"),
+        ("basis.detach().unbind(dim=2)", "basis.unbind(dim=2)"),
+        ("root(squared)).square().sum()", "squared).square().sum()"),
+        ("(delta * (1 - similarity) - distance(z, proxies))", "(delta - similarity - distance(z, proxies))"),
+    ),
+    *_of(
+        "manifold/selection.py", "unit/test_neighbourhoods.py unit/test_selection.py",
+        ("members[:, :dim] = True", "members[:, : dim - 1] = True"),
+        ("for j in range(dim, 0 if", "for j in range(dim + 1, 0 if"),
+        ("(rest <= allowed * pca.norms)", "(rest < allowed * pca.norms)"),
+        ("(rest <= allowed * pca.norms)).all(dim=1)", "(rest <= allowed * pca.norms)).any(dim=1)"),
+        ("eigenvalues.masked_fill(eigenvalues <= floor, 0)", "eigenvalues"),
+        ("gram = gram - mean - mean.mT +", "gram = gram - mean - mean.mT -"),
+    ),
+    *_of(
+        "manifold/neighbourhoods.py", "unit/test_neighbourhoods.py",
+        ("(1 - threshold) ** 2", "(1 - threshold)"),
+        ("d.masked_fill(own, torch.inf)", "d"),
+        ("sort(dim=1, stable=True).indices", "sort(dim=1, stable=True, descending=True).indices"),
+        ('v = x if centre == "origin" else', 'v = x if centre == "anchor" else'),
+    ),
+    *_of(
+        "manifold/membership.py", "unit/test_membership.py",
+        ("holds[:, rows].mT.float()) / 2", "holds[rows].float()) / 2"),
+        (".indices[:, :k]", ".indices[:, : k - 1]"),
+    ),
+    *_of(
+        "methods/plm.py", "unit/test_gradients.py unit/test_baseline_loop.py distributed/test_exact_gradients.py",
+        ("weights, z_all = self.config.loss, self.world.gather_rows(points.student, points.shares)",
+         "weights, z_all = self.config.loss, self.world.gather_rows(points.student, points.shares).detach()"),
+        ("pairs = len(z_all) * (len(z_all) - 1) *", "pairs = len(z_all) * len(z_all) *"),
+        ("neighbourhood / (pairs * self.config.manifold.dim)", "neighbourhood / pairs"),
+        ("set_grad_enabled(self.config.proxies.similarity_gradient)", "set_grad_enabled(True)"),
+        ("own = batch_pieces(x, x, rows - rows[0], config)", "own = batch_pieces(x, x, rows, config)"),
+    ),
+    *_of(
+        "methods/contrastive.py", "unit/test_gradients.py unit/test_contrast.py distributed/test_exact_gradients.py",
+        ("own - view + (view + 1) % points.views", "own - view + view % points.views"),
+        ('own[:, None], float("-inf")', "own[:, None], 0.0"),
+    ),
+    *_of(
+        "methods/contrastive.py", "unit/test_contrast.py distributed/test_exact_gradients.py",
+        ("k, rows)[:, 1:]", "k, rows)[:, :-1]"),
+        ("gather(1, near).mean(dim=1)", "gather(1, near).sum(dim=1)"),
+    ),
+    *_of(
+        "methods/proxy_anchor.py", "unit/test_proxy_anchor.py",
+        ("(cosine - margin), positive) / present", "(cosine - margin), positive) / count"),
+        ("alpha_negative * (cosine + margin)", "alpha_negative * (cosine - margin)"),
+    ),
+    *_of(
+        "methods/stml.py", "unit/test_stml.py",
+        ("-d_g.detach()", "-d_g"),
+        ("functional.relu(delta - d).square()", "(delta - d).square()"),
+        ("near * near.T", "near"),
+    ),
+    *_of(
+        "methods/dada.py", "unit/test_dada.py",
+        ("(norm_x - norm_mixed)", "(norm_x + norm_mixed)"),
+        ("- (1 - r) * domain", "+ (1 - r) * domain"),
+        ("draws, points.sound)", "draws, torch.tensor(True))"),
+    ),
+    *_of(
+        "data/plan.py", "unit/test_plan.py unit/test_class_plan.py",
+        ("_generator(seed, epoch, 2)", "_generator(seed, 0, 2)"),
+        ("_generator(seed, number, 1)", "_generator(seed, 0, 1)"),
+        ("np.roll(order, -part * steps * batch.images)", "order"),
+        ("held.update(group)", "held.update(group[:1])"),
+        ("if taken[seed] or made == count:", "if made == count:"),
+        ("within % count[classes, None]", "0 * within"),
+        ("shares.rows(rank)]", "shares.rows(0)]"),
+    ),
+    *_of(
+        "index/ranking.py", "unit/test_retrieval.py unit/test_index.py",
+        ("keys[rows, own[rows] - low] = LAST", "keys[rows, own[rows] - low] += 0"),
+        ("best = torch.cat([best, _smallest(keys, k)], 1)", "best = _smallest(keys, k)"),
+        ("(1.4 * 2**25)", "(1.4 * 2**10)"),
+        ("largest=False", "largest=True"),
+    ),
+    *_of(
+        "evaluation/retrieval.py", "unit/test_retrieval.py",
+        ("count - (gallery_labels[own] == query_labels).long()", "count"),
+        ("masked_fill(query_labels < 0, 0)", "clone()"),
+        ("(rank <= positives[:, None])", "(rank <= positives[:, None] + 1)"),
+        ("relevant[:, :k].any(1)", "relevant[:, : k + 1].any(1)"),
+        ("count / self.queries for", "count / (self.queries + self.dropped) for"),
+    ),
+    *_of(
+        "files/atomic.py", "unit/test_atomic.py",
+        ("os.fsync(file.fileno())", "pass"),
+        ("sync_folder(path.parent)", "pass"),
+        ("file.flush()", "pass"),
+        ("temporary.unlink(missing_ok=True)", "pass"),
+    ),
+    *_of(
+        "checkpoint/checkpoint.py", "distributed/test_checkpoint_shares.py "
+        "end_to_end/test_resume.py::test_a_broken_checkpoint_is_named_and_passed_over",
+        ("reverse=True)", "reverse=False)"),
+        ("_local(value).copy_(_local(read[name]))", "_local(read[name])"),
+    ),
+    *_of(
+        "checkpoint/summary.py", "hostile/test_damaged_runs.py",
+        ("if file_digest(path / name) != expected:", "if False:"),
+        ("if document.get(OWN, \"\") not in", "if False and document.get(OWN, \"\") not in"),
+        ("if wrong := [name for name in files if Path(name).name != name]:", "if wrong := []:"),
+        ("if position.phase >= len(phases):", "if position.phase > len(phases):"),
+    ),
+    *_of(
+        "checkpoint/retention.py", "unit/test_retention.py",
+        ("candidates(folder)[config.keep :]", "candidates(folder)[config.keep + 1 :]"),
+        ("if path.resolve() != best and not", "if not"),
+        ("batch == 0 and epochs %", "epochs %"),
+    ),
+    *_of(
+        "parallel/strategy/replicated.py", "unit/test_step.py",
+        ("{**dict(network.named_parameters()), **dict(network.named_buffers())}", "dict(network.named_parameters())"),
+    ),
+    *_of(
+        "parallel/strategy/base.py", "unit/test_optimiser.py unit/test_accumulation.py "
+        "distributed/test_void_steps.py distributed/test_zero.py",
+        (".clamp(max=1.0)", ""),
+        ("for part in (*self.gradients(), *own):", "for part in self.gradients():"),
+        ("self.squared_norm() + self.world.sum(sum_of_squares(own).to(self.world.device))", "self.squared_norm()"),
+        ("update(self.updates.own, void)", "update(self.updates.own, torch.zeros_like(void))"),
+    ),
+    *_of(
+        "parallel/strategy/data_parallel.py", "distributed/test_exact_gradients.py unit/test_precision.py",
+        ("gradient = gradient * self.world.size", "gradient = gradient * 1"),
+        ("nullcontext() if last or not", "nullcontext() if not last or not"),
+    ),
+    *_of(
+        "parallel/strategy/reproducible.py", "end_to_end/test_ranks.py::test_reproducible_is_the_same_in_float32[adam]",
+        ("dtype=torch.float64, device=z.device", "dtype=torch.float32, device=z.device"),
+    ),
+    *_of(
+        "training/learner.py", "unit/test_step.py distributed/test_void_steps.py",
+        ("own_lr_scale=config.proxies.lr_scale", "own_lr_scale=1.0"),
+        (STEP + AVERAGE, AVERAGE + STEP),
+        ("torch.maximum(void, self.strategy.overflow.to(void))", "self.strategy.overflow.to(void)"),
+    ),
+]  # fmt: skip
