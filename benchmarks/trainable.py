@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.proxies_memory import machine
+from benchmarks.common import machine
 
 BASE = (
     "--config configs/cub200_best.yaml --data.workers 1 --views.size 160 --views.resize 182 --model.pooling avg "
@@ -36,7 +36,7 @@ Result = dict[str, Any]
 
 
 def main() -> None:
-    """Run what is missing, seed by seed, and print the table."""
+    """Run what is missing, the cheapest first, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", required=True, help="CUB-200, made by dist_plm")
     parser.add_argument("--weights", required=True, help="of EfficientNet-Lite0 under timm's names")
@@ -45,10 +45,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=58, help="of each run; an epoch has 58")
     parser.add_argument("--table", action="store_true", help="only print what there is")
     options = parser.parse_args()
-    names = [(part, method) for method in METHODS for part in PARTS]
+    names = [(part, method) for part in PARTS for method in METHODS]  # the cheapest first
     if not options.table:
-        for seed in options.seeds:
-            for part, method in names:
+        for part, method in names:
+            for seed in options.seeds:
                 _train(part, method, seed, options)
     _print(names, options)
 

@@ -39,23 +39,15 @@ def _parse() -> argparse.Namespace:
 
 def _read(path: Path, model: str, data: str) -> "Run":
     """The last evaluation of a run; not the best, which would be chosen on the test set."""
-    from dataclasses import asdict
-
-    from dist_plm.config import flat
+    from dist_plm.config.fields import entries
     from dist_plm.report.comparison import Run
     from dist_plm.report.history import History
-    from dist_plm.training.begun import HARMLESS
 
     history = History.read(path)
     results = [event for event in history.of("eval") if event["model"] == model]
     if not results:
         raise UserError(f"{path} holds no evaluation of the {model}: train on, or leave it out")
-    ignored = (*HARMLESS, "seed")
-    settings = {
-        key: value
-        for key, value in flat(asdict(history.config)).items()
-        if not any(key == name or key.startswith(f"{name}.") for name in ignored)
-    }
+    settings = {key: value for key, value, rules in entries(history.config) if not rules.free and key != "seed"}
     name = data or _data_name(history.config.data)
     return Run(history.name, history.config.seed, settings, name, results[-1])
 
@@ -93,13 +85,26 @@ def _print(title: str, rows: list["Row"]) -> None:
 
     from dist_plm.report.comparison import columns_of
 
-    columns = columns_of(rows)
-    table = Table(title=title, title_justify="left")
-    for head in _heads(columns):
-        table.add_column(head, justify="left" if head == "method" else "right")
-    for row in rows:
-        table.add_row(*_cells(row, columns), style="dim" if row.source else None)
-    Console().print(table)
+    columns, console = columns_of(rows), Console()
+    lines, heads = [_cells(row, columns) for row in rows], _heads(columns)
+    padding = 3  # of a cell, its frame included
+    widths = [max(len(line[column]) for line in [heads, *lines]) + padding for column in range(len(heads))]
+    legend = []
+    if sum(widths) > console.width:  # names of methods below, by number; less space in the numbers
+        legend = [f"{number:>3}  {line[0]}" for number, line in enumerate(lines, start=1)]
+        heads = ["", *heads[1:]]
+        lines = [
+            [str(number), *(cell.replace(" ± ", "±") for cell in line[1:])]
+            for number, line in enumerate(lines, start=1)
+        ]
+    table = Table(title=title, title_justify="left", padding=(0, 0 if legend else 1))
+    for column, head in enumerate(heads):
+        table.add_column(head, justify="right" if column or legend else "left", overflow="fold")
+    for row, line in zip(rows, lines, strict=True):
+        table.add_row(*line, style="dim" if row.source else None)
+    console.print(table)
+    for entry in legend:
+        console.print(entry, highlight=False, markup=False)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from dist_plm.cli import OneLineParser, add_frozen_options, check_frozen_options, run_command, weights_path
+from dist_plm.cli import OneLineParser, add_frozen_options, add_threads, check_frozen_options, run_command, weights_path
 from dist_plm.config import RuntimeConfig
 from dist_plm.errors import UserError
 
@@ -25,7 +25,7 @@ def main() -> int:
 
     allow(options.backbone)
     images = FolderImages(options.images) if options.images else ShardImages(options.shards, options.split)
-    world = connect(RuntimeConfig())
+    world = connect(RuntimeConfig(threads=options.threads))
     display = Display(world)
     try:
         if options.checkpoint:
@@ -58,6 +58,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--out", type=weights_path, required=True, help="index directory to make")
     parser.add_argument("--workers", type=int, default=2, help="decoding threads of a rank")
     add_frozen_options(parser)
+    add_threads(parser)
     options = parser.parse_args()
     check_frozen_options(options)
     if options.workers < 1:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dist_plm.cli import OneLineParser, add_frozen_options, check_frozen_options, run_command
+from dist_plm.cli import OneLineParser, add_frozen_options, add_threads, check_frozen_options, run_command
 from dist_plm.config import Config, RuntimeConfig
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
@@ -23,6 +23,7 @@ def main() -> int:
     """Evaluate each network; one JSON object each, on standard output and in evaluation.jsonl beside the network."""
     options = _parse()
     runtime = _runtime(options.checkpoint)
+    runtime = replace(runtime, threads=options.threads or runtime.threads)
 
     from dist_plm.distributed.connection import connect, disconnect
 
@@ -89,6 +90,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--split", help="split of the queries (a run's test split by default, else `test`)")
     parser.add_argument("--gallery", help="split that is searched, where it is not the queries' own")
     add_frozen_options(parser)
+    add_threads(parser, "as in the run, else all cores")
     options = parser.parse_args()
     check_frozen_options(options)
     return options

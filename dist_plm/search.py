@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dist_plm.cli import OneLineParser, add_code_option, run_command, weights_path
+from dist_plm.cli import OneLineParser, add_code_option, add_threads, run_command, weights_path
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
 from dist_plm.files.names import printable
@@ -23,11 +23,13 @@ def main() -> int:
         raise UserError(f"--image {options.image} cannot be read: {error.strerror}") from error
 
     from dist_plm.data.decode import decode
+    from dist_plm.distributed.process import limit_threads
     from dist_plm.model.own_backbone import allow
     from dist_plm.search_index import Catalogue
     from dist_plm.search_index.sheet import contact_sheet
 
     allow(options.backbone)
+    limit_threads(options.threads)
     catalogue = Catalogue(options.index, images=options.images)
     try:
         query = decode(data)
@@ -57,6 +59,7 @@ def _parse() -> argparse.Namespace:
         "--images", default="", help="folder or data set of the images, where the index is not your own"
     )
     parser.add_argument("--sheet", type=Path, help="PNG of the query and its neighbours")
+    add_threads(parser, "all cores")
     add_code_option(parser)
     options = parser.parse_args()
     if options.sheet and options.sheet.suffix.lower() != ".png":

@@ -7,7 +7,7 @@ import socket
 import sys
 from typing import NoReturn
 
-from dist_plm.cli import OneLineParser, add_code_option, run_command, weights_path
+from dist_plm.cli import OneLineParser, add_code_option, add_threads, run_command, weights_path
 from dist_plm.errors import UserError
 
 # A connection that sends nothing for a while is closed; many that are open hold up none that asks.
@@ -23,11 +23,13 @@ def main() -> int:
 
     from waitress import create_server
 
+    from dist_plm.distributed.process import limit_threads
     from dist_plm.model.own_backbone import allow
     from dist_plm.search_index import Catalogue
     from dist_plm.search_index.web import create_app
 
     allow(options.backbone)
+    limit_threads(options.threads)
     catalogue = Catalogue(options.index, images=options.images)
     _ = catalogue.images  # gone images are told now, not to the first visitor
     most_bytes = int(options.max_upload_mb * 1e6)
@@ -65,6 +67,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address; another one shows your images to all")
     parser.add_argument("--port", type=int, default=8000, help="0 takes any free one")
     parser.add_argument("--max_upload_mb", type=float, default=16.0, help="largest upload, 10^6 bytes")
+    add_threads(parser, "all cores")
     add_code_option(parser)
     options = parser.parse_args()
     if not 0 <= options.port <= 65535:

@@ -83,6 +83,7 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
     from dist_plm.distributed.world import RankFailure
     from dist_plm.report.at_end import report_at_end
     from dist_plm.telemetry.progress import Display
+    from dist_plm.training.opening import open_run
     from dist_plm.training.precision import resolve_precision
     from dist_plm.training.trainer import Trainer
 
@@ -94,7 +95,11 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
             reproducible = config.runtime.strategy == "reproducible"
             set_arithmetic(precision=config.train.precision, reproducible=reproducible, device=world.device)
             greeting = _detected(config, world, reason)
-            Trainer(config, world, display, greeting=greeting, force=force, profile=profile).run()
+            opened = open_run(config, world, force=force)
+            if opened.finished:
+                display.say(f"{opened.directory.path} is finished at step {opened.at.step}")
+            else:
+                Trainer(opened, display, greeting=greeting, profile=profile).run()
         except Preempted as reason:
             display.say(str(reason))
             status = PREEMPTED

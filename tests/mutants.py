@@ -32,14 +32,14 @@ MUTANTS = [
         ("length.masked_fill(length == 0, 1)", "length"),
     ),
     *_of(
-        "manifold/distance.py", "unit/test_losses.py unit/test_similarity.py",
-        ("masked_fill_(d == 0, 0)", "masked_fill_(d == 0, 1)"),
+        "manifold/distance.py", "unit/test_distance.py unit/test_losses.py unit/test_similarity.py",
+        (".masked_fill_(d == 0, 0)", ""),
         ("w.sum(0)[:, None] * y, w.mT, x, alpha=-1", "w.sum(0)[:, None] * y, w.mT, x, alpha=1"),
         ('compute_mode="donot_use_mm_for_euclid_dist"', 'compute_mode="use_mm_for_euclid_dist"'),
-        ("masked_fill(vanishing, 1).sqrt()", "clamp_min(0).sqrt()"),
+        ("masked_fill(vanishing, 1).sqrt().masked_fill(vanishing, 0)", "clamp_min(0).sqrt()"),
     ),
     *_of(
-        "manifold/similarity.py", "unit/test_similarity.py",
+        "manifold/similarity.py", "unit/test_distance.py unit/test_similarity.py",
         ("(1 + o / 2) ** -n_alpha", "(1 + o) ** -n_alpha"),
         ("(1 + p) ** -n_beta", "(1 + p / 2) ** -n_beta"),
         ("squared = d.square() - p.square()", "squared = d.square() + p.square()"),
@@ -56,7 +56,7 @@ MUTANTS = [
         ("(delta * (1 - similarity) - distance(z, proxies))", "(delta - similarity - distance(z, proxies))"),
     ),
     *_of(
-        "manifold/selection.py", "unit/test_neighbourhoods.py unit/test_selection.py",
+        "manifold/selection.py", "unit/test_distance.py unit/test_neighbourhoods.py unit/test_selection.py",
         ("members[:, :dim] = True", "members[:, : dim - 1] = True"),
         ("for j in range(dim, 0 if", "for j in range(dim + 1, 0 if"),
         ("(rest <= allowed * pca.norms)", "(rest < allowed * pca.norms)"),

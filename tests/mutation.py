@@ -1,7 +1,7 @@
 """How many faults the tests notice: `python -m tests.mutation [WORD ...]` runs the table of tests/mutants.py.
 
 Each mutant is made in a copy of the project and its tests run there until one fails. With words, only mutants whose
-file holds one of them. Status 1 where a mutant survives. Not part of `make test`.
+file holds one of them. Status 1 unless all are noticed. Not part of `make test`.
 """
 
 import os
@@ -16,7 +16,7 @@ from tests.mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("benchmarks", "configs", "dist_plm", "docs", "launch", "pyproject.toml", "shards", "tests")
-LIMIT_SECONDS = 600  # a mutant may hang, which is noticed too
+LIMIT_SECONDS = 600  # for the tests of one file; a mutant that hangs is undecided
 
 
 def status(copy: Path, tests: list[str]) -> int:
@@ -42,25 +42,29 @@ def status(copy: Path, tests: list[str]) -> int:
     return os.waitstatus_to_exitcode(ended)
 
 
-def is_noticed(copy: Path, mutant: Mutant) -> bool:
+def verdict(copy: Path, mutant: Mutant) -> str:
+    """`noticed` where a test fails, `survived` where all pass, `undecided` where one was stopped before it ended."""
     path = copy / "dist_plm" / mutant.file
     text = path.read_text()
     if text.count(mutant.old) != 1:
         raise SystemExit(f"tests/mutants.py: {mutant.old!r} stands {text.count(mutant.old)} times in {mutant.file}")
     path.write_text(text.replace(mutant.old, mutant.new))
+    found = "survived"
     for test in mutant.tests:
-        if status(copy, [test]):
+        ended = status(copy, [test])
+        if ended > 0:
+            found = "noticed"
             break
-    else:
-        test = ""
+        if ended < 0:
+            found = "undecided"
     path.write_text(text)
-    return bool(test)
+    return found
 
 
 def main(words: list[str]) -> int:
-    """Print the survivors and the score."""
+    """Print what became of each mutant, and the score."""
     chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant.file for word in words)]
-    survivors = 0
+    count = {"noticed": 0, "survived": 0, "undecided": 0}
     os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     import torch._dynamo  # noqa: F401
 
@@ -69,15 +73,18 @@ def main(words: list[str]) -> int:
         copy.mkdir()
         for part in PARTS:
             (shutil.copytree if (ROOT / part).is_dir() else shutil.copy)(ROOT / part, copy / part)
-        if status(copy, sorted({test for mutant in chosen for test in mutant.tests})):
-            raise SystemExit(f"the tests fail without any mutant:\n{(copy / 'output').read_text()}")
+        for test in sorted({test for mutant in chosen for test in mutant.tests}):
+            if status(copy, [test]):
+                raise SystemExit(f"{test} fails without any mutant:\n{(copy / 'output').read_text()}")
         for number, mutant in enumerate(chosen, start=1):
-            began, noticed = time.monotonic(), is_noticed(copy, mutant)
-            survivors += not noticed
-            verdict = f"{'noticed' if noticed else 'SURVIVED'} after {time.monotonic() - began:.0f} s"
-            print(f"{number}/{len(chosen)} {mutant.file}: {mutant.old!r} -> {mutant.new!r}: {verdict}", flush=True)
-    print(f"{len(chosen) - survivors} of {len(chosen)} mutants noticed")
-    return min(1, survivors)
+            began, found = time.monotonic(), verdict(copy, mutant)
+            count[found] += 1
+            took = f"{time.monotonic() - began:.0f} s"
+            print(
+                f"{number}/{len(chosen)} {mutant.file}: {mutant.old!r} -> {mutant.new!r}: {found}, {took}", flush=True
+            )
+    print(f"of {len(chosen)} mutants " + ", ".join(f"{number} {word}" for word, number in count.items()))
+    return int(count["noticed"] < len(chosen))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """One setting, one seed: the project's learner over cached maps, its recall on the way and what its losses did."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -50,6 +50,8 @@ class Experiment:
     course: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if self.config.train.precision == "auto":  # as all results of this bench
+            self.config = replace(self.config, train=replace(self.config.train, precision="fp32"))
         self.world, phase = World(), phases(self.config)[0]
         classes = int(self.features.train_labels.max()) + 1
         self.learner = Learner(self.config, self.world, phase, classes)

@@ -11,30 +11,43 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from dist_plm.data.picture import Picture, open_picture
 from dist_plm.data.views import eval_view
 from dist_plm.encoders.embedder import Embedder
+from dist_plm.encoders.frozen import module_embedder
 from dist_plm.encoders.networks import load_network, locate
 from dist_plm.errors import RunFailure, UserError
 from dist_plm.evaluation import nmi, retrieval_counts
 from dist_plm.index.embedding_pass import DIVERGED
+from dist_plm.model.own_backbone import allow
 from dist_plm.search_index import Catalogue, Neighbour
 
 __all__ = ["embed_images", "evaluate_embeddings", "load_encoder", "search_images"]
 
 
-def load_encoder(path: str | Path, model: str = "", device: str | torch.device = "cpu") -> Embedder:
-    """The trained network at a path.
+def load_encoder(
+    path: str | Path | nn.Module, model: str = "", device: str | torch.device = "cpu", *, backbone: str = "",
+    size: int = 224, resize: int = 256,
+) -> Embedder:  # fmt: skip
+    """The trained network at a path, or the features of a network of your own.
 
     Args:
-        path: A run directory, of which the newest intact checkpoint is read, or an export.
+        path: A run directory, of which the newest intact checkpoint is read, an export, or an nn.Module as in
+            `OwnBackbone`, whose features are averaged over positions or patches.
         model: `student` or `teacher` of a run; the student by default.
         device: Where it will embed.
+        backbone: `package.module:function` of the network of a run or an export, where that is your own.
+        size: Side of the centre crop for an nn.Module, pixels.
+        resize: Shorter side before that crop, pixels.
 
     Raises:
         UserError: There is none, or it is damaged.
     """
+    if isinstance(path, nn.Module):
+        return module_embedder(path, size=size, resize=resize, device=torch.device(device))
+    allow(backbone)
     return load_network(locate(Path(path)), model, torch.device(device))
 
 

@@ -1,4 +1,4 @@
-"""`python -m dist_plm.bench`: how close the code comes to the limit of the machine, as ratios P1 to P11."""
+"""`python -m dist_plm.bench`: how close the code comes to the limit of the machine, as ratios P1 to P13."""
 
 import json
 from dataclasses import asdict, replace
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from dist_plm.bench.ratios import Ratio
 
-NAMES = tuple(f"P{number}" for number in range(1, 12))
+NAMES = tuple(f"P{number}" for number in range(1, 14))
 ON_RANKS = ("P1", "P2", "P3")  # the others are of one rank
 REPEATS, QUICK_REPEATS = 5, 3
 SEARCH, QUICK_SEARCH = (32_768, 3_276), (8_192, 819)  # rows of the gallery; seeds, a tenth as in a plan
@@ -25,7 +25,7 @@ SEARCH, QUICK_SEARCH = (32_768, 3_276), (8_192, 819)  # rows of the gallery; see
 def command_line() -> ConfigParser:
     """All arguments of the command."""
     parser = config_parser(
-        "bench", "Print the ratios P1 to P11, each measured within this run. Sizes are the config's."
+        "bench", "Print the ratios P1 to P13, each measured within this run. Sizes are the config's."
     )
     parser.add_argument("--shards", type=str, default="", help="images to read; some are drawn if left out")
     parser.add_argument("--only", type=str, default="", help="P1,P6: these ratios alone")
@@ -97,7 +97,7 @@ def _measured(
     config: Config, names: list[str], parsed: "Namespace", ranks: int
 ) -> "tuple[list[Ratio], dict[str, Any]]":
     """The ratios, in a temporary folder, and the machine."""
-    from dist_plm.bench import approximate, lifecycle, reading, searching, step
+    from dist_plm.bench import approximate, convolutions, lifecycle, reading, searching, step
     from dist_plm.bench.setting import Setting, machine
     from dist_plm.checks import check
     from dist_plm.distributed.connection import connect, disconnect
@@ -110,10 +110,11 @@ def _measured(
         ("P4",): reading.loading,
         ("P5",): reading.sweeping,
         ("P6",): searching.searching,
-        ("P7",): lifecycle.refreshing,
+        ("P7", "P13"): lifecycle.refreshing,
         ("P8",): lifecycle.saving,
         ("P9", "P10"): lifecycle.leaving,
         ("P11",): approximate.recall,
+        ("P12",): convolutions.arithmetic,
     }
     with TemporaryDirectory(prefix="dist_plm_bench_") as folder:
         repeats, search = (QUICK_REPEATS, QUICK_SEARCH) if parsed.quick else (REPEATS, SEARCH)

@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from itertools import count
+from operator import sub
 from statistics import median
 from typing import Any
 
@@ -19,6 +20,7 @@ from dist_plm.data.store import Store
 from dist_plm.distributed.preemption import Preempted, Preemption
 from dist_plm.methods import is_swept
 from dist_plm.telemetry.parts import Stopwatch, watch
+from dist_plm.training.opening import OpenedRun, open_run
 from dist_plm.training.trainer import Trainer
 
 BEFORE_SIGNAL = 2  # steps
@@ -39,8 +41,8 @@ class _Counting(Store):
 class _Epochs(Trainer):
     """Notes the seconds of every epoch, and those of its refresh."""
 
-    def __init__(self, config: Config, setting: Setting) -> None:
-        super().__init__(config, setting.world, silent(setting.world), greeting="", force=False, profile=False)
+    def __init__(self, opened: OpenedRun) -> None:
+        super().__init__(opened, silent(opened.world), greeting="", profile=False)
         self.epochs: list[tuple[float, float]] = []
 
     def _epoch(self) -> None:
@@ -54,15 +56,17 @@ class _Epochs(Trainer):
 
 
 def refreshing(setting: Setting) -> list[Ratio]:
-    """P7: epochs of a run on the data set; the first of the process is left out."""
+    """P7 and P13: epochs of a run on the data set; the first of the process is left out."""
     config = _run(setting, "refresh", epochs=1 + setting.runs)
-    trainer = _Epochs(config, setting)
+    trainer = _Epochs(open_run(config, setting.world, force=False))
     trainer.run()
     sweeps, wholes = zip(*trainer.epochs[1:], strict=True)
     steps = plan_steps(len(trainer.store), config.batch)
     refresh = f"a refresh every {config.batch.refresh_epochs} epoch(s)" if is_swept(config) else "no refresh"
     note = f"{len(trainer.store)} images, {steps} steps an epoch; {refresh}"
-    return [Ratio("P7", sweeps, wholes, note)]
+    images = steps * config.batch.images
+    whole, alone = ([images / each for each in seconds] for seconds in (wholes, map(sub, wholes, sweeps)))
+    return [Ratio("P7", sweeps, wholes, note), Ratio("P13", whole, alone, "of the same epochs")]
 
 
 def saving(setting: Setting) -> list[Ratio]:
@@ -107,7 +111,7 @@ def leaving(setting: Setting) -> list[Ratio]:
 
 def _told(config: Config, setting: Setting) -> tuple[float, float, float]:
     """Seconds from a signal to the end of a run, those of one of its steps, and those of a save of it."""
-    trainer = _Epochs(config, setting)
+    trainer = _Epochs(open_run(config, setting.world, force=False))
     sent: list[float] = []
     laps: list[float] = []
     thread = threading.Thread(target=_signal, args=(trainer, sent, laps), daemon=True)
@@ -143,10 +147,10 @@ def _signal(trainer: Trainer, sent: list[float], laps: list[float]) -> None:
 def _resumed(config: Config, setting: Setting) -> tuple[int, float]:
     """Images that a run reads to take one more step, and the seconds it takes."""
     began = time.perf_counter()
-    trainer = _Epochs(config, setting)
-    trainer.config = replace(config, train=replace(config.train, max_steps=trainer.at.step + 1))
-    trainer.store = counting = _Counting(config.data.shards, config.data.train_split)
-    trainer.run()
+    opened = open_run(config, setting.world, force=False)
+    one_more = replace(config, train=replace(config.train, max_steps=opened.at.step + 1))
+    counting = _Counting(config.data.shards, config.data.train_split)
+    _Epochs(replace(opened, config=one_more, store=counting)).run()
     return counting.images, time.perf_counter() - began
 
 

@@ -39,6 +39,8 @@ TARGETS = {
     "P9": Target("signal to exit / (2 steps + save)", "s", 1.0),
     "P10": Target("read on resume / in flight", "images", 1.0),
     "P11": Target("approximate / exact neighbours", "neighbours", 0.95, at_most=False),
+    "P12": Target("step / its convolutions alone", "GFLOP/s", 0.60, at_most=False),
+    "P13": Target("whole epoch / its steps alone", "images/s", 0.87, at_most=False),
 }
 
 

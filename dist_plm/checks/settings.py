@@ -47,6 +47,12 @@ def _check_sizes(config: Config) -> None:
             f"data.retry_seconds {config.data.retry_seconds} is not below runtime.timeout_seconds "
             f"{config.runtime.timeout_seconds}: the other ranks would give up before the store is given up; lower it"
         )
+    optimiser = config.optimiser
+    if optimiser.schedule != "steps" and optimiser.milestones:
+        raise UserError(
+            f"optimiser.milestones {optimiser.milestones} have no effect with optimiser.schedule "
+            f"{optimiser.schedule}: set --optimiser.schedule steps, or no milestones"
+        )
     index = config.index
     if index.nprobe > index.nprobe_max:
         raise UserError(f"index.nprobe {index.nprobe} is above index.nprobe_max {index.nprobe_max}: lower one")

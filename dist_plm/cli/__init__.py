@@ -2,7 +2,7 @@
 
 from dist_plm.cli.config_parser import ConfigParser, config_of, config_parser, load_config
 from dist_plm.cli.frozen import add_code_option, add_frozen_options, check_frozen_options
-from dist_plm.cli.parsers import OneLineParser, user_path, weights_path
+from dist_plm.cli.parsers import OneLineParser, add_threads, user_path, weights_path
 from dist_plm.cli.running import run_command
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "OneLineParser",
     "add_code_option",
     "add_frozen_options",
+    "add_threads",
     "check_frozen_options",
     "config_of",
     "config_parser",

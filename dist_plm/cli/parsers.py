@@ -46,6 +46,18 @@ def weights_path(text: str) -> Path:
     return user_path(text)
 
 
+def add_threads(parser: argparse.ArgumentParser, default: str = "all cores, shared among ranks on one machine") -> None:
+    """`--threads`, for the commands without a configuration."""
+    what = f"compute threads of a process (default: {default})"
+    parser.add_argument("--threads", type=_threads, default=0, help=what)
+
+
+def _threads(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 to 1024")
+    return int(text)
+
+
 def expanded(text: str) -> str:
     """A path with `~` and `~user` replaced by the home folder.
 

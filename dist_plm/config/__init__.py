@@ -40,6 +40,8 @@ __all__ = [
     "flat",
 ]
 
+from dist_plm.config.fields import key
+
 
 @dataclass
 class Config:
@@ -68,8 +70,8 @@ class Config:
         runtime: Device, threads, timeouts.
     """
 
-    run_dir: str = "runs/demo"
-    seed: int = 0
+    run_dir: str = key("runs/demo", free=True)
+    seed: int = key(0, least=0, most=2**31 - 1)  # of faiss
     data: DataConfig = field(default_factory=DataConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -85,14 +87,14 @@ class Config:
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     warm_up: WarmUpConfig = field(default_factory=WarmUpConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    evaluation: EvaluationConfig = key(EvaluationConfig, free=True)
+    checkpoint: CheckpointConfig = key(CheckpointConfig, free=True)
+    runtime: RuntimeConfig = key(RuntimeConfig, free=True)
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """A tree of settings as {"section.key": value}."""
     found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    for name, value in tree.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return found

@@ -1,7 +1,9 @@
 """What the paper's baselines are trained with, and the supervised method that is built on one of them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
+
+from dist_plm.config.fields import key
 
 
 @dataclass
@@ -13,8 +15,8 @@ class StmlConfig:
         delta: Relative distance (1 is a row's mean) up to which dissimilar points are pushed apart.
     """
 
-    sigma: float = 3.0
-    delta: float = 1.0
+    sigma: float = key(3.0, above=0)
+    delta: float = key(1.0, above=0)
 
 
 @dataclass
@@ -28,8 +30,8 @@ class ProxyAnchorConfig:
     """
 
     margin: float = 0.1
-    alpha_positive: float = 32.0
-    alpha_negative: float = 32.0
+    alpha_positive: float = key(32.0, above=0)
+    alpha_negative: float = key(32.0, above=0)
 
 
 @dataclass
@@ -63,12 +65,12 @@ class DadaConfig:
         warm_up_epochs: Epochs in which the discriminators learn and the network sees the base loss alone.
     """
 
-    proxy_anchor: float = 0.0075
-    balance: float = 0.005
-    mix: tuple[float, float] = (3.0, 0.5)
-    domain_hidden: int = 512
-    category_hidden: list[int] = field(default_factory=lambda: [512, 128])
-    dropout: float = 0.5
-    lr: float = 5e-4
-    discriminator_steps: int = 3
-    warm_up_epochs: int = 1
+    proxy_anchor: float = key(0.0075, least=0)
+    balance: float = key(0.005, least=0, most=1)
+    mix: tuple[float, float] = key((3.0, 0.5), above=0)
+    domain_hidden: int = key(512, above=0)
+    category_hidden: list[int] = key([512, 128], above=0)
+    dropout: float = key(0.5, least=0, below=1)
+    lr: float = key(5e-4, above=0)
+    discriminator_steps: int = key(3, above=0)
+    warm_up_epochs: int = key(1, least=0)

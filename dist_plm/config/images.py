@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from dist_plm.config.fields import key
+
 
 @dataclass
 class DataConfig:
@@ -22,16 +24,16 @@ class DataConfig:
         retry_seconds: How long a store that does not answer, or answers wrongly, is asked again.
     """
 
-    shards: str = "data/demo"
+    shards: str = key("data/demo", free=True)
     train_split: str = "train"
     test_split: str = "test"
     gallery_split: str = ""
-    workers: int = 1
-    prefetch: int = 4
-    cache_dir: str = ""
-    cache_gb: float = 10.0
-    decoded_side: int = 0
-    retry_seconds: float = 120.0
+    workers: int = key(1, above=0, most=2**10, free=True)
+    prefetch: int = key(4, above=0, free=True)
+    cache_dir: str = key("", free=True)
+    cache_gb: float = key(10.0, above=0, free=True)
+    decoded_side: int = key(0, least=0)
+    retry_seconds: float = key(120.0, above=0, free=True)
 
 
 @dataclass
@@ -52,12 +54,12 @@ class ViewsConfig:
             `bilinear` for all others.
     """
 
-    size: int = 40
-    resize: int = 48
-    count: int = 2
-    cached: int = 0
+    size: int = key(40, above=0, most=2**12)
+    resize: int = key(48, most=2**12)
+    count: int = key(2, above=0, most=2**10)
+    cached: int = key(0, least=0)
     scale: tuple[float, float] = (0.3, 1.0)
-    flip: float = 0.0
+    flip: float = key(0.0, least=0, most=1)
     brightness: float = 0.4
     interpolation: Literal["auto", "bilinear", "bicubic"] = "auto"
 
@@ -81,13 +83,13 @@ class BatchConfig:
         micro_batches: Pieces in which a rank embeds its share; the gradient is that of the whole batch.
     """
 
-    groups: int = 20
-    group_size: int = 5
+    groups: int = key(20, above=0)
+    group_size: int = key(5, above=0)
     cover: Literal["random", "disjoint"] = "random"
     locality: bool = False
-    epoch_steps: int = 0
-    refresh_epochs: int = 1
-    micro_batches: int = 1
+    epoch_steps: int = key(0, least=0)
+    refresh_epochs: int = key(1, above=0)
+    micro_batches: int = key(1, above=0, free=True)
 
     @property
     def images(self) -> int:

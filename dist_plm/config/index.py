@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from dist_plm.config.fields import key
+
 
 @dataclass
 class IndexConfig:
@@ -23,13 +25,13 @@ class IndexConfig:
     """
 
     factory: str = "Flat"
-    nprobe: int = 16
-    nprobe_max: int = 256
-    recall_floor: float = 0.95
-    recall_sample: int = 1_000
-    memory_gb: float = 8.0
+    nprobe: int = key(16, above=0)
+    nprobe_max: int = key(256, above=0)
+    recall_floor: float = key(0.95, least=0, most=1)
+    recall_sample: int = key(1_000, above=0)
+    memory_gb: float = key(8.0, above=0, free=True)
     precision: Literal["fp32", "fp16"] = "fp32"
-    backend: Literal["auto", "faiss", "torch"] = "auto"
+    backend: Literal["auto", "faiss", "torch"] = key("auto", free=True)
 
     @property
     def exact(self) -> bool:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from dist_plm.config.fields import key
+
 
 @dataclass
 class ManifoldConfig:
@@ -27,9 +29,9 @@ class ManifoldConfig:
         same_image: Force s = 1 between two views of one image.
     """
 
-    dim: int = 3
-    k: int = 10
-    threshold: float = 0.9
+    dim: int = key(3, above=0, most=2**16)
+    k: int = key(10, above=0)
+    threshold: float = key(0.9, least=0, most=1)
     criterion: Literal["energy", "norm"] = "energy"
     centre: Literal["anchor", "origin", "mean"] = "anchor"
     similarity: Literal["graded", "binary"] = "graded"
@@ -52,7 +54,7 @@ class ProxiesConfig:
         similarity_gradient: Let s carry gradient into rho and Psi; otherwise s is a constant target.
     """
 
-    count: int = 100
+    count: int = key(100, least=0)
     lr_scale: float = 100.0
     start: Literal["normal", "data"] = "normal"
     similarity_gradient: bool = False
@@ -74,7 +76,7 @@ class LossConfig:
         neighbourhood: Weight of the mean of equation 8.
     """
 
-    delta: float = 2.0
+    delta: float = key(2.0, above=0)
     relative: bool = False
     point: float = 1.0
     proxy: float = 20_000 / 39_800
@@ -93,6 +95,6 @@ class WarmUpConfig:
         temperature: Of the softmax over the batch, also of the methods `instance` and `neighbour_contrast`.
     """
 
-    epochs: int = 8
-    lr: float = 2e-3
-    temperature: float = 0.1
+    epochs: int = key(8, least=0)
+    lr: float = key(2e-3, above=0)
+    temperature: float = key(0.1, above=0)

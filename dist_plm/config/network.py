@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dist_plm.config.fields import key
+
 
 @dataclass
 class LoraConfig:
@@ -49,12 +51,12 @@ class ModelConfig:
 
     backbone: str = "small"
     weights: str = ""
-    dim: int = 64
-    wide_dim: int = 0
+    dim: int = key(64, above=0, most=2**16)
+    wide_dim: int = key(0, least=0, most=2**16)
     layer_norm: bool = False
     pooling: Literal["avg_max", "avg", "max", "cls", "cls_avg", "gem"] = "avg_max"
     batch_norm: Literal["frozen", "synchronised", "per_rank"] = "frozen"
-    momentum: float = 0.98
+    momentum: float = key(0.98, least=0, most=1)
     head_start: Literal["orthogonal", "pca", "whitened"] = "orthogonal"
     trainable: str = "all"
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -80,13 +82,13 @@ class OptimiserConfig:
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = 2e-4
+    lr: float = key(2e-4, above=0)
     backbone_lr_scale: float = 1.0
-    layer_decay: float = 1.0
+    layer_decay: float = key(1.0, above=0)
     weight_decay: float = 1e-4
     schedule: Literal["cosine", "constant", "steps"] = "cosine"
-    milestones: list[int] = field(default_factory=list)
-    decay: float = 0.5
+    milestones: list[int] = key([], above=0)
+    decay: float = key(0.5, above=0)
     warmup_steps: int = 0
-    head_only_epochs: int = 0
-    clip_norm: float = 0.0
+    head_only_epochs: int = key(0, least=0)
+    clip_norm: float = key(0.0, least=0)

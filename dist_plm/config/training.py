@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dist_plm.config.fields import key
+
 
 @dataclass
 class TrainConfig:
@@ -25,12 +27,12 @@ class TrainConfig:
     """
 
     method: Literal["plm", "instance", "neighbour_contrast", "stml", "proxy_anchor", "dada", "pseudo_labels"] = "plm"
-    epochs: int = 4
-    max_steps: int = 0
-    evaluate_epochs: int = 4
-    log_steps: int = 10
-    wandb: str = ""
-    report: bool = True
+    epochs: int = key(4, above=0)
+    max_steps: int = key(0, least=0, free=True)
+    evaluate_epochs: int = key(4, above=0, free=True)
+    log_steps: int = key(10, above=0, free=True)
+    wandb: str = key("", free=True)
+    report: bool = key(True, free=True)
     non_finite: Literal["stop", "skip"] = "stop"
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "fp64"] = "fp32"
 
@@ -46,8 +48,8 @@ class EvaluationConfig:
         raw_pixels: Also report the recall of raw pixels, once, as the floor.
     """
 
-    ks: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
-    batch_size: int = 128
+    ks: list[int] = key([1, 2, 4, 8], above=0, filled=True)
+    batch_size: int = key(128, above=0, most=2**16)
     nmi: bool = True
     raw_pixels: bool = True
 
@@ -63,8 +65,8 @@ class CheckpointConfig:
         keep_best: Whose recall@1 decides which evaluated checkpoint is written, kept and linked as checkpoints/best.
     """
 
-    every_steps: int = 100
-    keep: int = 2
+    every_steps: int = key(100, above=0)
+    keep: int = key(2, above=0)
     keep_every_epochs: int = 0
     keep_best: Literal["teacher", "student", "none"] = "teacher"
 
@@ -106,8 +108,8 @@ class RuntimeConfig:
     lanes: int = 8
     zero: ZeroConfig = field(default_factory=ZeroConfig)
     compile: bool = False
-    threads: int = 0
-    timeout_seconds: float = 600.0
+    threads: int = key(0, least=0, most=2**12)
+    timeout_seconds: float = key(600.0, above=0, most=10**7)  # four months; torch counts nanoseconds in 64 bits
     signals: list[Literal["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"]] = field(
         default_factory=lambda: ["SIGTERM", "SIGINT", "SIGUSR2"]
     )

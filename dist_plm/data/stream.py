@@ -4,12 +4,13 @@ A batch never crosses a shard and depends on nothing but the shard, so an embedd
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import closing
+from functools import partial
 from queue import SimpleQueue
 from threading import Event, Semaphore
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +22,10 @@ from dist_plm.data.store import Store
 from dist_plm.data.views import eval_view
 from dist_plm.errors import UserError
 
-View = Future[np.ndarray]
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 Cut = Callable[[Image.Image, int], np.ndarray]
+_Sample = tuple[int, str, Any, int]  # position of a shard; name of an image, what the store's `decoded` takes, id
 
 
 def sweep_shards(
@@ -48,78 +51,98 @@ def sweep_shards(
         UserError: From the batches, where the shard is damaged, a sample is no image, or the number of samples is not
             the manifest's. The last shows only at the end, so keep nothing of a shard whose batches have not ended.
     """
-    reading = _Reading(
-        store, shards, cut or (lambda image, _: eval_view(image, config=config)), workers, views=2 * batch_size
-    )
+    samples = (_samples(store, shard) for shard in shards)
+    view = partial(_view, store, cut or (lambda image, _: eval_view(image, config=config)))
+    ahead = Ahead(samples, view, workers, most=2 * batch_size)
     try:
         for shard in shards:
-            batches = reading.batches(batch_size)
+            batches = (torch.from_numpy(np.stack(views)) for views in ahead.batches(batch_size))
             yield shard, batches
             deque(batches, maxlen=0)
     finally:
-        reading.close()
+        ahead.close()
 
 
-class _Reading:
-    """Views under way, in order, read and decoded by threads of its own; no more than `views` are held at once."""
+class Ahead(Generic[Item, Made]):
+    """What `make` makes of items, in their order, by threads that work ahead of the caller.
 
-    def __init__(self, store: Store, shards: Sequence[int], cut: Cut, workers: int, *, views: int) -> None:
-        self._store, self._cut = store, cut
-        # A shard ends with None. An error comes behind all that was read before it.
-        self._found: SimpleQueue[View | Exception | None] = SimpleQueue()
-        self._free, self._closed = Semaphore(views), Event()
+    Args:
+        groups: Of items; one thread draws them in order and goes on to the next group while the caller is in one.
+        make: Called by `workers` threads at once.
+        workers: Threads that make.
+        most: Results that are held or under way at most.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[Generator[Item, None, None]],
+        make: Callable[[Item], Made],
+        workers: int,
+        *,
+        most: int,
+    ) -> None:
+        self._make = make
+        # A group ends with None. An error comes behind all that was drawn before it.
+        self._found: SimpleQueue[Future[Made] | Exception | None] = SimpleQueue()
+        self._free, self._closed = Semaphore(most), Event()
         self._pool = ThreadPoolExecutor(workers + 1, thread_name_prefix="sweep")
-        self._pool.submit(self._read, shards)
+        self._pool.submit(self._draw, groups)
 
-    def batches(self, size: int) -> Iterator[torch.Tensor]:
-        """The batches of the next shard. An error ends the reading of all."""
-        views: list[View] = []
+    def batches(self, size: int) -> Iterator[list[Made]]:
+        """The results of the next group, `size` at a time, the rest last. An error ends the work on all groups."""
+        pending: list[Future[Made]] = []
         try:
             while (found := self._found.get()) is not None:
                 if isinstance(found, Exception):
                     raise found
-                views.append(found)
-                if len(views) == size:
-                    yield self._joined(views)
-            if views:
-                yield self._joined(views)
+                pending.append(found)
+                if len(pending) == size:
+                    yield self._joined(pending)
+            if pending:
+                yield self._joined(pending)
         except Exception:
             self.close()
             raise
 
     def close(self) -> None:
-        """Join the threads, and close what they read."""
+        """Join the threads, and close the group that is being drawn."""
         self._closed.set()
         self._free.release()
         self._pool.shutdown(cancel_futures=True)
 
-    def _read(self, shards: Sequence[int]) -> None:
+    def _draw(self, groups: Iterable[Generator[Item, None, None]]) -> None:
         try:
-            for shard in shards:
-                with closing(self._store.in_order(shard)) as samples:
-                    for id, (name, item) in enumerate(samples, self._store.shards[shard].first_id):
+            for group in groups:
+                with closing(group):
+                    for item in group:
                         self._free.acquire()
                         if self._closed.is_set():
                             return
-                        view = self._pool.submit(_view, self._store, shard, name, item, id, self._cut)
-                        self._found.put(view)
+                        self._found.put(self._pool.submit(self._make, item))
                 self._found.put(None)
         except Exception as error:
             self._found.put(error)
 
-    def _joined(self, views: list[View]) -> torch.Tensor:
-        """A batch of the views; their list is empty afterwards."""
-        # One wake-up a batch: waiting for each view in turn takes the GIL from the workers once an image.
-        wait(views, return_when=FIRST_EXCEPTION)
-        batch = torch.from_numpy(np.stack([view.result() for view in views]))
-        self._free.release(len(views))
-        views.clear()
-        return batch
+    def _joined(self, pending: list[Future[Made]]) -> list[Made]:
+        """The results of `pending`, which is empty afterwards."""
+        # One wake-up a batch: waiting for each in turn takes the GIL from the workers once an image.
+        wait(pending, return_when=FIRST_EXCEPTION)
+        made = [future.result() for future in pending]
+        self._free.release(len(pending))
+        pending.clear()
+        return made
 
 
-def _view(store: Store, shard_index: int, name: str, item: Any, id: int, cut: Cut) -> np.ndarray:
+def _samples(store: Store, shard: int) -> Generator[_Sample, None, None]:
+    with closing(store.in_order(shard)) as samples:
+        for id, (name, item) in enumerate(samples, store.shards[shard].first_id):
+            yield shard, name, item, id
+
+
+def _view(store: Store, cut: Cut, sample: _Sample) -> np.ndarray:
+    shard, name, item, id = sample
     try:
         return cut(store.decoded(item), id)
     except ValueError as error:
-        shard = store.shards[shard_index]
-        raise UserError(f"{store.place}/{shard.path.name}: sample '{name}': {error}; {ADVICE} {store.place}") from error
+        file = store.shards[shard].path.name
+        raise UserError(f"{store.place}/{file}: sample '{name}': {error}; {ADVICE} {store.place}") from error

@@ -30,3 +30,13 @@ def prepare_process() -> None:
         mallopt(_MMAP_MAX, 0)
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_TOP_PAD, _PAD)
+
+
+def limit_threads(threads: int) -> None:
+    """Compute with so many threads in torch and FAISS; 0 changes nothing."""
+    import faiss
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+        faiss.omp_set_num_threads(threads)

@@ -80,6 +80,19 @@ def frozen_encoder(encoder: Encoder, model: ModelConfig) -> Encoder:
     return encoder
 
 
+def module_embedder(net: nn.Module, *, size: int, resize: int, device: torch.device) -> Embedder:
+    """The features of a network of one's own, averaged and of unit length.
+
+    Raises:
+        UserError: It returns no features, or takes no images of this size.
+    """
+    model = ModelConfig(backbone=type(net).__name__, pooling="avg")
+    config = Config(views=ViewsConfig(size=size, resize=resize))
+    network = frozen_encoder(Encoder(model, network=net), model)
+    check_size(network, model.backbone, size)
+    return _embedder(network, model, config, World(device=device), "frozen")
+
+
 def _embedder(network: Encoder, model: ModelConfig, config: Config, world: World, name: str) -> Embedder:
     source: dict[str, Any] = {
         "run": model.backbone,

@@ -42,7 +42,7 @@ class WithoutRegisters(nn.Module):
         self.prefix = prefix
 
     def forward(self, found: Tensor) -> Tensor:
-        if found.ndim != 3 or self.prefix < 2:
+        if not isinstance(found, Tensor) or found.ndim != 3 or self.prefix < 2:
             return found
         return torch.cat([found[:, :1], found[:, self.prefix :]], dim=1)
 

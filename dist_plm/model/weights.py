@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dist_plm.errors import UserError
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".caffemodel")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".caffemodel")
 # What wrappers put before the names of a network. Of a student and its teacher, the teacher is the one to embed with.
 PREFIXES = ("module.", "model.", "backbone.", "teacher.", "student.")
 
@@ -22,7 +22,7 @@ def check_file(weights: str) -> Path:
         UserError: No such file, or a suffix that is not one of SUFFIXES.
     """
     path = Path(weights).expanduser()
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise UserError(
             f"model.weights: '{weights}' is neither empty, 'imagenet' (torchvision), 'pretrained' (timm) nor a file "
             f"that ends in {', '.join(SUFFIXES)}"
@@ -39,9 +39,9 @@ def read_file(path: Path) -> dict[str, Tensor]:
         UserError: The file is damaged, or holds anything but one flat dict of tensors.
     """
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             return load_file(path)
-        if path.suffix == ".caffemodel":
+        if path.suffix.lower() == ".caffemodel":
             from dist_plm.model.caffemodel import read_caffemodel
 
             return read_caffemodel(path)

@@ -6,10 +6,10 @@ of views, a block of embeddings, and on the first rank the index: 4 N D bytes.
 
 import json
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +20,7 @@ from numpy.lib.format import write_array_header_1_0
 
 from dist_plm.config import ViewsConfig
 from dist_plm.data.decode import decode
+from dist_plm.data.stream import Ahead
 from dist_plm.data.views import eval_view
 from dist_plm.distributed.world import World
 from dist_plm.encoders.embedder import Embedder
@@ -105,21 +106,19 @@ class Builder:
 
     def _embed(self) -> None:
         starts = range(self.world.rank * BLOCK, len(self.images), self.world.size * BLOCK)
-        total = sum(min(BLOCK, len(self.images) - start) for start in starts)
+        blocks = [range(start, min(start + BLOCK, len(self.images))) for start in starts]
+        missing = [numbers for numbers in blocks if not (self._work / f"{numbers.start:012d}.npy").exists()]
+        view = partial(_view, self.images, self.embedder.views)
         with (
-            self.display.phase("embed", total, "images") as phase,
-            ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool,
+            self.display.phase("embed", sum(map(len, missing)), "images") as phase,
+            closing(Ahead(map(_each, missing), view, self.workers, most=2 * BATCH)) as ahead,
         ):
-            for start in starts:
-                numbers = range(start, min(start + BLOCK, len(self.images)))
-                if (self._work / f"{start:012d}.npy").exists():
-                    phase.advance(len(numbers))
-                else:
-                    self._block(numbers, pool, phase)
+            for numbers in missing:
+                self._block(numbers, ahead.batches(BATCH), phase)
 
-    def _block(self, numbers: range, pool: ThreadPoolExecutor, phase: Task) -> None:
+    def _block(self, numbers: range, batches: Iterator[list[View]], phase: Task) -> None:
         vectors, kept, left_out = [np.empty((0, self.embedder.dim), np.float32)], [], []
-        for batch in _batches(self.images, numbers, self.embedder.views, pool):
+        for batch in batches:
             views = []
             for number, view in batch:
                 if isinstance(view, str):
@@ -203,18 +202,11 @@ def _begin(file: BinaryIO, shape: tuple[int, ...]) -> None:
     write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
 
 
-def _batches(images: Images, numbers: range, config: ViewsConfig, pool: ThreadPoolExecutor) -> Iterator[list[View]]:
-    """Views in order; while one batch is embedded the next is decoded."""
-    pending: deque[Future[View]] = deque()
-    for number in numbers:
-        pending.append(pool.submit(_view, images, number, config))
-        if len(pending) == 2 * BATCH:
-            yield [pending.popleft().result() for _ in range(BATCH)]
-    while pending:
-        yield [pending.popleft().result() for _ in range(min(BATCH, len(pending)))]
+def _each(numbers: range) -> Generator[int, None, None]:
+    yield from numbers
 
 
-def _view(images: Images, number: int, config: ViewsConfig) -> View:
+def _view(images: Images, config: ViewsConfig, number: int) -> View:
     try:
         return number, eval_view(decode(images.read(number)), config=config)
     except (ValueError, OSError) as error:

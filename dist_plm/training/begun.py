@@ -1,20 +1,14 @@
 """A run directory compared with the settings of a command: what may change, what a run keeps, what differs."""
 
 from collections.abc import Collection
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dist_plm.cli import load_config
-from dist_plm.config import Config, flat
-
-# What may change between a run and its continuation: where, how fast and how talkative, never what it computes.
-HARMLESS = (
-    "run_dir", "data.shards", "data.workers", "data.prefetch", "data.cache_dir", "data.cache_gb", "data.retry_seconds",
-    "batch.micro_batches", "train.max_steps",
-    "train.log_steps", "train.evaluate_epochs", "train.wandb", "train.report", "evaluation", "checkpoint", "runtime",
-    "index.memory_gb", "index.backend",
-)  # fmt: skip
+from dist_plm.config import Config
+from dist_plm.config.fields import entries
+from dist_plm.model.preprocessing import with_filter
 
 
 def has_checkpoint(run: Path) -> bool:
@@ -26,12 +20,11 @@ def differences(run: Path, config: Config) -> dict[str, list[Any]]:
     """The settings that alter the run and differ, as {key: [there, here]}; none where nothing was learned there."""
     if not (run / "config.yaml").exists() or not has_checkpoint(run):
         return {}
-    before, now = (flat(plain(asdict(each))) for each in (load_config(run / "config.yaml"), config))
-    return {
-        key: [before.get(key), now.get(key)]
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not any(key == name or key.startswith(f"{name}.") for name in HARMLESS)
-    }
+    stored = load_config(run / "config.yaml")
+    # `auto` is one filter for each backbone, and what older versions, which stored none, used.
+    settled = (replace(each, views=with_filter(each.model, each.views)) for each in (stored, config))
+    before, now = ({key: plain(value) for key, value, rules in entries(each) if not rules.free} for each in settled)
+    return {key: [before[key], now[key]] for key in sorted(now) if before[key] != now[key]}
 
 
 def as_begun(config: Config, given: Collection[str]) -> tuple[Config, dict[str, Any]]:

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from dist_plm.config import Config, ViewsConfig
 from dist_plm.data.loader import Batch
@@ -91,7 +92,7 @@ class CachedViews:
         config = self._config
         cut = None if view is None else partial(_view, config=config.views, view=view)
         return sweep(
-            lambda views: self._learner.strategy.embed_constant(self._frozen, views).flatten(1),
+            self._features,
             store,
             self.folder / f"{self._key(store, view)}_{name}",
             config=config,
@@ -101,6 +102,10 @@ class CachedViews:
             precision=config.index.precision,
             source=from_images(config, cut),
         )
+
+    def _features(self, views: Tensor) -> Tensor:
+        with self._learner.strategy.autocast():
+            return self._frozen(views).flatten(1)
 
     def _key(self, store: Store, view: int | None) -> str:
         views = self._config.views

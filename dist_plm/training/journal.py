@@ -6,16 +6,12 @@ from contextlib import suppress
 import numpy as np
 
 from dist_plm.checkpoint.position import Position
-from dist_plm.config import Config
-from dist_plm.data.store import Store
-from dist_plm.distributed.world import World
 from dist_plm.errors import RunFailure
 from dist_plm.evaluation.live import batch_quality
 from dist_plm.files.atomic import replacing
-from dist_plm.telemetry.metrics import Metrics
-from dist_plm.telemetry.progress import Clock, Display
+from dist_plm.telemetry.progress import Clock
+from dist_plm.training.context import RunContext
 from dist_plm.training.learner import Learner, Report
-from dist_plm.training.run_directory import RunDirectory
 from dist_plm.training.warnings import collapse_warning
 
 
@@ -26,37 +22,26 @@ class Journal:
         at: Where the run is; the trainer moves it.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        store: Store,
-        directory: RunDirectory,
-        world: World,
-        display: Display,
-        metrics: Metrics,
-        at: Position,
-    ) -> None:
-        self._config, self._store, self._directory, self._world = config, store, directory, world
-        self._display, self._metrics, self._at = display, metrics, at
+    def __init__(self, run: RunContext, at: Position) -> None:
+        self._run, self._at = run, at
 
     def warn(self, text: str) -> None:
         """To people and to the metrics."""
-        self._metrics.write("warning", step=self._at.step, message=text)
-        self._display.say(f"warning: {text}")
+        self._run.log.warn(text, self._at.step)
 
     def failed(self, failure: RunFailure) -> None:
         """Why the run ends; the command says it to people."""
         with suppress(OSError):  # of a full disk it can't be written down
-            self._metrics.write("failure", step=self._at.step, message=str(failure))
+            self._run.log.metrics.write("failure", step=self._at.step, message=str(failure))
 
     def resumed(self, path: object, *, rejected: list[str]) -> None:
         """Where the run goes on, and which newer checkpoints are of no use."""
         for fault in rejected:
             self.warn(f"passed over a broken checkpoint: {fault}")
-        self._metrics.write("resumed", step=self._at.step, world_size=self._world.size)
-        if self._directory.forced:
-            self._metrics.write("forced", step=self._at.step, changed=self._directory.forced)
-        self._display.say(f"resumed from {path}")
+        self._run.log.metrics.write("resumed", step=self._at.step, world_size=self._run.world.size)
+        if self._run.directory.forced:
+            self._run.log.metrics.write("forced", step=self._at.step, changed=self._run.directory.forced)
+        self._run.log.display.say(f"resumed from {path}")
 
     def step(self, learner: Learner, report: Report, phase: str, ids: np.ndarray, clock: Clock) -> str:
         """Every `log_steps` a line of metrics; returns a note for the progress bar.
@@ -66,16 +51,18 @@ class Journal:
         """
         at = self._at
         clock.steps += 1
-        if at.step % self._config.train.log_steps:
+        if at.step % self._run.config.train.log_steps:
             return clock.note
         values = learner.describe(report)
-        labels = np.asarray(self._store.labels[ids.ravel()])
+        labels = np.asarray(self._run.store.labels[ids.ravel()])
         values |= batch_quality(
-            report.loss.targets, report.z, labels, shares=learner.shares, config=self._config, world=self._world
+            report.loss.targets, report.z, labels, shares=learner.shares, config=self._run.config, world=self._run.world
         )
-        times = clock.lap(self._config.batch.images)
-        self._metrics.write("step", step=at.step, epoch=at.epochs, phase=phase, **values, lr=learner.rate, **times)
-        if (warning := collapse_warning(values, phase, self._config.warm_up.epochs)) and not clock.warned:
+        times = clock.lap(self._run.config.batch.images)
+        self._run.log.metrics.write(
+            "step", step=at.step, epoch=at.epochs, phase=phase, **values, lr=learner.rate, **times
+        )
+        if (warning := collapse_warning(values, phase, self._run.config.warm_up.epochs)) and not clock.warned:
             self.warn(warning)
             clock.warned = True
         losses = "  ".join(f"{n.replace('loss_', '')} {v:.4f}" for n, v in values.items() if n.startswith("loss"))
@@ -94,18 +81,18 @@ class Journal:
         own, anywhere, first = learner.void.take()
         if not anywhere:
             return
-        at, ranks = self._at, [rank for rank, count in enumerate(self._world.gather_objects(own)) if count]
+        at, ranks = self._at, [rank for rank, count in enumerate(self._run.world.gather_objects(own)) if count]
         batch = first - at.epoch * len(plan)
         step = at.step - at.batch + batch + 1
-        path = self._directory.path / f"non_finite_step_{step:08d}.json"
-        if self._world.is_first:
+        path = self._run.directory.path / f"non_finite_step_{step:08d}.json"
+        if self._run.world.is_first:
             with replacing(path) as file:
                 file.write(json.dumps({"step": step, "epoch": at.epochs, "ids": plan[batch].tolist()}).encode())
         message = (
             f"loss or gradient not finite at step {step} on rank {', '.join(map(str, ranks)) or 'none alone'} "
             f"({anywhere} step(s) left out); the images are in {path}"
         )
-        self._metrics.write("non_finite", step=step, message=message)
-        if self._config.train.non_finite == "stop":
+        self._run.log.metrics.write("non_finite", step=step, message=message)
+        if self._run.config.train.non_finite == "stop":
             raise RunFailure(f"{message}. Lower optimiser.lr, or set --train.non_finite skip to train on without them")
-        self._display.say(f"warning: {message}")
+        self._run.log.display.say(f"warning: {message}")

@@ -17,8 +17,9 @@ from dist_plm.index.embedding_pass import Embed
 from dist_plm.index.rows import Rows
 from dist_plm.manifold import effective_rank, mean_pair_distance
 from dist_plm.manifold.precision import ieee_products
-from dist_plm.methods import WARM_UP, Loss, Points, build_method
+from dist_plm.methods import Loss, Points, build_method
 from dist_plm.model import Encoder, Teacher
+from dist_plm.model.encoder import Heads
 from dist_plm.model.preprocessing import check_size
 from dist_plm.model.split import Joined, Trained, freeze_unused, split
 from dist_plm.parallel.compiled import compiled
@@ -28,24 +29,9 @@ from dist_plm.parallel.strategy import build_strategy, cuts_weights, method_dtyp
 from dist_plm.parallel.void_steps import VoidSteps
 from dist_plm.telemetry.parts import part
 from dist_plm.training.head_start import fit_heads
+from dist_plm.training.phases import Phase, phases
 
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of a run with one method, one schedule, a fresh optimiser and a fresh teacher."""
-
-    name: str
-    method: str
-    epochs: int
-    lr: float
-
-
-def phases(config: Config) -> list[Phase]:
-    """The phases of a run, in order."""
-    main = Phase(config.train.method, config.train.method, config.train.epochs, config.optimiser.lr)
-    if not config.warm_up.epochs:
-        return [main]
-    return [Phase("warm_up", WARM_UP.name, config.warm_up.epochs, config.warm_up.lr), main]
+__all__ = ["Learner", "Phase", "Report", "phases"]
 
 
 @dataclass(frozen=True)
@@ -94,16 +80,25 @@ class Learner:
         """
         encoder = self._released()
 
-        fit_heads(encoder, self.config.model, lambda: features(self.pooled), self.world)
+        part = self._split.parts(encoder)[1]
+        fit_heads(encoder, self.config.model, lambda: features(self.pooled_by(part)), self.world)
         self._begin(self.phase, encoder)
 
-    @torch.no_grad()
-    def pooled(self, views: Tensor) -> Tensor:
-        """Before the first step: views, or their cached features, -> what the heads see [b, F]."""
-        with self.strategy.autocast():
-            if self.config.views.cached and isinstance(self.student, Trained):
-                return self.student.eval().pooled(views.to(self.student.head.weight.dtype))
-            return self.encoder.eval().pooled(views)
+    def pooled_by(self, part: nn.Module) -> Embed:
+        """Views, or their cached features, -> what the heads see [b, F], by the student with all its weights."""
+        assert isinstance(part, Heads)
+
+        @torch.no_grad()
+        def pooled(views: Tensor) -> Tensor:
+            part.eval()
+            with self.strategy.autocast():
+                if self.config.views.cached:
+                    views = self._entering(views)
+                elif self.frozen is not None:
+                    views = self.frozen(views)
+                return part.pooled(views)  # type: ignore[operator]
+
+        return pooled
 
     def frozen_state(self) -> dict[str, Tensor]:
         """Weights and statistics of the frozen part, by their names in the encoder."""

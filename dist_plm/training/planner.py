@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -15,11 +15,8 @@ import numpy as np
 import torch
 
 from dist_plm.checkpoint.position import Position
-from dist_plm.config import Config
 from dist_plm.data.plan import class_plan, coverage, plan_blocks, plan_steps, random_plan
 from dist_plm.data.plan_file import load_plan, save_blocks
-from dist_plm.data.store import Store
-from dist_plm.distributed.world import World
 from dist_plm.errors import RunFailure
 from dist_plm.index.embedding_files import Embeddings
 from dist_plm.index.embedding_pass import sweep
@@ -27,12 +24,10 @@ from dist_plm.index.global_index import GlobalIndex
 from dist_plm.index.nearest_images import NearestImages, search_all
 from dist_plm.index.placement import place_run
 from dist_plm.model.digest import digest
-from dist_plm.telemetry.metrics import Metrics
 from dist_plm.telemetry.parts import part
-from dist_plm.telemetry.progress import Display
 from dist_plm.training.cached_views import CachedViews
+from dist_plm.training.context import RunContext
 from dist_plm.training.learner import Learner
-from dist_plm.training.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -43,50 +38,50 @@ class Plan:
         ids: int64 [steps, groups, group_size], images of the global batches.
         labels: int [n], classes of all images, for a method whose batches are made of them.
         nearest: The nearest images of each image, for a method that reads the gallery.
+        names: What the position of the run has to hold to find all of it again, by the attribute of `Position`.
     """
 
     ids: np.ndarray
     labels: np.ndarray | None
     nearest: NearestImages | None
+    names: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Planner:
     """Makes the plan of each epoch, the same on all ranks and for any number of them."""
 
-    config: Config
-    store: Store
-    directory: RunDirectory
-    world: World
-    display: Display
-    metrics: Metrics
+    run: RunContext
     views: CachedViews | None = None
 
     @part("sweep")
     def plan(self, at: Position, learner: Learner) -> Plan:
         """The epoch at `at`: the saved plan if it was begun before.
 
-        What is new is saved and its hash noted in `at`. It is never made twice, since two searches, or two clusterings,
-        may differ in ties.
+        What is new is saved. It is never made twice, since two searches, or two clusterings, may differ in ties.
         """
-        path = self.directory.plan(at.epochs)
-        if known := at.plan:
-            return Plan(load_plan(path, known), self._labels(at, learner), self._nearest(at, learner))
-        at.plan = self._make(path, at, learner)
+        at = replace(at)  # a copy: the trainer alone moves the run's position
+        path = self.run.directory.plan(at.epochs)
+        begun = bool(at.plan)
+        at.plan = at.plan or self._make(path, at, learner)
         ids = load_plan(path, at.plan)
-        share = coverage(ids, len(self.store)) if self.world.is_first else 0.0
-        self.metrics.write("plan", step=at.step, epoch=at.epochs, steps=len(ids), coverage=share, sha256=at.plan)
-        return Plan(ids, self._labels(at, learner), self._nearest(at, learner))
+        if not begun:
+            share = coverage(ids, len(self.run.store)) if self.run.world.is_first else 0.0
+            self.run.log.metrics.write(
+                "plan", step=at.step, epoch=at.epochs, steps=len(ids), coverage=share, sha256=at.plan
+            )
+        names = {"plan": at.plan, "sweep": at.sweep, "labels": at.labels, "nearest": at.nearest}
+        return Plan(ids, self._labels(at, learner), self._nearest(at, learner), names)
 
     def _make(self, path: Path, at: Position, learner: Learner) -> str:
         """Write the plan as it is made, on the first rank, and return its hash on all."""
-        batch = self.config.batch
-        shape = (plan_steps(len(self.store), batch), batch.groups, batch.group_size)
+        batch = self.run.config.batch
+        shape = (plan_steps(len(self.run.store), batch), batch.groups, batch.group_size)
         blocks = self._blocks(at, learner)
-        if not self.world.is_first:
+        if not self.run.world.is_first:
             deque(blocks, maxlen=0)  # the search takes all ranks
         sha256 = self._shared(lambda: save_blocks(path, shape, blocks))
-        self.directory.keep_sweep(at.sweep, self.world)
+        self.run.directory.keep_sweep(at.sweep, self.run.world)
         return sha256
 
     def _blocks(self, at: Position, learner: Learner) -> Iterator[np.ndarray]:
@@ -97,14 +92,14 @@ class Planner:
                 self._cluster(at, learner)
             labels = self._labels(at, learner)
             assert labels is not None
-            yield class_plan(labels, self.config.batch, self.config.seed, at.epochs)
+            yield class_plan(labels, self.run.config.batch, self.run.config.seed, at.epochs)
             return
         # Swept at the first call: not every batch is searched for, and not every method begins with the gallery.
         embeddings = cache(partial(self._embeddings, at, learner))
         if at.epoch == 0:
-            device, dtype = self.world.device, learner.method_dtype
+            device, dtype = self.run.world.device, learner.method_dtype
             learner.method.begin(lambda: torch.from_numpy(embeddings().whole()).to(device, dtype))
-        is_searched, reads_gallery = learner.method.is_searched(self.config.batch), self._reads_gallery(learner)
+        is_searched, reads_gallery = learner.method.is_searched(self.run.config.batch), self._reads_gallery(learner)
         if reads_gallery and self._refreshing(at):
             self._search_all(at, embeddings())
         if is_searched:
@@ -112,81 +107,83 @@ class Planner:
             return
         if not reads_gallery:
             at.sweep = ""  # not needed again
-        yield random_plan(len(self.store), self.config.batch, self.config.seed, at.epochs)
+        yield random_plan(len(self.run.store), self.run.config.batch, self.run.config.seed, at.epochs)
 
     def _around_seeds(self, at: Position, embeddings: Embeddings) -> Iterator[np.ndarray]:
         """Groups of neighbours of the epoch's seeds."""
-        batch, n, seed = self.config.batch, len(embeddings), self.config.seed
-        title, total = f"search {self.store.split}", plan_steps(n, batch) * batch.groups
+        batch, n, seed = self.run.config.batch, len(embeddings), self.run.config.seed
+        title, total = f"search {self.run.store.split}", plan_steps(n, batch) * batch.groups
         with (
             self._index(at, embeddings, max(1, batch.group_size - 1)) as index,
-            self.display.phase(title, total, "seeds") as bar,
+            self.run.log.display.phase(title, total, "seeds") as bar,
         ):
             for block in plan_blocks(n, batch=batch, seed=seed, epoch=at.epochs, neighbours=index.neighbours):
                 yield block
                 bar.advance(len(block) * batch.groups)
-                self.world.leave_if_told()
+                self.run.world.leave_if_told()
 
     @contextmanager
     def _index(self, at: Position, embeddings: Embeddings, k: int) -> Iterator[GlobalIndex]:
         """An index that finds k neighbours with the recall asked for, and frees its memory before training resumes."""
-        config, placement = self.config, place_run(self.config, len(embeddings), self.world.size)
+        config, placement = self.run.config, place_run(self.run.config, len(embeddings), self.run.world.size)
         backend, seed = config.index.backend, config.seed
-        with GlobalIndex(embeddings, config.index, placement, backend=backend, world=self.world, seed=seed) as index:
+        with GlobalIndex(
+            embeddings, config.index, placement, backend=backend, world=self.run.world, seed=seed
+        ) as index:
             try:
                 index.guard(at.epochs, k)
                 yield index
             finally:
-                self.metrics.write("index", step=at.step, epoch=at.epochs, **index.facts)
+                self.run.log.metrics.write("index", step=at.step, epoch=at.epochs, **index.facts)
 
     def _reads_gallery(self, learner: Learner) -> bool:
-        return learner.method.reads_gallery(self.config)
+        return learner.method.reads_gallery(self.run.config)
 
     def _search_all(self, at: Position, embeddings: Embeddings) -> None:
         """The nearest images of every image, saved on the first rank; its hash is noted on all."""
-        n, k = len(embeddings), self.config.manifold.k
+        n, k = len(embeddings), self.run.config.manifold.k
 
         def table(index: GlobalIndex) -> Iterator[np.ndarray]:
-            with self.display.phase(f"neighbours of {self.store.split}", n, "images") as bar:
+            with self.run.log.display.phase(f"neighbours of {self.run.store.split}", n, "images") as bar:
                 for block in search_all(index, n, k):
                     yield block
                     bar.advance(len(block))
-                    self.world.leave_if_told()
+                    self.run.world.leave_if_told()
 
         with self._index(at, embeddings, k) as index:
             blocks = table(index)
-            if not self.world.is_first:
+            if not self.run.world.is_first:
                 deque(blocks, maxlen=0)  # the search takes all ranks
-            at.nearest = self._shared(lambda: save_blocks(self.directory.nearest(at.sweep), (n, k), blocks))
+            at.nearest = self._shared(lambda: save_blocks(self.run.directory.nearest(at.sweep), (n, k), blocks))
 
     def _nearest(self, at: Position, learner: Learner) -> NearestImages | None:
         if not self._reads_gallery(learner):
             return None
-        return NearestImages(self._swept(at, learner), load_plan(self.directory.nearest(at.sweep), at.nearest))
+        return NearestImages(self._swept(at, learner), load_plan(self.run.directory.nearest(at.sweep), at.nearest))
 
     def _cluster(self, at: Position, learner: Learner) -> None:
         """Make classes up from the gallery on the first rank, save them, and hand them to the method."""
         gallery = self._embeddings(at, learner).whole()
         started = time.monotonic()
-        made = self.world.from_first_at_length
-        at.labels = made(lambda: self.directory.save_labels(learner.method.cluster(gallery)))
-        labels = load_plan(self.directory.labels(at.labels), at.labels)
+        made = self.run.world.from_first_at_length
+        at.labels = made(lambda: self.run.directory.save_labels(learner.method.cluster(gallery)))
+        labels = load_plan(self.run.directory.labels(at.labels), at.labels)
         learner.relabel(gallery, labels)
         found, left_out = len(np.unique(labels[labels >= 0])), int((labels < 0).sum())
-        self.metrics.write("clusters", step=at.step, epoch=at.epochs, clusters=found, left_out=left_out,
+        self.run.log.metrics.write("clusters", step=at.step, epoch=at.epochs, clusters=found, left_out=left_out,
                            sha256=at.labels, seconds=time.monotonic() - started)  # fmt: skip
 
     def _labels(self, at: Position, learner: Learner) -> np.ndarray | None:
         if learner.method.batches == "clusters":
-            return load_plan(self.directory.labels(at.labels), at.labels)
-        return self.store.labels if learner.method.batches == "classes" else None
+            return load_plan(self.run.directory.labels(at.labels), at.labels)
+        return self.run.store.labels if learner.method.batches == "classes" else None
 
     def _shared(self, save: Callable[[], str]) -> str:
         """The hash of what the first rank saves, on all ranks."""
-        return self.world.from_first(save)
+        return self.run.world.from_first(save)
 
     def _refreshing(self, at: Position) -> bool:
-        return at.epoch % self.config.batch.refresh_epochs == 0
+        return at.epoch % self.run.config.batch.refresh_epochs == 0
 
     def _embeddings(self, at: Position, learner: Learner) -> Embeddings:
         """Embeddings of the training images by the momentum encoder, `batch.refresh_epochs` old at most."""
@@ -197,33 +194,31 @@ class Planner:
         try:
             embeddings = self._swept(at, learner)
         except RunFailure as lost:
-            if at.sweep == present or not self.directory.force:
+            if at.sweep == present or not self.run.directory.force:
                 raise
-            message = f"{lost}: those of the present weights are taken"
-            self.metrics.write("warning", step=at.step, message=message)
-            self.display.say(f"warning: {message}")
+            self.run.log.warn(f"{lost}: those of the present weights are taken", at.step)
             at.sweep = present
             embeddings = self._swept(at, learner)
-        self.metrics.write("sweep", step=at.step, epoch=at.epochs, seconds=time.monotonic() - started)
+        self.run.log.metrics.write("sweep", step=at.step, epoch=at.epochs, seconds=time.monotonic() - started)
         return embeddings
 
     def _present(self, learner: Learner) -> str:
         """The name of a sweep by the present weights. A collective."""
         # STML finds neighbours by the wide head; a sweep by the other one, of the same weights, must not pass for it.
-        wide = "_wide" * bool(self.config.model.wide_dim)
-        return digest(learner.whole("teacher")) + wide + "_fp16" * (self.config.index.precision == "fp16")
+        wide = "_wide" * bool(self.run.config.model.wide_dim)
+        return digest(learner.whole("teacher")) + wide + "_fp16" * (self.run.config.index.precision == "fp16")
 
     def _swept(self, at: Position, learner: Learner) -> Embeddings:
         """The embeddings named by `at.sweep`; what is missing is embedded again if the weights are still the same."""
         return sweep(
-            learner.embed_with(learner.whole("teacher"), wide=bool(self.config.model.wide_dim)),
-            self.store,
-            self.directory.sweep(at.sweep),
-            config=self.config,
-            world=self.world,
-            display=self.display,
-            title=f"sweep {self.store.split}",
-            precision=self.config.index.precision,
-            source=self.views.source(self.store) if self.views else None,
+            learner.embed_with(learner.whole("teacher"), wide=bool(self.run.config.model.wide_dim)),
+            self.run.store,
+            self.run.directory.sweep(at.sweep),
+            config=self.run.config,
+            world=self.run.world,
+            display=self.run.log.display,
+            title=f"sweep {self.run.store.split}",
+            precision=self.run.config.index.precision,
+            source=self.views.source(self.run.store) if self.views else None,
             renewable=at.sweep == self._present(learner),
         )

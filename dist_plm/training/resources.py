@@ -19,6 +19,7 @@ from dist_plm.distributed.shares import batch_shares
 from dist_plm.index.placement import place_run
 from dist_plm.methods import METHODS, is_searched, is_swept
 from dist_plm.model import Encoder
+from dist_plm.model.split import split
 from dist_plm.parallel.strategy.memory import FLOAT, network_bytes
 
 LISTED = 32  # ranks whose shares `--plan` prints one by one
@@ -69,11 +70,18 @@ def _rows(config: Config, world_size: int) -> list[tuple[str, str]]:
     steps = plan_steps(len(store), config.batch)
     sizes = np.asarray(store.offsets["size"], dtype=np.int64)
     total = (config.warm_up.epochs + config.train.epochs) * steps
-    networks = _networks(config, world_size)
+    weights = network_sizes(config)
+    trained, frozen, shared = weights
+    networks = _networks(config, world_size, weights)
     chosen = networks[_strategy(config.runtime)]
     memory = {"network": chosen, **_memory(config, world_size, images=len(store), classes=len(store.classes))}
     return [
         ("world", f"{world_size} rank{'s' * (world_size > 1)}"),
+        (
+            "weights",
+            f"{trained / 1e6:,.2f} M train, {(frozen + shared) / 1e6:,.2f} M frozen (model.trainable "
+            f"{config.model.trainable}): no gradient, no moments, one copy",
+        ),
         ("data", f"{len(store):,} images in {len(store.shards)} shards, {sizes.sum() / 1e6:,.1f} MB"),
         ("batch", batch_arithmetic(config, world_size)),
         *share_rows(config, world_size),
@@ -138,19 +146,34 @@ def _index(config: Config, world_size: int, images: int, steps: int) -> list[tup
     ]  # fmt: skip
 
 
-def _networks(config: Config, world_size: int) -> dict[str, float]:
+def _networks(config: Config, world_size: int, weights: tuple[int, int, int]) -> dict[str, float]:
     """Student, gradients, moments and momentum encoder under each strategy that keeps another share of them."""
-    encoder = Encoder(replace(config.model, weights=""))
-    weights = sum(parameter.numel() for parameter in encoder.parameters())
+    trained, frozen, shared = weights
     moments = 1 if config.optimiser.name == "sgd" else 2
     offload = config.runtime.zero.offload
     kinds = [RuntimeConfig(), *(RuntimeConfig(strategy="deepspeed", zero=ZeroConfig(n, offload)) for n in (1, 2, 3))]
     return {
         _strategy(kind): network_bytes(
-            weights, moments, world_size, kind.zero if kind.strategy == "deepspeed" else None
+            trained, moments, world_size, kind.zero if kind.strategy == "deepspeed" else None
         )
+        # Stage 3 keeps slices of what adapters rest on too, and the momentum encoder its own.
+        + FLOAT
+        * (frozen + (2 * shared / world_size if kind.zero.stage == 3 and kind.strategy == "deepspeed" else shared))
         for kind in kinds
     }
+
+
+def network_sizes(config: Config) -> tuple[int, int, int]:
+    """Weights that train, that are frozen in front of the trained part, and frozen ones within it (under adapters).
+
+    What is frozen is there once, and has neither gradient nor moments.
+    """
+    encoder = Encoder(replace(config.model, weights=""))
+    _, part = split(encoder, config.model, config.views.size, seed=config.seed).parts(encoder)
+    sizes = {id(parameter): parameter.numel() for parameter in part.parameters()}
+    trained = sum(parameter.numel() for parameter in part.parameters() if parameter.requires_grad)
+    everything = sum(parameter.numel() for parameter in encoder.parameters())
+    return trained, everything - sum(sizes.values()), sum(sizes.values()) - trained
 
 
 def _strategy(runtime: RuntimeConfig) -> str:

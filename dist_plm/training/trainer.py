@@ -6,18 +6,15 @@ import torch
 
 from dist_plm import __version__
 from dist_plm.checkpoint import checkpoint
-from dist_plm.checkpoint.position import Position
 from dist_plm.checkpoint.retention import is_kept_for_good
 from dist_plm.checkpoint.saver import Saver
-from dist_plm.config import Config
 from dist_plm.data.decoded import decode_once
 from dist_plm.data.loader import Loader, to_device
 from dist_plm.data.locality import near_shards, node_rows, node_shares
-from dist_plm.data.opening import open_split
 from dist_plm.data.plan import rank_rows
+from dist_plm.data.store import Store
 from dist_plm.distributed.preemption import Preempted
 from dist_plm.distributed.shares import batch_shares
-from dist_plm.distributed.world import World
 from dist_plm.errors import RunFailure
 from dist_plm.files.atomic import NO_ROOM
 from dist_plm.index.embedding_pass import Embed, sweep
@@ -27,35 +24,75 @@ from dist_plm.telemetry.metrics import Metrics
 from dist_plm.telemetry.profile import Profiler
 from dist_plm.telemetry.progress import Clock, Display
 from dist_plm.training.cached_views import CachedViews, Rows
+from dist_plm.training.context import RunContext, RunLog
 from dist_plm.training.evaluator import Evaluator
 from dist_plm.training.journal import Journal
-from dist_plm.training.learner import Learner, Phase, phases
+from dist_plm.training.learner import Learner, Phase
+from dist_plm.training.opening import OpenedRun
 from dist_plm.training.planner import Plan, Planner
-from dist_plm.training.resumption import newest
-from dist_plm.training.run_directory import RunDirectory
 from dist_plm.training.warnings import batch_norm_warning, start_warning
 
 
 class Trainer:
-    """One run of a configuration on this rank.
+    """One run on this rank. Made, it has created the run's directory, or restored the checkpoint to resume from.
 
     Args:
-        greeting: Said when nothing that a person got wrong can stop the run any more.
-        force: Go on with a run of other settings.
-        profile: Say where the time of a few steps goes.
+        opened: The run; nothing is written before the networks fit its checkpoint.
+        greeting: Printed when no mistake of the user can stop the run any more.
+        profile: Print where the time of a few steps goes.
+
+    Raises:
+        UserError: The checkpoint is of other networks, or the directory can't be written.
     """
 
-    def __init__(
-        self, config: Config, world: World, display: Display, *, greeting: str, force: bool, profile: bool
-    ) -> None:
-        self.config, self.world, self.display = config, world, display
-        self.greeting, self.profile = greeting, profile
-        self.directory = RunDirectory(config, force=force)
-        self.directory.lock(world)
-        self.store = open_split(config.data, config.data.train_split)
-        self.phases, self.shares = phases(config), batch_shares(config, world.size)
-        self.found = newest(config, self.directory, self.store, self.phases, world)
-        self.at = Position.read(self.found.summary["position"]) if self.found else Position()
+    def __init__(self, opened: OpenedRun, display: Display, *, greeting: str, profile: bool) -> None:
+        config, world = opened.config, opened.world
+        self.opened, self.config, self.world, self.display = opened, config, world, display
+        self.directory, self.phases, self.at = opened.directory, opened.phases, opened.at
+        self.shares = batch_shares(config, world.size)
+        # First, since weights of another network show here: a wrong run leaves no folder behind and changes none.
+        self.learner = Learner(config, world, self.phase, len(opened.store.classes))
+        if opened.found:
+            state = self.learner.state()
+            checkpoint.load(opened.found.path, state)
+            self.learner.restore(state)
+        self.store = self._decoded(opened.store)
+        self.directory.create(world)
+        display.say(greeting)
+        self.metrics = Metrics(self.directory.path, world, self.at.metrics_bytes)
+        run = RunContext(config, world, self.store, self.directory, RunLog(display, self.metrics))
+        self.journal = Journal(run, self.at)
+        self.profiler = Profiler(self.directory.path, self.metrics, display, wanted=profile)
+        self.saver = Saver(self.directory.checkpoints, world, display, config.checkpoint)
+        self.views = CachedViews(config, self.learner, world, display) if config.views.cached else None
+        self.planner, self.evaluator = Planner(run, self.views), Evaluator(run, self.views)
+        self._introduce()
+
+    def _decoded(self, store: Store) -> Store:
+        """The training split, decoded once if so configured."""
+        if not self.config.data.decoded_side:
+            return store
+        try:
+            return decode_once(store, config=self.config.data, world=self.world, display=self.display)
+        except Preempted as told:
+            raise Preempted(told.signal, "decoding goes on with the same command") from None
+
+    def _introduce(self) -> None:
+        """Say what the run starts from, with warnings."""
+        if origin := getattr(self.learner.encoder.backbone, "origin", ""):
+            self.display.say(str(origin))
+        wandb = self.config.train.wandb
+        for warning in (
+            self.metrics.fault,
+            self.metrics.add_wandb(wandb) if wandb else "",
+            batch_norm_warning(self.learner),
+            "" if self.opened.found else start_warning(self.learner),
+        ):
+            if warning:
+                self.journal.warn(warning)
+        if found := self.opened.found:
+            self.world.at(self.at.step)
+            self.journal.resumed(found.path, rejected=found.rejected)
 
     def run(self) -> None:
         """Train what is left.
@@ -64,10 +101,6 @@ class Trainer:
             Preempted: a signal arrived; the run is saved and the same command goes on.
             RunFailure: it can't go on.
         """
-        if self.found and self._stopped and self.directory.ended:
-            self.display.say(f"{self.directory.path} is finished at step {self.at.step}")
-            return
-        self._open()
         try:
             self._to_the_end()
         except RunFailure as failure:
@@ -97,60 +130,19 @@ class Trainer:
     def phase(self) -> Phase:
         return self.phases[self.at.phase]
 
-    @property
-    def _stopped(self) -> bool:
-        last = self.at.phase + 1 == len(self.phases) and self.at.epoch >= self.phase.epochs
-        return last or 0 < self.config.train.max_steps <= self.at.step
-
-    def _open(self) -> None:
-        """Create the run's folder or go on from its newest checkpoint."""
-        # First, since weights of another network show here: a wrong run leaves no folder behind and changes none.
-        self.learner = Learner(self.config, self.world, self.phase, len(self.store.classes))
-        if self.found:
-            state = self.learner.state()
-            checkpoint.load(self.found.path, state)
-            self.learner.restore(state)
-        if self.config.data.decoded_side:
-            try:
-                self.store = decode_once(self.store, config=self.config.data, world=self.world, display=self.display)
-            except Preempted as told:
-                raise Preempted(told.signal, "decoding goes on with the same command") from None
-        self.directory.create(self.world)
-        self.display.say(self.greeting)
-        if origin := getattr(self.learner.encoder.backbone, "origin", ""):
-            self.display.say(str(origin))
-        self.metrics = Metrics(self.directory.path, self.world, self.at.metrics_bytes)
-        self.journal = Journal(self.config, self.store, self.directory, self.world, self.display, self.metrics, self.at)
-        if self.metrics.fault:
-            self.journal.warn(self.metrics.fault)
-        if self.config.train.wandb and (fault := self.metrics.add_wandb(self.config.train.wandb)):
-            self.journal.warn(fault)
-        self.profiler = Profiler(self.directory.path, self.metrics, self.display, wanted=self.profile)
-        self.saver = Saver(self.directory.checkpoints, self.world, self.display, self.config.checkpoint)
-        config, world, display = self.config, self.world, self.display
-        self.views = CachedViews(config, self.learner, world, display) if config.views.cached else None
-        self.planner = Planner(config, self.store, self.directory, world, display, self.metrics, self.views)
-        self.evaluator = Evaluator(config, self.directory, world, display, self.metrics, self.views)
-        for warning in (batch_norm_warning(self.learner), "" if self.found else start_warning(self.learner)):
-            if warning:
-                self.journal.warn(warning)
-        if self.found:
-            self.world.at(self.at.step)
-            self.journal.resumed(self.found.path, rejected=self.found.rejected)
-
     def _phases(self) -> None:
         """All phases; evaluated at the start, at the end of each, and every few epochs between."""
         if self.views:
             self.views.fill(self.store)
-        if not self.found:
+        if not self.opened.found:
             self._start_heads()
             self._evaluate("start", with_pixels=self.config.evaluation.raw_pixels)
         while True:
-            while not self._stopped and self.at.epoch < self.phase.epochs:
+            while not self.opened.stopped and self.at.epoch < self.phase.epochs:
                 self._epoch()
             self._save()
             self._evaluate(f"end of {self.phase.name}")
-            if self._stopped:
+            if self.opened.stopped:
                 return
             self._next_phase()
 
@@ -173,6 +165,8 @@ class Trainer:
         if at.batch == 0 < at.epoch and at.epoch % config.train.evaluate_epochs == 0:
             self._evaluate(f"epoch {at.epoch} of {self.phase.name}")
         plan = self.planner.plan(at, self.learner)
+        at.plan, at.sweep = plan.names["plan"], plan.names["sweep"]
+        at.labels, at.nearest = plan.names["labels"], plan.names["nearest"]
         if config.batch.locality:
             plan = replace(plan, ids=near_shards(plan.ids, self.store, node_shares(self.shares, self.world)))
         steps, first = len(plan.ids), at.batch
@@ -194,7 +188,7 @@ class Trainer:
                 if at.batch == steps:
                     at.epoch, at.batch, at.epochs, at.plan = at.epoch + 1, 0, at.epochs + 1, ""
                 self._boundary()
-                if self._stopped:
+                if self.opened.stopped:
                     break
 
     def _loader(self, plan: Plan, first: int) -> "Loader | Rows":

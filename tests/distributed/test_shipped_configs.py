@@ -36,7 +36,7 @@ def test_any_number_of_ranks_is_accepted(world_size: int, monkeypatch: pytest.Mo
         def __exit__(self, *_: object) -> None: ...
 
     monkeypatch.setattr("dist_plm.checks.settings._check_data", lambda *_: None)  # no data set is here
-    monkeypatch.setattr("dist_plm.checks.method.open_split", lambda *_: Labels())
+    monkeypatch.setattr("dist_plm.methods.proxy_anchor.open_split", lambda *_: Labels())
     for name, config in CONFIGS.items():
         if config.runtime.strategy == "reproducible" and world_size > config.runtime.lanes:
             with pytest.raises(UserError, match=r"runtime\.lanes 8 is less than the"):
@@ -49,14 +49,17 @@ def test_any_number_of_ranks_is_accepted(world_size: int, monkeypatch: pytest.Mo
 
 
 def shrunken(config: Config) -> Config:
-    """The same method and precision with at most 50 images, a small network and small views; what a first step does not
-    read is left at its default."""
+    """The same method and precision (`auto` as fp32) with at most 50 images, a small network and small views; what a
+    first step does not read is left at its default."""
     batch = replace(config.batch, groups=min(config.batch.groups, 50 // config.batch.group_size))
     runtime = config.runtime
     if runtime.strategy == "deepspeed":  # which takes seconds to import on each rank; `test_zero.py` has unequal shares
         runtime = RuntimeConfig()
     wide = DIM * (config.model.wide_dim > 0)
-    model = replace(config.model, backbone="small", weights="", dim=DIM, wide_dim=wide, head_start="orthogonal")
+    # The small network has no class token.
+    pooling = "avg" if config.model.pooling in ("cls", "cls_avg") else config.model.pooling
+    model = replace(config.model, backbone="small", weights="", dim=DIM, wide_dim=wide, pooling=pooling)
+    model = replace(model, head_start="orthogonal")
     return replace(
         config,
         run_dir="",
@@ -68,6 +71,7 @@ def shrunken(config: Config) -> Config:
         model=model,
         views=replace(config.views, size=PIXELS, resize=PIXELS),
         proxies=replace(config.proxies, count=20),
+        train=replace(config.train, precision={"auto": "fp32"}.get(config.train.precision, config.train.precision)),
         dada=replace(config.dada, domain_hidden=8, category_hidden=[8]),
         warm_up=replace(config.warm_up, epochs=0),
     )

@@ -50,11 +50,8 @@ def config(backbone: str = "vit_24", precision: str = "fp64", **model: Any) -> C
         batch=BatchConfig(groups=4, group_size=2),
         manifold=ManifoldConfig(k=5),
         proxies=ProxiesConfig(count=5),
-        optimiser=OptimiserConfig(
-            name="adam",
-            lr=1e-3,
-            layer_decay=0.5 if model.get("trainable", "all") == "all" and "lora" not in model else 1.0,
-        ),
+        # Softmax does not see the bias of the keys, so its gradient is rounding noise, of which Adam would make steps.
+        optimiser=OptimiserConfig(name="sgd", lr=1e-2, layer_decay=1.0 if model else 0.5),
         train=TrainConfig(precision=precision),  # type: ignore[arg-type]
     )
 

@@ -30,6 +30,7 @@ def test_all_ratios_of_one_rank(tmp_path, here, one_repeat):
         assert min(ratio["denominators"]) > 0 <= min(ratio["numerators"]), name
     assert ratios["P1"]["numerators"] != ratios["P1"]["denominators"]
     assert 0 < ratios["P2"]["ratio"] < 1 and 0 < ratios["P7"]["ratio"] < 1
+    assert ratios["P12"]["ratio"] < 1 and ratios["P13"]["ratio"] == pytest.approx(1 - ratios["P7"]["ratio"])
     # Two batches of 20 images are in flight. A run that began its epoch anew would read at least four.
     assert ratios["P10"]["denominators"] == [40] and 20 <= ratios["P10"]["numerators"][0] <= 40
     assert found["machine"]["gpu"] == "none" and found["machine"]["threads"] == 1
@@ -61,7 +62,7 @@ def test_two_ranks(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("--only", "P12"), "P12"),
+        (("--only", "P14"), "P14"),
         (("--only", "P1,P99"), "P99"),
         (("--out", "nowhere/table.json"), "nowhere"),
         (("--compare", "gone.json"), "gone.json"),

@@ -25,7 +25,7 @@ def test_the_examples_run(tmp_path: Path, finished: Path, demo: Path, monkeypatc
 
     text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names: dict[str, object] = {}
     for number, block in enumerate(blocks, 1):
         exec(compile(block, f"docs/python.md, example {number}", "exec"), names)

@@ -4,10 +4,13 @@ import ctypes
 import os
 from pathlib import Path
 
+import faiss
 import pytest
+import torch
 
+from dist_plm.cli import OneLineParser, add_threads
 from dist_plm.config import Config, RuntimeConfig, TrainConfig
-from dist_plm.distributed.process import prepare_process
+from dist_plm.distributed.process import limit_threads, prepare_process
 from dist_plm.distributed.world import World
 from dist_plm.training import precision
 from dist_plm.training.precision import has_native_bf16, resolve_precision
@@ -74,3 +77,25 @@ def test_a_command_sets_the_allocator_unless_the_environment_does(monkeypatch):
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "100000")
     prepare_process()
     assert len(libraries) == 1
+
+
+def test_the_option_for_threads_is_a_whole_number_from_one(capsys):
+    parser = OneLineParser(prog="x")
+    add_threads(parser)
+    assert parser.parse_args([]).threads == 0 and parser.parse_args(["--threads", "3"]).threads == 3
+    for wrong in ("0", "-1", "two", "1.5"):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--threads", wrong])
+    assert "a whole number from 1" in capsys.readouterr().err
+
+
+def test_a_limit_of_threads_holds_for_torch_and_faiss():
+    before = torch.get_num_threads(), faiss.omp_get_max_threads()
+    try:
+        limit_threads(0)
+        assert (torch.get_num_threads(), faiss.omp_get_max_threads()) == before
+        limit_threads(3)
+        assert (torch.get_num_threads(), faiss.omp_get_max_threads()) == (3, 3)
+    finally:
+        torch.set_num_threads(before[0])
+        faiss.omp_set_num_threads(before[1])

@@ -87,3 +87,18 @@ def test_a_run_without_evaluations_is_told(tmp_path, monkeypatch, capsys):
     status, _, err = table(monkeypatch, capsys, run)
     assert status == 2 and "no evaluation of the student" in err and len(err.splitlines()) == 1
     assert table(monkeypatch, capsys, tmp_path / "none")[0] == 2
+
+
+def test_eighty_columns_hold_every_number(tmp_path, monkeypatch, capsys):
+    """Two experiments that differ in long names, three seeds each: no number is cut, names stand below the table."""
+    monkeypatch.setenv("COLUMNS", "80")
+    recalls = [0.601, 0.611, 0.597]
+    runs = [
+        write_run(tmp_path / f"{delta}{seed}", seed=seed, recall=recall, delta=delta)
+        for seed, recall in enumerate(recalls)
+        for delta in (2.0, 1.25)
+    ]
+    status, out, _ = table(monkeypatch, capsys, *runs)
+    assert status == 0 and max(map(len, out.splitlines())) <= 80
+    assert f"{100 * np.mean(recalls):.1f}±{100 * np.std(recalls, ddof=1):.1f}" in out and "…" not in out
+    assert "  1  plm, delta 2.0" in out and "  2  plm, delta 1.25" in out

@@ -32,7 +32,7 @@ def test_the_head_parameters_are_all_but_the_backbones():
 def test_layer_norm_comes_before_the_unit_length():
     plain = Encoder(ModelConfig(backbone="small", dim=16), seed=3)
     normed = Encoder(ModelConfig(backbone="small", dim=16, layer_norm=True), seed=3)
-    pooled = plain._pool(plain.backbone(IMAGES))
+    pooled = plain.pool(plain.backbone(IMAGES))
     torch.testing.assert_close(normed(IMAGES), normalize(layer_norm(plain.head(pooled), (16,))))
 
 

@@ -10,10 +10,8 @@ import pytest
 from dist_plm.checks.method import check_method
 from dist_plm.config import (
     Config,
-    DadaConfig,
     DataConfig,
     ModelConfig,
-    OptimiserConfig,
     PseudoLabelsConfig,
     TrainConfig,
 )
@@ -47,10 +45,6 @@ def config(method: str, **sections: object) -> Config:
         (config("stml"), "model.wide_dim is 0: set it to 1024"),
         (config("plm", model=ModelConfig(wide_dim=4)), "model.wide_dim 4 is a head that train.method plm"),
         (config("pseudo_labels", pseudo_labels=PseudoLabelsConfig(clusters=5)), "pseudo_labels.clusters is 5.* 2 to 4"),
-        (config("dada", dada=DadaConfig(mix=(0.0, 1.0))), "dada.mix is 0.0"),
-        (config("dada", dada=DadaConfig(dropout=1.0)), "dada.dropout is 1.0"),
-        (config("plm", optimiser=OptimiserConfig(milestones=[3])), "milestones .3. have no effect"),
-        (config("plm", optimiser=OptimiserConfig(head_only_epochs=-1)), "head_only_epochs is -1"),
     ],
 )
 def test_refused(case: Config, told: str, monkeypatch: pytest.MonkeyPatch) -> None:

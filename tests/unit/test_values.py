@@ -1,12 +1,46 @@
-"""Bounds of single values hold for keys that are there."""
+"""Bounds and resume rules are stated with the fields of the schema."""
 
-from dataclasses import asdict
+from dataclasses import replace
 
-from dist_plm.checks import values
-from dist_plm.cli import limits
-from dist_plm.config import Config, flat
+import pytest
+
+from dist_plm.checks import settings
+from dist_plm.checks.values import check_values
+from dist_plm.config import Config, DadaConfig, EvaluationConfig, OptimiserConfig, RuntimeConfig
+from dist_plm.config.fields import Rules, entries
+from dist_plm.errors import UserError
+
+RULES = {key: rules for key, _, rules in entries(Config())}
 
 
-def test_every_key_with_a_bound_is_one_of_the_schema():
-    bounded = {*values.POSITIVE, *values.SHARES, *values.NOT_NEGATIVE, *limits.MOST}
-    assert bounded <= flat(asdict(Config())).keys()
+def test_the_defaults_are_within_their_bounds():
+    check_values(Config())
+    assert sum(rules != Rules() for rules in RULES.values()) > 60
+
+
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        ({"seed": -1}, "seed is -1: it can't be negative"),
+        ({"seed": 2**31}, "seed is 2147483648: it must be 2147483647 at most"),
+        ({"dada": DadaConfig(dropout=1.0)}, r"dada.dropout is 1.0: it must lie in \[0, 1\)"),
+        ({"dada": DadaConfig(mix=(0.0, 1.0))}, r"dada.mix is \(0.0, 1.0\): it must be greater than 0"),
+        ({"dada": DadaConfig(balance=-0.1)}, r"dada.balance is -0.1: it must lie in \[0, 1\]"),
+        ({"evaluation": EvaluationConfig(ks=[])}, r"evaluation.ks is \[\]: it must hold a number"),
+        ({"optimiser": OptimiserConfig(lr=float("nan"))}, "optimiser.lr is nan: it must be a finite number"),
+        ({"runtime": RuntimeConfig(timeout_seconds=0)}, "runtime.timeout_seconds is 0: it must be greater than 0"),
+    ],
+)
+def test_what_is_out_of_bounds_is_refused(section, told):
+    with pytest.raises(UserError, match=told):
+        check_values(replace(Config(), **section))
+
+
+def test_what_a_resumed_run_may_change_is_free():
+    assert RULES["data.workers"].free and RULES["runtime.zero.stage"].free and RULES["checkpoint.keep"].free
+    assert not any(RULES[key].free for key in ("seed", "optimiser.lr", "batch.groups", "data.train_split"))
+
+
+def test_milestones_without_their_schedule_are_refused():
+    with pytest.raises(UserError, match=r"milestones .3. have no effect"):
+        settings._check_sizes(Config(optimiser=OptimiserConfig(milestones=[3])))

@@ -1,0 +1,57 @@
+"""What is known of each key alone: its bounds, and whether a resumed run may use another value."""
+
+from collections.abc import Iterator
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Of one key; of each number where its value is a list.
+
+    Attributes:
+        above: The value is greater; 0 or None.
+        least: The value is equal or greater; 0 or None.
+        below: The value is smaller; 1 or None, with `least`.
+        most: The value is equal or smaller.
+        filled: A list is not empty.
+        free: A resumed run may use another value: it changes where, how fast or how verbosely a run works, never what
+            it computes. Of a section: it holds for all of its keys.
+    """
+
+    above: Literal[0] | None = None
+    least: Literal[0] | None = None
+    below: Literal[1] | None = None
+    most: int | None = None
+    filled: bool = False
+    free: bool = False
+
+
+def key(default: Any, **rules: Any) -> Any:
+    """A field of a section.
+
+    Args:
+        default: A value, a list, which each instance copies, or the class of a section.
+        rules: As `Rules` names them.
+    """
+    metadata = {"rules": Rules(**rules)}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def entries(section: Any, prefix: str = "", *, free: bool = False) -> Iterator[tuple[str, Any, Rules]]:
+    """Dotted name, value and rules of every key of a configuration, or of a section."""
+    for each in fields(section):
+        value, rules = getattr(section, each.name), _rules(each, free)
+        if is_dataclass(value):
+            yield from entries(value, f"{prefix}{each.name}.", free=rules.free)
+        else:
+            yield f"{prefix}{each.name}", value, rules
+
+
+def _rules(each: Field, free: bool) -> Rules:
+    rules: Rules = each.metadata.get("rules", Rules())
+    return Rules(rules.above, rules.least, rules.below, rules.most, rules.filled, rules.free or free)

@@ -1,0 +1,60 @@
+"""A run before it trains: its directory, its images, and the checkpoint that it resumes from."""
+
+from dataclasses import dataclass
+
+from dist_plm.checkpoint import checkpoint
+from dist_plm.checkpoint.position import Position
+from dist_plm.config import Config
+from dist_plm.data.opening import open_split
+from dist_plm.data.store import Store
+from dist_plm.distributed.world import World
+from dist_plm.training.learner import Phase, phases
+from dist_plm.training.resumption import newest
+from dist_plm.training.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A run directory, locked if it existed, and where training goes on.
+
+    Attributes:
+        store: The training split.
+        found: The checkpoint to resume from; None in a new run.
+        at: Its position, or the start. The trainer advances it.
+    """
+
+    config: Config
+    world: World
+    directory: RunDirectory
+    store: Store
+    phases: list[Phase]
+    found: checkpoint.Found | None
+    at: Position
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing is left to train."""
+        last = self.at.phase + 1 == len(self.phases) and self.at.epoch >= self.phases[self.at.phase].epochs
+        return last or 0 < self.config.train.max_steps <= self.at.step
+
+    @property
+    def finished(self) -> bool:
+        """Whether an earlier start trained and evaluated all of it."""
+        return bool(self.found) and self.stopped and self.directory.ended
+
+
+def open_run(config: Config, world: World, *, force: bool) -> OpenedRun:
+    """Open the run of a configuration without writing anything. A collective.
+
+    Args:
+        force: Resume a run of other settings.
+
+    Raises:
+        UserError: The directory is in use or holds another experiment, or the images can't be read.
+    """
+    directory = RunDirectory(config, force=force)
+    directory.lock(world)
+    store, planned = open_split(config.data, config.data.train_split), phases(config)
+    found = newest(config, directory, store, planned, world)
+    at = Position.read(found.summary["position"]) if found else Position()
+    return OpenedRun(config, world, directory, store, planned, found, at)
