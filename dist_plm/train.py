@@ -77,6 +77,7 @@ def checked_config(parser: ConfigParser, parsed: Namespace, world_size: int, *, 
 
 def _train(config: Config, *, force: bool, profile: bool) -> int:
     from dist_plm.distributed.connection import connect, disconnect
+    from dist_plm.distributed.device import set_arithmetic
     from dist_plm.distributed.preemption import PREEMPTED, Preempted, Preemption
     from dist_plm.distributed.torchrun import leave_status
     from dist_plm.distributed.world import RankFailure
@@ -91,6 +92,8 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
         display, status = Display(world), 0
         try:
             config, reason = resolve_precision(config, world)
+            reproducible = config.runtime.strategy == "reproducible"
+            set_arithmetic(precision=config.train.precision, reproducible=reproducible, device=world.device)
             greeting = _detected(config, world, reason)
             opened = open_run(config, world, force=force)
             if opened.finished:

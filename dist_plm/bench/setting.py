@@ -19,6 +19,7 @@ from dist_plm.data.store import Store
 from dist_plm.distributed.shares import batch_shares
 from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
+from dist_plm.index.faiss_library import find_faiss
 from dist_plm.index.proposals import gpu_search
 from dist_plm.telemetry.parts import Stopwatch
 from dist_plm.telemetry.progress import Display
@@ -170,8 +171,7 @@ def _cpu() -> str:
 
 
 def _faiss() -> str:
-    try:
-        import faiss
-    except ImportError:
+    faiss = find_faiss()
+    if faiss is None:
         return "none"
     return f"{faiss.__version__} on the {'GPU' if gpu_search(faiss) else 'CPU'}"

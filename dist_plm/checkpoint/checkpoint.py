@@ -25,7 +25,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
 from dist_plm.checkpoint.summary import SUMMARY, fault, signed, summary
@@ -114,7 +114,7 @@ def write(
     """
     final, temporary = folder / f"step_{step:08d}", folder / f"step_{step:08d}.tmp"
     writer = HuggingFaceStorageWriter(str(temporary), fqn_to_index_mapping=numbers, save_distributed=True)
-    dcp.save(_distributed(state), storage_writer=writer, process_group=group)
+    dcp.save(_distributed(state, group), storage_writer=writer, process_group=group)
     if dist.get_rank() == 0:  # dcp.save returns when all ranks have written
         written = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
         with replacing(temporary / SUMMARY) as file:
@@ -213,9 +213,18 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
-def _distributed(state: State) -> dict[str, Tensor]:
-    """The state as torch.distributed.checkpoint knows it: slices become tensors of known place in the whole."""
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),)) if dist.is_initialized() else None
+def _distributed(state: State, group: dist.ProcessGroup | None = None) -> dict[str, Tensor]:
+    """The state as torch.distributed.checkpoint knows it: slices become tensors of known place in the whole.
+
+    The mesh is made of a group that exists: `init_device_mesh` would make a new one at each call, with two threads and
+    a socket for each, where CUDA is available and the default group is gloo's alone.
+
+    Args:
+        group: All ranks, on the CPU; the default group if not given.
+    """
+    mesh = None
+    if dist.is_initialized():
+        mesh = DeviceMesh.from_group(group or dist.group.WORLD, "cpu")  # type: ignore[arg-type]
     out: dict[str, Tensor] = {}
     for name, value in state.items():
         if isinstance(value, Sharded):

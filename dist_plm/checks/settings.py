@@ -66,6 +66,8 @@ def _check_sizes(config: Config) -> None:
             f"data.decoded_side {config.data.decoded_side} is smaller than views.resize {config.views.resize}, "
             "to which the sweep would enlarge it again: raise it, or set it to 0"
         )
+    if config.train.precision == "tf32" and config.runtime.device == "cpu":
+        raise UserError("train.precision tf32 is an arithmetic of GPUs and runtime.device is cpu: set it to fp32")
     if config.train.wandb and not find_spec("wandb"):
         raise UserError(
             f"train.wandb is {config.train.wandb!r}, but wandb is not installed: pip install -e '.[wandb]', "

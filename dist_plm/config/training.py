@@ -22,7 +22,8 @@ class TrainConfig:
         precision: Of the encoders (weights stay fp32 in fp16 and bf16); distances, PCA and losses are always fp32 at
             least. `auto` is bf16 on hardware that multiplies it natively (GPUs from Ampere on, x86 CPUs with
             AVX512-BF16 or AMX) and fp32 elsewhere and under `runtime.strategy: reproducible`; config.yaml of the run
-            holds the choice, and a resumed run keeps it on any machine.
+            holds the choice, and a resumed run keeps it on any machine. `fp32` is IEEE single precision on GPUs too;
+            `tf32` lets their tensor cores round the factors to 10 bits.
     """
 
     method: Literal["plm", "instance", "neighbour_contrast", "stml", "proxy_anchor", "dada", "pseudo_labels"] = "plm"
@@ -33,7 +34,7 @@ class TrainConfig:
     wandb: str = key("", free=True)
     report: bool = key(True, free=True)
     non_finite: Literal["stop", "skip"] = "stop"
-    precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = "fp32"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "fp64"] = "fp32"
 
 
 @dataclass

@@ -15,6 +15,7 @@ import numpy as np
 from dist_plm.datasets.entry import Entry, Source
 from dist_plm.errors import UserError
 from dist_plm.index.directory import EMBEDDINGS, ROWS, SUMMARY, file_of
+from dist_plm.index.faiss_library import require_faiss
 
 IMAGES_PER_CLUSTER = 16  # several clusters for what is one in truth: one that covers two of them would mix them
 MAX_CLUSTERS = 4096  # the tree takes their square in memory
@@ -53,9 +54,9 @@ def order_by(source: Source, index: Path) -> Source:
 
 def cluster_order(embeddings: np.ndarray) -> np.ndarray:
     """The position [n] of each row of float32 [n, D] in the order of clusters; rows of one cluster as they come."""
-    import faiss
     from scipy.cluster.hierarchy import leaves_list, ward
 
+    faiss = require_faiss("--order-by")
     clusters = min(max(1, len(embeddings) // IMAGES_PER_CLUSTER), MAX_CLUSTERS)
     if clusters < 2:
         return np.arange(len(embeddings))

@@ -11,12 +11,16 @@ import torch
 import torch.distributed as dist
 
 from dist_plm.config import RuntimeConfig
+from dist_plm.distributed.device import choose_device, set_arithmetic
 from dist_plm.distributed.environment import number, place
 from dist_plm.distributed.health import Health
 from dist_plm.distributed.listening import ending_at_once
+from dist_plm.distributed.network import choose_interface
 from dist_plm.distributed.preemption import PREEMPTED, Preemption
 from dist_plm.distributed.world import World
-from dist_plm.errors import MachineError, RunFailure, UserError
+from dist_plm.errors import RunFailure, UserError
+
+NCCL_PATIENCE = 3  # times runtime.timeout_seconds
 
 
 def connect(config: RuntimeConfig, preemption: Preemption | None = None) -> World:
@@ -29,11 +33,14 @@ def connect(config: RuntimeConfig, preemption: Preemption | None = None) -> Worl
         UserError: a GPU was asked for and there is none, or the environment is incomplete or contradicts itself.
     """
     rank, size, local_rank = place()
-    device = _device(config, local_rank)
+    device = choose_device(config, local_rank)
+    set_arithmetic(precision="fp32", reproducible=False, device=device)
     timeout = timedelta(seconds=config.timeout_seconds)
     caught, status = (preemption.signal, PREEMPTED) if preemption else (0, None)
     with ending_at_once("waiting for the other ranks", status, caught):
         _meet(rank, size, "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout)
+        if device.type == "cuda" and size > 1:
+            patient_nccl(timeout)
         health = Health(rank, size, dist.distributed_c10d._get_default_store()) if size > 1 else None
         world = World(rank, size, local_rank, device=device, health=health, preemption=preemption, timeout=timeout)
         cores, sizes = zip(*world.gather_objects((_cores(), number("LOCAL_WORLD_SIZE", 1))), strict=True)
@@ -44,6 +51,16 @@ def connect(config: RuntimeConfig, preemption: Preemption | None = None) -> Worl
     return replace(world, node_size=node_size(sizes))
 
 
+def patient_nccl(timeout: timedelta) -> None:
+    """Let NCCL's watchdog wait longer than gloo does.
+
+    It aborts the process at its time-out, without the words of `World.waiting`. The agreements of a step travel over
+    gloo, so that a rank that hangs is found and named by them first.
+    """
+    group = dist.distributed_c10d._get_default_group()
+    group._get_backend(torch.device("cuda"))._set_default_timeout(NCCL_PATIENCE * timeout)
+
+
 def _meet(rank: int, size: int, backend: str, timeout: timedelta) -> None:
     """Form the process group."""
     if size == 1:
@@ -52,6 +69,7 @@ def _meet(rank: int, size: int, backend: str, timeout: timedelta) -> None:
     if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise UserError(f"WORLD_SIZE is {size} but {' and '.join(missing)} not set: start ranks with torchrun")
     port = number("MASTER_PORT", 0)
+    choose_interface(os.environ["MASTER_ADDR"])
     try:
         dist.init_process_group(backend, timeout=timeout)
     except dist.DistError as error:
@@ -97,16 +115,3 @@ def disconnect(world: World) -> None:
     if world.health:
         world.health.close()
     dist.destroy_process_group()
-
-
-def _device(config: RuntimeConfig, local_rank: int) -> torch.device:
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if config.device == "cpu" or (config.device == "auto" and not available):
-        return torch.device("cpu")
-    if local_rank >= available:
-        raise MachineError(
-            f"local rank {local_rank} has no GPU: this machine has {available}. "
-            f"Start {max(available, 1)} processes a node, or set --runtime.device cpu"
-        )
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)

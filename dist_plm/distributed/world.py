@@ -1,6 +1,8 @@
 """The ranks of a run. The only module that calls collectives; with one rank every one of them is the identity."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -23,6 +25,8 @@ _TRANSPORT = ("gloo", "nccl", "connection", "timed out", "timeout", "peer", "soc
 # torch 2.13 renamed the two tensor collectives and warns about the old names; 2.11 has only those.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+POLL_SECONDS = 0.5
 
 T = TypeVar("T")
 
@@ -212,6 +216,20 @@ class World:
         with self.waiting("word of the first rank"):
             dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]
+
+    def from_first_at_length(self, make: Callable[[], T]) -> T:
+        """As `from_first`, for work that may take longer than `runtime.timeout_seconds`.
+
+        The ranks exchange a number twice a second meanwhile: a first rank that died ends the wait of the others, one
+        that is busy does not.
+        """
+        if self.size == 1:
+            return make()
+        with ThreadPoolExecutor(1) as pool:
+            made = pool.submit(make) if self.is_first else None
+            while not self.agree(int(made.done()) if made else 0):
+                time.sleep(POLL_SECONDS)
+            return self.from_first(lambda: made.result())  # type: ignore[union-attr]
 
     def barrier(self, what: str) -> None:
         """Wait for all ranks at `what`, `runtime.timeout_seconds` at most."""

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from dist_plm.index.faiss_library import find_faiss
 from dist_plm.index.flat import nearest
+from dist_plm.index.proposals import gpu_search
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -25,9 +27,8 @@ def kmeans_labels(embeddings: Tensor | np.ndarray, clusters: int, seed: int, ite
     The library is faiss where it is installed, else scikit-learn.
     """
     points = _points(embeddings)
-    try:
-        import faiss
-    except ImportError:
+    faiss = find_faiss()
+    if faiss is None:
         from sklearn.cluster import KMeans
 
         model = KMeans(clusters, n_init=1, max_iter=iterations, random_state=seed)
@@ -40,6 +41,7 @@ def kmeans_labels(embeddings: Tensor | np.ndarray, clusters: int, seed: int, ite
         seed=seed,
         min_points_per_centroid=1,
         max_points_per_centroid=len(points),
+        gpu=gpu_search(faiss),
     )
     k_means.train(points)
     return k_means.index.search(points, 1)[1][:, 0]

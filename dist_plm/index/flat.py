@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dist_plm.errors import UserError
+from dist_plm.index.faiss_library import find_faiss, missing_faiss
 from dist_plm.index.proposals import Backend, Search, gpu_search, open_search
 from dist_plm.index.ranking import LAST, Lattice, fill, nearest_keys
 from dist_plm.index.rows import BLOCK, HeldRows, Rows
@@ -69,10 +70,9 @@ def nearest(
 
 def describe(backend: Backend, device: torch.device) -> str:
     """Which search will be run, and why, for people."""
-    try:
-        import faiss
-    except ImportError:
-        return f"torch on {device}" + ("" if backend == "torch" else " (faiss is not installed)")
+    faiss = find_faiss()
+    if faiss is None:
+        return f"torch on {device}" + ("" if backend == "torch" else f" (faiss is {missing_faiss()})")
     where = "GPU" if gpu_search(faiss) else "CPU"
     if backend == "torch" or (backend == "auto" and device.type == "cuda" and where == "CPU"):
         return f"torch on {device}" + ("" if backend == "torch" else " (this faiss has no GPU search)")

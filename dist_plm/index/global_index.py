@@ -10,12 +10,12 @@ from torch import Tensor
 
 from dist_plm.config.index import IndexConfig
 from dist_plm.distributed.world import World
-from dist_plm.errors import RunFailure
+from dist_plm.errors import RunFailure, UserError
 from dist_plm.index.embedding_files import Embeddings
 from dist_plm.index.flat import Exact
 from dist_plm.index.ivf import Ivf, train, training_ids
 from dist_plm.index.placement import Placement, own_slice
-from dist_plm.index.proposals import Backend, open_search, search_by_torch
+from dist_plm.index.proposals import GPU_MOST_CANDIDATES, Backend, open_search, search_by_torch
 from dist_plm.index.ranking import LAST
 from dist_plm.index.rows import MappedRows, Rows, common_lattice
 
@@ -102,6 +102,11 @@ class GlobalIndex:
         if not isinstance(self._index, Ivf):
             return
         config, cells = self._config, self._placement.cells
+        if self._rows.device.type == "cuda" and min(config.nprobe_max, cells) > GPU_MOST_CANDIDATES:
+            raise UserError(
+                f"index.nprobe_max is {config.nprobe_max}: faiss searches {GPU_MOST_CANDIDATES} cells of an inverted "
+                "file on a GPU at most; lower it"
+            )
         sample = np.random.default_rng([self._seed, epoch]).permutation(self._count)[: config.recall_sample]
         started = time.monotonic()
         exact = self._search(self._judge, sample, k)

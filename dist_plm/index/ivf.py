@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dist_plm.errors import UserError
+from dist_plm.index.faiss_library import require_faiss
 from dist_plm.index.flat import exact_distances
 from dist_plm.index.proposals import GPU_MOST_CANDIDATES, gpu_resources, gpu_search, prepare
 from dist_plm.index.ranking import LAST, Lattice, fill
@@ -30,8 +32,7 @@ def training_ids(count: int, cells: int, seed: int) -> np.ndarray:
 
 def train(factory: str, lattice: Lattice, sample: Tensor, device: torch.device) -> np.ndarray:
     """An empty index with cells and codec trained on `sample` [m, D], as bytes (uint8)."""
-    import faiss
-
+    faiss = require_faiss(f"index.factory {factory}")
     prepare(faiss)
     index = faiss.index_factory(sample.shape[1], factory)
     ivf = faiss.extract_index_ivf(index)
@@ -41,7 +42,7 @@ def train(factory: str, lattice: Lattice, sample: Tensor, device: torch.device) 
     # k-means warns below 39 rows a cell; a small data set has no more to give.
     ivf.cp.min_points_per_centroid = 1
     index.train(np.concatenate([_in_units(lattice, block.to(device)) for block in sample.split(BLOCK)]))
-    ivf.clustering_index = None  # type: ignore[assignment]
+    ivf.clustering_index = None
     return faiss.serialize_index(index)
 
 
@@ -56,15 +57,14 @@ class Ivf:
     """
 
     def __init__(self, rows: Rows, lattice: Lattice, trained: np.ndarray, first: int = 0) -> None:
-        import faiss
-
+        faiss = require_faiss("an inverted file")
         prepare(faiss)
         self._rows, self._lattice, self._first = rows, lattice, first
         self._index: Any = faiss.deserialize_index(trained)
         self._settings: Any = faiss.ParameterSpace()
         self._most = len(rows)
         if rows.device.type == "cuda" and gpu_search(faiss):
-            self._index = faiss.index_cpu_to_gpu(gpu_resources(), rows.device.index or 0, self._index)
+            self._index = _on_gpu(faiss, self._index, rows.device)
             self._settings, self._most = faiss.GpuParameterSpace(), GPU_MOST_CANDIDATES
         for _, block in rows.blocks(BLOCK):
             self._index.add(_in_units(lattice, block))
@@ -101,3 +101,19 @@ class Ivf:
 def _in_units(lattice: Lattice, rows: Tensor) -> np.ndarray:
     """Rows from the lattice's centre in their own unit, float32: codecs of half precision overflow on the lattice's."""
     return (lattice.points(rows) * lattice.step).float().cpu().numpy()
+
+
+def _on_gpu(faiss: Any, index: Any, device: torch.device) -> Any:
+    """The index on a GPU.
+
+    Raises:
+        UserError: FAISS has no form of it there.
+    """
+    try:
+        return faiss.index_cpu_to_gpu(gpu_resources(), device.index or 0, index)
+    except RuntimeError as error:
+        reason = str(error).rpartition(": ")[2].splitlines()[0]
+        raise UserError(
+            f"index.factory has no form on a GPU in this faiss ({reason}): take IVF with Flat, SQ8 or PQ, or set "
+            "--index.backend torch with --index.factory Flat"
+        ) from error

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from dist_plm.config import Config
 from dist_plm.config.index import IndexConfig
 from dist_plm.errors import UserError
+from dist_plm.index.faiss_library import require_faiss
 
 GB = 1e9
 
@@ -85,13 +86,7 @@ def read_factory(factory: str, count: int, dim: int) -> tuple[int, int]:
     Raises:
         UserError: faiss is missing, can't read the string, or makes no inverted file of it; too few images to train it.
     """
-    try:
-        import faiss
-    except ImportError:
-        raise UserError(
-            f"index.factory {factory!r} needs faiss, which is not installed: "
-            "pip install faiss-cpu (or faiss-gpu), or set --index.factory Flat"
-        ) from None
+    faiss = require_faiss(f"index.factory {factory!r}", ", or set --index.factory Flat")
     try:
         index = faiss.index_factory(dim, factory)
     except RuntimeError as error:

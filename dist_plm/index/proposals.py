@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dist_plm.errors import UserError
+from dist_plm.index.faiss_library import find_faiss, require_faiss
 from dist_plm.index.ranking import Lattice
 from dist_plm.index.rows import BLOCK, Rows
 
@@ -27,15 +27,9 @@ def open_search(backend: Backend, lattice: Lattice, rows: Rows) -> Search:
     """
     if backend == "torch":
         return search_by_torch(lattice, rows)
-    try:
-        import faiss
-    except ImportError:
-        if backend == "auto":
-            return search_by_torch(lattice, rows)
-        raise UserError(
-            "index.backend is faiss, which is not installed: "
-            "pip install faiss-cpu (or faiss-gpu), or set index.backend to torch"
-        ) from None
+    faiss = find_faiss() if backend == "auto" else require_faiss("index.backend faiss", ", or set it to torch")
+    if faiss is None:
+        return search_by_torch(lattice, rows)
     on_gpu = rows.device.type == "cuda" and gpu_search(faiss)
     if rows.device.type == "cuda" and not on_gpu and backend == "auto":
         return search_by_torch(lattice, rows)
@@ -73,9 +67,7 @@ def gpu_search(faiss: Any) -> bool:
 @cache
 def gpu_resources() -> Any:
     """FAISS's scratch memory and streams on this process's GPU: one for all indices, of bounded size."""
-    import faiss
-
-    resources = faiss.StandardGpuResources()
+    resources = find_faiss().StandardGpuResources()
     resources.setTempMemory(GPU_TEMPORARY_BYTES)
     return resources
 

@@ -1,7 +1,7 @@
 """The number format of the method: all of a call in float32 or all of it in float64, also inside an autocast region."""
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -12,11 +12,23 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
+@contextmanager
+def ieee_products() -> Iterator[None]:
+    """Products of float32 matrices on a GPU at IEEE precision, whatever the process has chosen."""
+    matmul = torch.backends.cuda.matmul
+    chosen = matmul.fp32_precision
+    matmul.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = chosen
+
+
 def full_precision(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Switch autocast off inside `function`, and raise ValueError for half precision or mixed formats.
 
-    In bfloat16 the inner product of two unit vectors is off by 4e-3, so that every distance below .06 is noise.
-    TF32 is as coarse and is not switched here: leave torch.backends.cuda.matmul at full precision.
+    In bfloat16 the inner product of two unit vectors is off by 4e-3, so that every distance below .06 is noise. TF32 is
+    as coarse, and is switched off as well.
     """
 
     @wraps(function)
@@ -29,7 +41,8 @@ def full_precision(function: Callable[Arguments, Result]) -> Callable[Arguments,
             name = function.__name__
             raise ValueError(f"{name} needs all its tensors in float32 or all in float64, not {found}")
         device = floating[0].device.type
-        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+        autocast = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+        with autocast, ieee_products():
             return function(*args, **kwargs)
 
     return guarded

@@ -4,8 +4,7 @@
 kernels and a wait of the host for the error code of the eigendecomposition.
 """
 
-import os
-import shutil
+import warnings
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -49,17 +48,31 @@ def select(gram: Tensor, noise: Tensor, *, dim: int, centre: str, allowed: float
         centre: `mean` centres the members on their mean.
         allowed: A member passes where |v - UU'v|^2 <= allowed |v|^2.
     """
-    kernel = _kernel() if gram.is_cuda and gram.dtype == torch.float32 else None
+    kernel = _kernel(gram.device) if gram.is_cuda and gram.dtype == torch.float32 else None
     if kernel and gram.shape[1] <= kernel.MOST:
         return Selection(*kernel.select(gram, noise, dim=dim, centre=centre, allowed=allowed))
     return select_batched(gram, noise, dim=dim, centre=centre, allowed=allowed)
 
 
 @cache
-def _kernel() -> ModuleType | None:
-    """The kernel's module, where there is Triton, and the compiler that it builds its launchers with."""
-    compiler = "CC" in os.environ or any(shutil.which(name) for name in ("cc", "gcc", "clang"))
-    return import_module("dist_plm.manifold.selection_kernel") if compiler and find_spec("triton") else None
+def _kernel(device: torch.device) -> ModuleType | None:
+    """The kernel's module, where one small launch works.
+
+    Triton builds its launchers with a C compiler and the headers of Python, either of which may be missing, and may not
+    know the card: a launch decides, and not a list of conditions.
+    """
+    if not find_spec("triton"):
+        return None
+    try:
+        kernel = import_module("dist_plm.manifold.selection_kernel")
+        gram = torch.eye(4, device=device)[None]
+        kernel.select(gram, torch.zeros(1, 1, device=device), dim=2, centre="mean", allowed=0.1)
+        torch.cuda.synchronize(device)
+    except Exception as error:  # of Triton, its compiler, the driver: all mean the same here
+        reason = str(error).strip().splitlines() or [repr(error)]
+        warnings.warn(f"neighbours are selected without the Triton kernel, more slowly: {reason[-1]}", stacklevel=2)
+        return None
+    return kernel
 
 
 def select_batched(gram: Tensor, noise: Tensor, *, dim: int, centre: str, allowed: float) -> Selection:

@@ -35,3 +35,11 @@ def check_compiler() -> None:
             f"runtime.compile needs a C++ compiler, and {compiler!r} is not on the PATH: install one, or name it by "
             "CXX, or leave runtime.compile out"
         )
+    try:
+        torch.compile(torch.sin)(torch.zeros(8))
+    except Exception as error:  # of the compiler, its headers, or torch's own: the first step would end in it
+        reason = str(error).strip().splitlines() or [repr(error)]
+        raise UserError(
+            f"runtime.compile can't make a kernel here ({reason[0][:200]}): install the headers of the compiler and of "
+            "Python, or leave runtime.compile out"
+        ) from error

@@ -32,9 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.local and cluster.nodes > 1:
         raise UserError(f"--local is this machine alone: --nodes {cluster.nodes} can't be had")
     if not options.dry_run and not options.local:
-        from dist_plm.slurm.scheduler import check_request, require_slurm
+        from dist_plm.slurm.scheduler import check_request, require_slurm, with_cores
 
         require_slurm()
+        cluster = with_cores(cluster)
         check_request(cluster)
     return _shards(options, rest, cluster) if options.task == "shards" else _train(options, rest, cluster)
 
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(options: argparse.Namespace, rest: list[str], cluster: Cluster) -> int:
     from dist_plm.slurm import sweep
 
+    if cluster.gpus_per_node and not any(word.startswith("--runtime.device") for word in rest):
+        rest = [*rest, "--runtime.device", "cuda"]  # a node whose GPUs are unusable must not train on its CPU
     runs = sweep.runs(rest, options.sweep, cluster.ranks, build=not options.dry_run)
     base = runs[0].path.parent if options.sweep else runs[0].path
 

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from typing import NamedTuple
 
 from dist_plm.errors import UserError
@@ -58,6 +59,21 @@ def check_request(cluster: Cluster) -> None:
     limits = [row.limit for row in rows]
     if all(limit[0].isdigit() and seconds(limit) < 60 * cluster.minutes for limit in limits):
         raise UserError(f"--time {cluster.time}: the limit of {where} is {limits[0]}; a run goes on after it by itself")
+
+
+def with_cores(cluster: Cluster) -> Cluster:
+    """The same with the cores of a GPU's share of its node, where the number of cores was left open.
+
+    Slurm gives one core a task by default, on which decoding takes turns with the step.
+    """
+    if cluster.cpus_per_task or not cluster.gpus_per_node:
+        return cluster
+    names = cluster.partition.split(",") if cluster.partition else []
+    rows = [row for row in _rows() if row.gpus >= cluster.gpus_per_node and (row.partition in names or not names)]
+    if not rows:
+        return cluster
+    share = min(row.cpus * cluster.gpus_per_node // row.gpus for row in rows) // cluster.ranks_per_node
+    return replace(cluster, cpus_per_task=max(1, share))
 
 
 def state(job: str) -> str:

@@ -16,6 +16,7 @@ from dist_plm.distributed.world import World
 from dist_plm.index.embedding_pass import Embed
 from dist_plm.index.rows import Rows
 from dist_plm.manifold import effective_rank, mean_pair_distance
+from dist_plm.manifold.precision import ieee_products
 from dist_plm.methods import Loss, Points, build_method
 from dist_plm.model import Encoder, Teacher
 from dist_plm.model.encoder import Heads
@@ -157,7 +158,7 @@ class Learner:
         x = embedded if x is None else x
         sound = embedded.detach().isfinite().all() & x.isfinite().all()
         z, x = self._usable(embedded).requires_grad_(), self._usable(x)
-        with part("losses"):
+        with part("losses"), ieee_products():
             loss = self.method(self._points(z, x, batch, prepared=prepared, sound=sound, step=step, epoch=epoch))
             with self.world.waiting("reduce-scatter of dL/dz"):
                 loss.share.backward()
@@ -198,7 +199,7 @@ class Learner:
         with part("teacher"):
             x = self.strategy.embed_constant(self._teacher_forward, entering)
         neighbours = None if batch.neighbours is None else batch.neighbours.to(self.method_dtype)
-        with part("losses"):
+        with part("losses"), ieee_products():
             return x, self.method.prepare(self._usable(x)[:, : self.config.model.dim], self.shares, neighbours)
 
     def _usable(self, embedded: Tensor) -> Tensor:

@@ -165,7 +165,8 @@ class Planner:
         """Make classes up from the gallery on the first rank, save them, and hand them to the method."""
         gallery = self._embeddings(at, learner).whole()
         started = time.monotonic()
-        at.labels = self._shared(lambda: self.run.directory.save_labels(learner.method.cluster(gallery)))
+        made = self.run.world.from_first_at_length
+        at.labels = made(lambda: self.run.directory.save_labels(learner.method.cluster(gallery)))
         labels = load_plan(self.run.directory.labels(at.labels), at.labels)
         learner.relabel(gallery, labels)
         found, left_out = len(np.unique(labels[labels >= 0])), int((labels < 0).sum())

@@ -10,7 +10,13 @@ from dist_plm.checkpoint.checkpoint import State
 from dist_plm.distributed.world import World
 from dist_plm.parallel.optimiser import Updates, update
 
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp64": torch.float64}
+PRECISIONS = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp64": torch.float64,
+}
 
 
 class Strategy(ABC):

@@ -1,0 +1,50 @@
+"""The only import of FAISS: where it does not work the reason is known, and what can do without it goes on.
+
+faiss-gpu loads CUDA 12 libraries from wheels of their own when it is imported. Where one is missing it raises a
+RuntimeError, on machines without a GPU too; a broken library raises an OSError, a missing package an ImportError.
+"""
+
+from functools import cache
+from typing import Any
+
+from dist_plm.errors import UserError
+
+
+@cache
+def _imported() -> tuple[Any, str]:
+    """The module, or None and why it can't be imported."""
+    try:
+        import faiss
+    except ImportError as error:
+        return None, "not installed" if error.name == "faiss" else f"not importable: {error}"
+    except (RuntimeError, OSError) as error:
+        return None, f"not importable: {str(error).splitlines()[0]}"
+    return faiss, ""
+
+
+def find_faiss() -> Any:
+    """The module `faiss`, or None where it can't be imported."""
+    return _imported()[0]
+
+
+def missing_faiss() -> str:
+    """Why `find_faiss` returns None, in a few words; empty where it doesn't."""
+    return _imported()[1]
+
+
+def require_faiss(purpose: str, otherwise: str = "") -> Any:
+    """The module `faiss`.
+
+    Args:
+        purpose: What needs it, the beginning of the message.
+        otherwise: How to do without it.
+
+    Raises:
+        UserError: it can't be imported.
+    """
+    module, reason = _imported()
+    if module is None:
+        raise UserError(
+            f"{purpose} needs faiss, which is {reason}: pip install faiss-cpu (or faiss-gpu, never both){otherwise}"
+        )
+    return module
