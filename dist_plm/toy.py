@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # The paper's values but for m = 1, since lines are what a plane holds, and a momentum that fits 150 steps.
 CONFIG = Config(
     model=ModelConfig(dim=2, momentum=0.9),
-    manifold=ManifoldConfig(dim=1, k=10, threshold=0.9),
+    manifold=ManifoldConfig(dim=1, k=10, threshold=0.9, n_alpha=4.0),
     proxies=ProxiesConfig(count=9, lr_scale=5.0),
 )
 LR = 3e-3

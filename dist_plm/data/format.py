@@ -11,6 +11,7 @@ ignored.jsonl          the same for each file of a folder that a rule left out
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -108,7 +109,9 @@ class Manifest:
         path = Path(folder) / MANIFEST
         try:
             with path.open("rb") as file:
-                text = file.read(MANIFEST_BYTES + 1)
+                text = file.read(
+                    min(MANIFEST_BYTES, os.fstat(file.fileno()).st_size) + 1
+                )  # a buffer of the bound is 64 MiB
         except FileNotFoundError:
             raise UserError(
                 f"{folder} holds no data set: {MANIFEST} is missing; name another folder with "

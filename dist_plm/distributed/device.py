@@ -83,11 +83,13 @@ def set_arithmetic(*, precision: str, reproducible: bool, device: torch.device) 
     Args:
         precision: `tf32` multiplies and convolves in TF32; anything else leaves float32 at IEEE precision.
     """
+    if device.type != "cuda":
+        return
     product = "tf32" if precision == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = product
     torch.backends.cudnn.conv.fp32_precision = product  # type: ignore[attr-defined]
     torch.backends.cudnn.rnn.fp32_precision = product  # type: ignore[attr-defined]
-    if reproducible and device.type == "cuda":
+    if reproducible:
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
         # A warning names an operation that has no such kernel: the promise of equal bits does not hold for it.

@@ -48,16 +48,17 @@ def runs(arguments: list[str], sweeps: list[str], ranks: int, *, build: bool) ->
     parser = command_line()
     base = Path(config_of(parser, parser.parse_args(arguments)).run_dir).absolute()
     axes = [parse(text) for text in sweeps]
+    keys = [key for key, _ in axes]
+    swept = [dict(zip(keys, each, strict=True)) for each in itertools.product(*(values for _, values in axes))]
+    if len({_name(values) for values in swept}) < len(swept):
+        raise UserError("--sweep names the same run twice: give each key and each value once")
     found = []
-    for combination in itertools.product(*(values for _, values in axes)):
-        values = dict(zip((key for key, _ in axes), combination, strict=True))
+    for values in swept:
         path = base / _name(values) if values else base
         overrides = [word for key, value in values.items() for word in (f"--{key}", value)]
         resolved = [*arguments, *overrides, "--run_dir", str(path)]
         config = checked_config(parser, parser.parse_args(resolved), ranks, build=build)
         found.append(Run(path, resolved, config, values))
-    if len({run.path for run in found}) < len(found):
-        raise UserError("--sweep names the same run twice: give each key and each value once")
     return found
 
 

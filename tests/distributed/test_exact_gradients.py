@@ -39,7 +39,7 @@ def config(proxies: int, scope: str = "global", micro_batches: int = 1) -> Confi
         seed=3,
         model=ModelConfig(dim=DIM),
         batch=BatchConfig(groups=GROUPS, group_size=GROUP_SIZE, micro_batches=micro_batches),
-        manifold=ManifoldConfig(dim=2, k=5, scope=scope),
+        manifold=ManifoldConfig(dim=2, k=5, scope=scope, n_alpha=4.0),
         proxies=ProxiesConfig(count=proxies),
     )
 

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.common import on_ranks
 from dist_plm.checkpoint.checkpoint import staged
-from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, ProxiesConfig
+from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, ProxiesConfig, WarmUpConfig
 from dist_plm.data.loader import Batch
 from dist_plm.distributed.world import World
 from dist_plm.training.learner import Learner, phases
@@ -18,7 +18,8 @@ def steps_with_one_bad(world: World) -> dict[str, Any]:
     config = Config(
         model=ModelConfig(backbone="small", dim=8),
         batch=BatchConfig(groups=4, group_size=2),
-        manifold=ManifoldConfig(k=5),
+        manifold=ManifoldConfig(k=5, n_alpha=4.0),
+        warm_up=WarmUpConfig(epochs=0),
         proxies=ProxiesConfig(count=5),
     )
     learner = Learner(config, world, phases(config)[0])

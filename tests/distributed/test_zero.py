@@ -21,6 +21,7 @@ from dist_plm.config import (
     ProxiesConfig,
     RuntimeConfig,
     TrainConfig,
+    WarmUpConfig,
     ZeroConfig,
 )
 from dist_plm.data.loader import Batch
@@ -35,7 +36,8 @@ STEPS, STAGES = 20, (1, 2, 3)
 DDP = Config(
     model=ModelConfig(backbone="small", dim=8, momentum=0.9),
     batch=BatchConfig(groups=4, group_size=2),
-    manifold=ManifoldConfig(k=5),
+    manifold=ManifoldConfig(k=5, n_alpha=4.0),
+    warm_up=WarmUpConfig(epochs=0),
     proxies=ProxiesConfig(count=5),
     optimiser=OptimiserConfig(name="sgd", lr=5e-4, backbone_lr_scale=0.5),
 )

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dist_plm.errors import UserError
 from tests.commands import ROOT, command_module, on_ranks, together
 from tests.end_to_end.conftest import events
 
@@ -76,7 +77,11 @@ def help_of(module: str, *words: str) -> str:
     try:
         for option in ("--help", "--help-all"):  # the second where there are more than a few
             sys.argv = [module, *words, option]
-            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(None), contextlib.suppress(SystemExit):
+            with (
+                contextlib.redirect_stdout(printed),
+                contextlib.redirect_stderr(None),
+                contextlib.suppress(SystemExit, UserError),
+            ):
                 importlib.import_module(command_module(module)).main()
     finally:
         sys.argv = before

@@ -9,11 +9,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dist_plm.config import Config, DadaConfig, ModelConfig
+from dist_plm.distributed.shares import Shares
 from dist_plm.distributed.world import World
 from dist_plm.methods import Points, build_method
 from dist_plm.methods.dada import DataAugmentedDomainAdaptation, Draws
 from dist_plm.model.discriminator import Discriminator
 from tests import baselines_oracle as oracle
+
+CPU = torch.device("cpu")
 
 POINTS, DIM, CLASSES = 18, 5, 6
 CONFIG = Config(
@@ -53,8 +56,8 @@ def test_terms_are_those_of_the_loops(dropout: float) -> None:
         norm.weight.data, norm.bias.data = torch.rand_like(norm.weight) + 0.5, torch.rand_like(norm.bias)
     x, p, y = rows(0), rows(1), torch.arange(POINTS) % CLASSES
     mixed = 0.7 * x + 0.3 * p
-    found = method._judged(x, mixed, p, y, Draws(4, 2, World(), x))
-    keep = factors(Draws(4, 2, World(), x), method) if dropout else [None, None]
+    found = method._judged(x, mixed, p, y, Draws(4, 2, Shares.even(POINTS, 1), 0, x.device))
+    keep = factors(Draws(4, 2, Shares.even(POINTS, 1), 0, x.device), method) if dropout else [None, None]
     networks = (weights(method.discriminators["domain"]), weights(method.discriminators["category"]))
     expected = oracle.dada_terms(*(each.numpy() for each in (x, mixed, p)), y.tolist(), *networks, keep)
     np.testing.assert_allclose([float(each) for each in found], expected, rtol=1e-9)
@@ -103,12 +106,12 @@ def test_discriminators_learn_what_the_network_then_fights() -> None:
 
 
 def test_masks_of_a_row_do_not_depend_on_its_rank() -> None:
-    alone = Draws(1, 2, World(), rows(0)).of(3)(4).reshape(3, POINTS, 4)
-    parts = [Draws(1, 2, World(rank=r, size=3), rows(0)[:6]).of(3)(4).reshape(3, 6, 4) for r in range(3)]
+    alone = Draws(1, 2, Shares.even(POINTS, 1), 0, CPU).of(3)(4).reshape(3, POINTS, 4)
+    parts = [Draws(1, 2, Shares.even(POINTS, 3), r, CPU).of(3)(4).reshape(3, 6, 4) for r in range(3)]
     torch.testing.assert_close(torch.cat(parts, dim=1), alone, rtol=0, atol=0)
-    again = Draws(1, 2, World(), rows(0)).of(3)
+    again = Draws(1, 2, Shares.even(POINTS, 1), 0, CPU).of(3)
     assert not torch.equal(again(4), again(4)) and not torch.equal(
-        Draws(1, 3, World(), rows(0)).of(3)(4), alone.reshape(-1, 4)
+        Draws(1, 3, Shares.even(POINTS, 1), 0, CPU).of(3)(4), alone.reshape(-1, 4)
     )
 
 

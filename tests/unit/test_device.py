@@ -100,9 +100,9 @@ def settings():
 
 def test_float32_is_ieee_in_products_and_convolutions(settings):
     torch.backends.cudnn.conv.fp32_precision = "tf32"  # torch's default
-    set_arithmetic(precision="fp32", reproducible=False, device=torch.device("cpu"))
+    set_arithmetic(precision="fp32", reproducible=False, device=torch.device("cuda"))
     assert torch.backends.cudnn.conv.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "ieee"
-    set_arithmetic(precision="tf32", reproducible=False, device=torch.device("cpu"))
+    set_arithmetic(precision="tf32", reproducible=False, device=torch.device("cuda"))
     assert torch.backends.cudnn.conv.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "tf32"
     with ieee_products():
         assert torch.backends.cuda.matmul.fp32_precision == "ieee"

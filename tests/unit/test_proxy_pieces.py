@@ -37,7 +37,8 @@ def terms_at_once(method: nn.Module, x: Tensor, z: Tensor, similarity_gradient: 
     proxies, pairs = method.proxies, POINTS * method.proxies.count
     basis = neighbourhoods(x, x, torch.arange(POINTS), method.config.manifold).basis
     rho, psi = proxies.constrained(proxies.raw_rho, proxies.raw_psi)
-    s = proxy_similarity(x, basis, rho, psi)
+    manifold = method.config.manifold
+    s = proxy_similarity(x, basis, rho, psi, n_alpha=manifold.n_alpha, n_beta=manifold.n_beta)
     s = s if similarity_gradient else s.detach()
     first, second = proxy_loss(z, rho, s) / pairs, neighbourhood_loss(basis, psi, s) / (pairs * MANIFOLD_DIM)
     return [first, second, *torch.autograd.grad(first + 3 * second, [z, *method.parameters()])]

@@ -14,14 +14,15 @@ from benchmarks.reproduction import run, table
 from benchmarks.reproduction.cut import BLOCKS, above, below, insert_batch_norm
 from benchmarks.reproduction.experiment import Experiment
 from benchmarks.reproduction.features import Features
-from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, ProxiesConfig, TrainConfig
+from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, ProxiesConfig, TrainConfig, WarmUpConfig
 from dist_plm.evaluation import recall_at_k
 from dist_plm.model.batch_norm import convert_batch_norm
 from dist_plm.model.bvlc_googlenet import BvlcGooglenet
 
 CLASSES, EACH, CROPS, CHANNELS = 4, 8, 2, 1024
 BASE = (
-    "--views.size 112 --model.dim 8 --batch.groups 2 --batch.group_size 4 --proxies.count 5 --manifold.k 5 "
+    "--views.size 112 --model.backbone bvlc_googlenet --warm_up.epochs 0 "
+    "--model.dim 8 --batch.groups 2 --batch.group_size 4 --proxies.count 5 --manifold.k 5 "
     "--train.max_steps 12 --cut head --evaluate_every 4 --runtime.device cpu"
 )
 
@@ -44,11 +45,12 @@ def cache(tmp_path_factory) -> Path:
 
 def config(method: str, **model) -> Config:
     return Config(
-        model=ModelConfig(dim=8, **model),
+        model=ModelConfig(backbone="bvlc_googlenet", dim=8, **model),
         batch=BatchConfig(groups=2, group_size=4),
         manifold=ManifoldConfig(k=5),
         proxies=ProxiesConfig(count=5),
         train=TrainConfig(method=method, max_steps=8),
+        warm_up=WarmUpConfig(epochs=0),
     )
 
 
@@ -72,6 +74,7 @@ def test_the_start_is_judged_on_the_test_maps(cache):
     again = Experiment(config("plm"), features, "head", 8).learner.student.head
     z = torch.nn.functional.normalize(maps[:, :, 0, 0] @ (2 * again.weight.detach()).T) @ weight
     expected = recall_at_k(z, torch.from_numpy(features.test_labels), (1, 2, 4, 8))
+    assert 0 < start.pop("map_at_r") <= 100
     assert start == {str(k): pytest.approx(100 * share, abs=1e-3) for k, share in expected.items()}
 
 

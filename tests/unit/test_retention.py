@@ -1,8 +1,10 @@
 """Which checkpoints stay when new ones come."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
+from dist_plm.checkpoint.position import Position
 from dist_plm.checkpoint.retention import drop, mark_best
 from dist_plm.config import CheckpointConfig
 
@@ -12,8 +14,9 @@ STEPS_PER_EPOCH = 10
 def saved(folder: Path, step: int) -> None:
     path = folder / f"step_{step:08d}"
     path.mkdir(parents=True)
-    position = {"epochs": step // STEPS_PER_EPOCH, "batch": step % STEPS_PER_EPOCH}
-    (path / "checkpoint.json").write_text(json.dumps({"step": step, "position": position, "files": {}}))
+    position = asdict(Position(step=step, epochs=step // STEPS_PER_EPOCH, batch=step % STEPS_PER_EPOCH))
+    document = {"step": step, "position": position, "phases": ["plm"], "data": "", "files": {"a.safetensors": {}}}
+    (path / "checkpoint.json").write_text(json.dumps(document))
 
 
 def left(folder: Path) -> list[int]:
