@@ -117,7 +117,7 @@ def test_an_index_does_not_fit(finished, demo, small_disk, here, monkeypatch):
     for left, files in (
         (8_192, set()),  # the first and last page of a sparse file fit: written through a memory map, it would kill
         (16_384, {"embeddings.npy"}),
-        (65_536, {"index.faiss", "images.jsonl", "unreadable.jsonl"}),
+        (65_536, {"index.faiss", "images.jsonl", "unreadable.jsonl", "ignored.jsonl"}),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(Builder, "_assemble", lambda self, left=left: (fill(ballast, left), assemble(self)))
