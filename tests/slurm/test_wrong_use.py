@@ -31,7 +31,6 @@ def refuse(*arguments: object, match: str) -> None:
         (("--cpus-per-task", 5), "has more than 4 cores"),
         (("--time", "2-00:00:00"), "the limit of partition debug is 1-00:00:00"),
         (("--exclude", "nowhere"), "sbatch refuses: "),
-        (("--nodes", 3), "--nodes 3"),
         (("--run_dir", "/proc/run"), "can't be written"),
     ],
 )
