@@ -58,7 +58,7 @@ def test_an_export_is_judged_as_its_run(finished, demo, here, tmp_path):
     )
     for name, row in of_run["methods"].items():  # batches are laid out by the configuration, which an export lacks
         first, second = row["all"], of_export["methods"][name]["all"]
-        assert first.pop("correlation") == pytest.approx(second.pop("correlation"), rel=1e-8)
+        assert first.pop("correlation") == pytest.approx(second.pop("correlation"), rel=1e-6)  # embeddings in float32
         assert first == second
     assert of_run["proxies"] and of_export["proxies"] is None
     refused(here(supervision.main, "--checkpoint", out), "--shards")
