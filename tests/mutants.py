@@ -107,7 +107,7 @@ MUTANTS = [
         ("near * near.T", "near"),
     ),
     *_of(
-        "methods/dada.py", "unit/test_dada.py",
+        "methods/dada.py", "unit/test_dada.py distributed/test_baseline_gradients.py",
         ("(norm_x - norm_mixed)", "(norm_x + norm_mixed)"),
         ("- (1 - r) * domain", "+ (1 - r) * domain"),
         ("draws, points.sound)", "draws, torch.tensor(True))"),
@@ -151,7 +151,8 @@ MUTANTS = [
         ("_local(value).copy_(_local(read[name]))", "_local(read[name])"),
     ),
     *_of(
-        "checkpoint/summary.py", "hostile/test_damaged_runs.py",
+        "checkpoint/summary.py",
+        "hostile/test_damaged_runs.py end_to_end/test_resume.py::test_a_broken_checkpoint_is_named_and_passed_over",
         ("if file_digest(path / name) != expected:", "if False:"),
         ("if document.get(OWN, \"\") not in", "if False and document.get(OWN, \"\") not in"),
         ("if wrong := [name for name in files if Path(name).name != name]:", "if wrong := []:"),

@@ -10,6 +10,7 @@ import pytest
 from dist_plm import train as training
 from dist_plm.checkpoint import checkpoint
 from dist_plm.distributed.world import World
+from dist_plm.files.reading import file_digest
 from dist_plm.telemetry.metrics import Metrics
 from tests.end_to_end.conftest import STEPS_PER_EPOCH, events, timeless, train
 from tests.end_to_end.test_resume import assert_same_end
@@ -95,6 +96,15 @@ def test_a_summary_without_a_hash_is_an_old_one(tmp_path, finished):
     rewrite(newest(run) / "checkpoint.json", lambda document: None, signed=True)
     found = checkpoint.find(run / "checkpoints", World())
     assert found and found.path == newest(run) and not found.rejected
+
+
+def test_a_summary_names_no_file_elsewhere(tmp_path, finished):
+    """Though the file is there and as the summary says."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    name = "../../config.yaml"
+    rewrite(newest(run) / "checkpoint.json", put("files", name, value=file_digest(run / "config.yaml")), signed=True)
+    found = checkpoint.find(run / "checkpoints", World())
+    assert found and f"'{name}' is not a plain file name" in found.rejected[0]
 
 
 def test_a_damaged_plan_is_passed_over_with_its_checkpoint(tmp_path, tiny, finished):

@@ -24,9 +24,9 @@ def test_the_route_to_this_machine_is_its_loopback_interface():
 )
 def test_an_interface_is_named_where_the_host_name_is_loopback(own, master, before, after, monkeypatch):
     for variable in network._VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
-        if before:
-            monkeypatch.setenv(variable, before)
+        monkeypatch.setenv(variable, before or "")  # what is set is taken back, what was not there is not
+        if not before:
+            monkeypatch.delenv(variable)
     monkeypatch.setattr(network, "_is_loopback", lambda host: master if host == "master" else own)
     monkeypatch.setattr(network, "interface_towards", lambda host: "eth7")
     choose_interface("master")
