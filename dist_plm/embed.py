@@ -56,8 +56,8 @@ def main() -> int:
 
 def _difference(options: argparse.Namespace) -> str:
     """What an index that is there and the folder that was named differ in; empty where it is not of that folder."""
-    from dist_plm.search_index import Catalogue
     from dist_plm.search_index.maintenance import changes
+    from dist_plm.search_index.search_index import Catalogue
 
     try:
         catalogue = Catalogue(options.out)

@@ -11,7 +11,7 @@ from dist_plm.files.atomic import replacing
 from dist_plm.files.names import printable
 
 if TYPE_CHECKING:
-    from dist_plm.search_index import Neighbour
+    from dist_plm.search_index.search_index import Neighbour
 
 
 def main() -> int:
@@ -25,7 +25,7 @@ def main() -> int:
     from dist_plm.data.decode import decode
     from dist_plm.distributed.process import limit_threads
     from dist_plm.model.own_backbone import allow
-    from dist_plm.search_index import Catalogue
+    from dist_plm.search_index.search_index import Catalogue
     from dist_plm.search_index.sheet import contact_sheet
 
     allow(options.backbone)

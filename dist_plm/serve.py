@@ -25,7 +25,7 @@ def main() -> int:
 
     from dist_plm.distributed.process import limit_threads
     from dist_plm.model.own_backbone import allow
-    from dist_plm.search_index import Catalogue
+    from dist_plm.search_index.search_index import Catalogue
     from dist_plm.search_index.web import create_app
 
     allow(options.backbone)

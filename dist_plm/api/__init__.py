@@ -22,7 +22,7 @@ from dist_plm.errors import RunFailure, UserError
 from dist_plm.evaluation import nmi, retrieval_counts
 from dist_plm.index.embedding_pass import DIVERGED
 from dist_plm.model.own_backbone import allow
-from dist_plm.search_index import Catalogue, Neighbour
+from dist_plm.search_index.search_index import Catalogue, Neighbour
 
 __all__ = ["embed_images", "evaluate_embeddings", "load_encoder", "search_images"]
 

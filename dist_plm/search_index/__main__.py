@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from dist_plm.cli import OneLineParser, run_command, weights_path
 
 if TYPE_CHECKING:
-    from dist_plm.search_index import Catalogue
+    from dist_plm.search_index.search_index import Catalogue
     from dist_plm.telemetry.progress import Display
 
 
@@ -21,8 +21,8 @@ def main() -> int:
     """Run one of the four commands."""
     options = _parse()
 
-    from dist_plm.search_index import Catalogue
     from dist_plm.search_index.maintenance import add, remove, update
+    from dist_plm.search_index.search_index import Catalogue
 
     if options.command == "list":
         _list(Catalogue(options.index))

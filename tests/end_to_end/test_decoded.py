@@ -31,6 +31,9 @@ def test_another_side_is_another_experiment(tmp_path, tiny, here):
     train(1, tiny, tmp_path / "plain", "--train.max_steps", 1)
     mine, plain = tensors(run), tensors(tmp_path / "plain")
     assert any(not torch.equal(mine[name], plain[name]) for name in plain if name.startswith("student"))
-    refused(here(training.main, "--config", tiny, "--run_dir", run, *cache), "decoded_side: 24 there, 0 here")
+    refused(
+        here(training.main, "--config", tiny, "--run_dir", run, *cache, "--data.decoded_side", 0),
+        "decoded_side: 24 there, 0 here",
+    )
     smaller = here(training.main, "--config", tiny, "--run_dir", tmp_path / "new", "--data.decoded_side", 19)
     refused(smaller, "data.decoded_side 19 is smaller than views.resize 20")

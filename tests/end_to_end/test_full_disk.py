@@ -17,8 +17,8 @@ from dist_plm import export as exporting
 from dist_plm import train as training
 from dist_plm.checkpoint import checkpoint
 from dist_plm.distributed.world import World
-from dist_plm.search_index import Catalogue
 from dist_plm.search_index.build import Builder
+from dist_plm.search_index.search_index import Catalogue
 from dist_plm.training import learner
 from tests.end_to_end.conftest import STEPS, events, refused
 

@@ -14,7 +14,7 @@ from dist_plm import search as searching
 from dist_plm import train as training
 from dist_plm.data.store import Store
 from dist_plm.report import __main__ as reporting
-from dist_plm.search_index import Catalogue
+from dist_plm.search_index.search_index import Catalogue
 from dist_plm.supervision import __main__ as supervision
 
 NAMES = [os.fsdecode(name) for name in ("latté/café.jpg".encode(), b"lat\xe9/caf\xe9.jpg")]

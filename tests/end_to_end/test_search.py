@@ -16,8 +16,8 @@ from dist_plm import embed as embedding
 from dist_plm import search as searching
 from dist_plm.data.store import Store
 from dist_plm.errors import UserError
-from dist_plm.search_index import Catalogue
 from dist_plm.search_index.build import Builder
+from dist_plm.search_index.search_index import Catalogue
 from tests.commands import Command, on_ranks, together
 from tests.end_to_end.conftest import contents, events, refused
 

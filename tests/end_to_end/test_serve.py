@@ -22,9 +22,9 @@ from dist_plm.config import ModelConfig, ViewsConfig
 from dist_plm.distributed.world import World
 from dist_plm.encoders.embedder import Embedder, ready
 from dist_plm.model import Encoder
-from dist_plm.search_index import Catalogue
 from dist_plm.search_index.build import Builder
 from dist_plm.search_index.images import FolderImages
+from dist_plm.search_index.search_index import Catalogue
 from dist_plm.search_index.web import create_app
 from dist_plm.telemetry.progress import Display
 from tests.commands import Command

@@ -12,6 +12,7 @@ from dist_plm import evaluate as evaluation
 from dist_plm import search as searching
 from dist_plm import train as training
 from dist_plm.checks import settings as checks
+from dist_plm.distributed import device
 from dist_plm.report import __main__ as reporting
 from tests.end_to_end.conftest import build_demo, contents, refused
 
@@ -29,7 +30,8 @@ def port():
 
 def test_a_gpu_where_there_is_none(mistaken, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    mistaken("local rank 0 has no GPU: this machine has 0", "--runtime.device", "cuda")
+    monkeypatch.setattr(device, "gpu_evidence", lambda: "")
+    mistaken("this machine has no NVIDIA GPU: set --runtime.device cpu", "--runtime.device", "cuda")
 
 
 def test_more_ranks_than_gpus(mistaken, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 
 from dist_plm import search as searching
 from dist_plm.errors import UserError
-from dist_plm.search_index import Catalogue
+from dist_plm.search_index.search_index import Catalogue
 from tests.end_to_end.conftest import refused
 from tests.end_to_end.test_serve import catalogue  # noqa: F401
 from tests.hostile.limits import limited

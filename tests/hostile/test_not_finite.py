@@ -16,7 +16,7 @@ from dist_plm.encoders.embedder import Embedder, ready
 from dist_plm.encoders.exported import write_description, write_weights
 from dist_plm.errors import RunFailure, UserError
 from dist_plm.model.encoder import Encoder
-from dist_plm.search_index import Catalogue
+from dist_plm.search_index.search_index import Catalogue
 from tests.commands import on_ranks
 from tests.end_to_end.conftest import contents
 from tests.end_to_end.test_serve import catalogue  # noqa: F401
@@ -57,7 +57,7 @@ def test_on_one_rank(tmp_path, diverged, photo, here, catalogue):  # noqa: F811
     with pytest.raises(RunFailure, match="is not finite"):
         opened.embed(photo.read_bytes())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dist_plm.search_index.Catalogue", lambda *_, **__: opened)
+        patch.setattr("dist_plm.search_index.search_index.Catalogue", lambda *_, **__: opened)
         outcome = here(searching.main, catalogue.folder, "--image", photo)
     assert outcome.status == 1 and "not finite" in outcome.err and outcome.out == "", outcome
 

@@ -145,5 +145,5 @@ def test_status_shows_why_a_run_failed(slurm: Slurm, config, tmp_path, capsys):
     slurm.until_left(job, run, "FAILED")
     assert launcher.main(["status", str(run)]) == 0
     said = capsys.readouterr().out
-    assert f"job {job} FAILED" in said and "rank 0 has no GPU" in said
+    assert f"job {job} FAILED" in said and "this machine has no NVIDIA GPU" in said
     assert re.search(rf"{job}_[01]_log\.err", said)  # each node's first rank says why; either may be the first to fail

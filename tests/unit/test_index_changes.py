@@ -17,10 +17,11 @@ from dist_plm.distributed.world import World
 from dist_plm.encoders.embedder import Embedder, ready
 from dist_plm.errors import UserError
 from dist_plm.model.encoder import Encoder
-from dist_plm.search_index import Catalogue, build, embedding, generation
+from dist_plm.search_index import build, embedding, generation
 from dist_plm.search_index.build import Builder
 from dist_plm.search_index.images import FolderImages
 from dist_plm.search_index.maintenance import add, changes, remove, update
+from dist_plm.search_index.search_index import Catalogue
 from dist_plm.telemetry.progress import Display
 
 

@@ -79,6 +79,7 @@ def test_a_build_in_the_order_of_an_index(tmp_path):
     np.save(index / "embeddings.npy", points[shuffled])
     lines = [json.dumps({"name": f"glyph/{number:09d}", "id": int(number)}) for number in shuffled]
     (index / "images.jsonl").write_text("\n".join(lines) + "\n")
+    (index / "index.json").write_text("{}")
     assert build.main([*arguments, "--out", str(ordered), "--order-by", str(index)]) == 0
 
     cluster_of = {f"glyph/{number:09d}": int(label[number]) for number in range(300)}
