@@ -71,6 +71,15 @@ class Command:
         """It, and all that it started."""
         return family(self.pid)
 
+    def ranks(self) -> dict[int, int]:
+        """Processes by rank, as their environments say; those that ended in the meantime are left out."""
+        found = {}
+        for pid in self.processes():
+            with suppress(OSError):
+                variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+                found |= {int(each[5:]): pid for each in variables if each.startswith(b"RANK=")}
+        return found
+
     def kill(self) -> None:
         """SIGKILL to everything; torchrun's ranks are in sessions of their own, so they are found by descent."""
         for pid in self.processes():

@@ -13,20 +13,11 @@ from dist_plm import train as training
 from dist_plm.checkpoint import saver
 from dist_plm.errors import RunFailure
 from dist_plm.training import learner
-from tests.commands import Command, under_torchrun
+from tests.commands import under_torchrun
 from tests.end_to_end.conftest import Here, events
 
 # Five missed beats, the time-out that shows a frozen rank (10 s), and torchrun's own patience (30 s).
 BOUND_SECONDS = 45
-
-
-def rank_process(command: Command, rank: int) -> int:
-    """The process of one rank, by what its environment says."""
-    for pid in command.processes():
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        if f"RANK={rank}".encode() in variables:
-            return pid
-    raise AssertionError(f"rank {rank} runs nowhere")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
@@ -39,7 +30,7 @@ def test_a_lost_rank_ends_the_run_and_is_named(number: signal.Signals, tmp_path:
         "--train.epochs", 1000, "--train.evaluate_epochs", 1000,
     )  # fmt: skip
     command.until(lambda: len(events(run, "step")) >= step)
-    process, killed = rank_process(command, victim), time.monotonic()
+    process, killed = command.ranks()[victim], time.monotonic()
     os.kill(process, number)
     outcome = command.wait()
     assert time.monotonic() - killed < BOUND_SECONDS

@@ -3,11 +3,10 @@
 import os
 import signal
 from importlib.metadata import entry_points
-from pathlib import Path
 
 import pytest
 
-from tests.commands import Command, family, under_torchrun
+from tests.commands import under_torchrun
 from tests.end_to_end.conftest import refused
 
 pytestmark = pytest.mark.skipif(
@@ -20,19 +19,10 @@ def test_a_mistake_is_all_that_is_printed():
     refused(under_torchrun(2, "dist_plm.train", "--manifold.kk", 3).wait(), "did you mean manifold.k?")
 
 
-def ranks_of(command: Command) -> dict[int, int]:
-    """Processes by rank, of those that have started."""
-    found = {}
-    for pid in family(command.pid)[1:]:
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        found |= {int(each[5:]): pid for each in variables if each.startswith(b"RANK=")}
-    return found
-
-
 def test_a_rank_that_is_killed_while_it_starts_ends_the_others(tmp_path, tiny):
     command = under_torchrun(2, "dist_plm.train", "--config", tiny, "--run_dir", tmp_path / "run")
-    command.until(lambda: len(ranks_of(command)) == 2)
-    os.kill(ranks_of(command)[1], signal.SIGKILL)
+    command.until(lambda: len(command.ranks()) == 2)
+    os.kill(command.ranks()[1], signal.SIGKILL)
     outcome = command.wait()
     assert outcome.status == 1 and "Traceback" not in outcome.err, outcome.err
     assert outcome.err.splitlines()[-1].startswith("error: rank 1 was ended by SIGKILL"), outcome.err
