@@ -87,7 +87,7 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
     from dist_plm.training.precision import resolve_precision
     from dist_plm.training.trainer import Trainer
 
-    with Preemption(config.runtime.signals) as preemption:
+    with Preemption() as preemption:
         world = connect(config.runtime, preemption)
         display, status = Display(world), 0
         try:

@@ -11,6 +11,7 @@ from types import FrameType
 from dist_plm.distributed.listening import listening
 
 PREEMPTED = 75  # EX_TEMPFAIL: saved, run the same command again
+SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
 WATCH_SECONDS = 0.5  # between two looks at whether the launcher lives
 UNWIND_SECONDS = 2.0  # for an orderly end at the second SIGINT, before the process is ended in whatever it waits for
 
@@ -30,13 +31,13 @@ class Preemption:
     a rank the loss of its launcher is a SIGTERM.
 
     Args:
-        names: Which, as `runtime.signals` names them.
+        names: Signals that make the run checkpoint and exit.
 
     Attributes:
         signal: The number of the first signal caught, 0 so far none.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str] = SIGNALS) -> None:
         self.signal = 0
         self._interrupted = False
         self._left = threading.Event()

@@ -1,13 +1,15 @@
 """A run directory compared with the settings of a command: what may change, what a run keeps, what differs."""
 
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from dist_plm.cli import load_config
 from dist_plm.config import Config
 from dist_plm.config.fields import entries
+from dist_plm.config.text import plain, unused_sections
 from dist_plm.model.preprocessing import with_filter
 
 
@@ -22,9 +24,10 @@ def differences(run: Path, config: Config) -> dict[str, list[Any]]:
         return {}
     stored = load_config(run / "config.yaml")
     # `auto` is one filter for each backbone, and what older versions, which stored none, used.
-    settled = (replace(each, views=with_filter(each.model, each.views)) for each in (stored, config))
+    settled = [replace(each, views=with_filter(each.model, each.views)) for each in (stored, config)]
     before, now = ({key: plain(value) for key, value, rules in entries(each) if not rules.free} for each in settled)
-    return {key: [before[key], now[key]] for key in sorted(now) if before[key] != now[key]}
+    idle = tuple(f"{name}." for name in set.intersection(*(unused_sections(asdict(each)) for each in settled)))
+    return {key: [before[key], now[key]] for key in sorted(now) if before[key] != now[key] and not key.startswith(idle)}
 
 
 def as_begun(config: Config, given: Collection[str]) -> tuple[Config, dict[str, Any]]:
@@ -44,14 +47,13 @@ def as_begun(config: Config, given: Collection[str]) -> tuple[Config, dict[str, 
         return config, {}
     before, taken = load_config(run / "config.yaml"), {}
     for key in keys:
-        section, _, name = key.partition(".")
-        taken[key] = value = getattr(getattr(before, section), name) if name else getattr(before, section)
-        config = replace(config, **{section: replace(getattr(config, section), **{name: value}) if name else value})
+        names = key.split(".")
+        taken[key] = value = reduce(getattr, names, before)
+        config = _with(config, names, value)
     return config, taken
 
 
-def plain(value: Any) -> Any:
-    """A tree of settings with lists in place of tuples, as YAML has them."""
-    if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items()}
-    return [plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+def _with(section: Any, names: list[str], value: Any) -> Any:
+    """A copy of a section with the value that these names lead to replaced."""
+    name, *rest = names
+    return replace(section, **{name: _with(getattr(section, name), rest, value) if rest else value})

@@ -7,16 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from dist_plm.checkpoint.checkpoint import candidates
 from dist_plm.checkpoint.lock import Lock
 from dist_plm.config import Config
+from dist_plm.config.text import as_yaml
 from dist_plm.data.plan_file import save_plan
 from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
-from dist_plm.training.begun import differences, has_checkpoint, plain
+from dist_plm.training.begun import differences, has_checkpoint
 
 
 class RunDirectory:
@@ -139,5 +139,5 @@ class RunDirectory:
 
 
 def dump(config: Config) -> str:
-    """The configuration as YAML that `--config` reads."""
-    return yaml.safe_dump(plain(asdict(config)), sort_keys=False)
+    """The configuration as YAML that `--config` reads, without sections that have no effect."""
+    return as_yaml(asdict(config))
