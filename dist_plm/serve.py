@@ -7,7 +7,7 @@ import socket
 import sys
 from typing import NoReturn
 
-from dist_plm.cli import OneLineParser, add_code_option, add_threads, run_command, weights_path
+from dist_plm.cli import OneLineParser, add_code_option, add_threads, location, run_command, weights_path
 from dist_plm.errors import UserError
 
 # A connection that sends nothing for a while is closed; many that are open hold up none that asks.
@@ -62,7 +62,7 @@ def _parse() -> argparse.Namespace:
     parser = OneLineParser(prog="python -m dist_plm.serve", description=__doc__)
     parser.add_argument("index", type=weights_path, metavar="INDEX_DIR", help="made by python -m dist_plm.embed")
     parser.add_argument(
-        "--images", default="", help="folder or data set of the images, where the index is not your own"
+        "--images", type=location, default="", help="folder or data set of the images, where the index is not your own"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address; another one shows your images to all")
     parser.add_argument("--port", type=int, default=8000, help="0 takes any free one")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from dist_plm.cli import OneLineParser, add_code_option, run_command
+from dist_plm.cli import OneLineParser, add_code_option, location, run_command
 from dist_plm.errors import UserError
 from dist_plm.report.at_end import missing
 
@@ -42,7 +42,7 @@ def _parse() -> argparse.Namespace:
     parser = OneLineParser(prog="python -m dist_plm.report", description=__doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run directory; several are compared")
     parser.add_argument("--out", type=Path, help="file to write (RUN/report.html; for several runs ./report.html)")
-    parser.add_argument("--shards", default="", help="data set folder (the runs' own by default)")
+    parser.add_argument("--shards", type=location, default="", help="data set folder (the runs' own by default)")
     add_code_option(parser)
     return parser.parse_args()
 

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import yaml
 
-from dist_plm.cli import OneLineParser, config_of, config_parser, load_config
+from dist_plm.cli import OneLineParser, add_frozen_options, config_of, config_parser, load_config
 from dist_plm.cli.config_parser import KEYS
 from dist_plm.cli.spelling import suggestion
 from dist_plm.config import Config, StmlConfig
 from dist_plm.config.retired import RETIRED
+from dist_plm.datasets.build import parser as shard_parser
 from dist_plm.errors import UserError
 
 
@@ -135,3 +136,22 @@ def test_retired_keys_load_at_their_former_value(tmp_path: Path, capsys: pytest.
             parsed(*words)
         assert "removed: the kernel width is 3" in capsys.readouterr().err
     assert not set(RETIRED) & set(KEYS)
+
+
+def test_paths_and_choices_of_other_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    build = shard_parser().parse_args(["folder", "--source", "~/photos", "--out=~/shards", "--order-by", "~/index"])
+    assert [str(path) for path in (build.source, build.out, build.order_by)] == [
+        f"/home/someone/{name}" for name in ("photos", "shards", "index")
+    ]
+    parser = OneLineParser()
+    add_frozen_options(parser)
+    options = parser.parse_args(["--weights", "~/w.pth", "--whiten", "s3://bucket/~/shards"])
+    assert (options.weights, options.whiten) == ("/home/someone/w.pth", "s3://bucket/~/shards")
+    for words, said in (
+        (["foldr"], "did you mean folder?"),
+        (["demo", "--out", "x", "--imges", "8"], "did you mean images?"),
+    ):
+        with pytest.raises(SystemExit):
+            shard_parser().parse_args(words)
+        assert said in capsys.readouterr().err
