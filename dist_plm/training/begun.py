@@ -1,4 +1,4 @@
-"""A run directory compared with the settings of a command: what may change, what a run keeps, what differs."""
+"""Compares the settings of a command with those of the run directory that it resumes."""
 
 from collections.abc import Collection
 from dataclasses import asdict, replace
@@ -14,16 +14,16 @@ from dist_plm.model.preprocessing import with_filter
 
 
 def has_checkpoint(run: Path) -> bool:
-    """Whether a run directory holds anything that was learned: a checkpoint, complete or damaged."""
+    """Whether a run directory has a checkpoint, complete or damaged."""
     return any(path.suffix != ".tmp" for path in (run / "checkpoints").glob("step_*"))
 
 
 def differences(run: Path, config: Config) -> dict[str, list[Any]]:
-    """The settings that alter the run and differ, as {key: [there, here]}; none where nothing was learned there."""
+    """Settings that differ and change results, as {key: [stored, given]}; none if the run has no checkpoint."""
     if not (run / "config.yaml").exists() or not has_checkpoint(run):
         return {}
     stored = load_config(run / "config.yaml")
-    # `auto` is one filter for each backbone, and what older versions, which stored none, used.
+    # `auto` resolves to the backbone's filter, which is also what older versions used, who did not store it.
     settled = [replace(each, views=with_filter(each.model, each.views)) for each in (stored, config)]
     before, now = ({key: plain(value) for key, value, rules in entries(each) if not rules.free} for each in settled)
     idle = tuple(f"{name}." for name in set.intersection(*(unused_sections(asdict(each)) for each in settled)))
@@ -31,15 +31,15 @@ def differences(run: Path, config: Config) -> dict[str, list[Any]]:
 
 
 def as_begun(config: Config, given: Collection[str]) -> tuple[Config, dict[str, Any]]:
-    """`config` with what neither a file nor an option set taken from the run that it resumes, not from the defaults.
+    """`config` with keys that neither a file nor an option set taken from the resumed run instead of the defaults.
 
-    So a run that an older version began, with other defaults, is resumed by the same command.
+    So the same command resumes a run that was started by a version with other defaults.
 
     Args:
         given: Keys, or whole sections, that a file or an option set.
 
     Returns:
-        The configuration, and the values that were taken, by key.
+        The configuration, and the values taken from the run, by key.
     """
     run = Path(config.run_dir)
     keys = [key for key in differences(run, config) if not {key, key.partition(".")[0]} & set(given)]
@@ -54,6 +54,6 @@ def as_begun(config: Config, given: Collection[str]) -> tuple[Config, dict[str, 
 
 
 def _with(section: Any, names: list[str], value: Any) -> Any:
-    """A copy of a section with the value that these names lead to replaced."""
+    """A copy of a section with the value at this path of names replaced."""
     name, *rest = names
     return replace(section, **{name: _with(getattr(section, name), rest, value) if rest else value})
