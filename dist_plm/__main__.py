@@ -1,7 +1,7 @@
 """`dist-plm COMMAND ...`, or `python -m dist_plm COMMAND ...`: all commands behind one name.
 
-`dist-plm train ...` is `python -m dist_plm.train ...`. A command's module is imported when it is called, so that the list
-of commands takes no torch and no time.
+`dist-plm train ...` is `python -m dist_plm.train ...`. A command's module is imported when it is called, so that the
+list of commands takes no torch and no time.
 """
 
 import importlib

@@ -134,7 +134,7 @@ def config_parser(command: str, description: str) -> ConfigParser:
     parser.add_argument(
         "--config",
         action=ActionConfigFile,
-        help="YAML file of settings, or the name of a shipped one; options override it",
+        help="YAML file of settings, or a shipped one's name; options override it",
     )
     parser.add_class_arguments(Config, as_group=False)
     return parser

@@ -34,7 +34,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def program(name: str) -> str:
-    """What usage and errors call a command: `dist-plm train`, where it was started so, not `python -m dist_plm.train`."""
+    """What usage and errors call a command: `python -m dist_plm.train`, or `dist-plm train` if started so."""
     return sys.argv[0] if sys.argv[0].startswith("dist-plm ") and name.startswith("python ") else name
 
 
