@@ -68,7 +68,7 @@ def _difference(options: argparse.Namespace) -> str:
     from dist_plm.search_index.search_index import Catalogue
 
     try:
-        catalogue = Catalogue(options.out)
+        catalogue = Catalogue(options.out, backbone=options.backbone)
         if not options.images or catalogue.images.place().get("folder") != str(options.images.resolve()):
             return ""
         command = f"`python -m dist_plm.search_index update {options.out}` brings it up to date"
@@ -92,7 +92,7 @@ def _parse() -> argparse.Namespace:
     add_frozen_options(parser)
     add_threads(parser)
     options = parser.parse_args()
-    check_frozen_options(options)
+    check_frozen_options(options, trained=bool(options.checkpoint))
     if options.workers < 1:
         parser.error(f"--workers is {options.workers}: at least 1")
     return options

@@ -92,7 +92,7 @@ def _parse() -> argparse.Namespace:
     add_frozen_options(parser)
     add_threads(parser, "as in the run, else all cores")
     options = parser.parse_args()
-    check_frozen_options(options)
+    check_frozen_options(options, trained=bool(options.checkpoint))
     return options
 
 

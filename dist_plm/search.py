@@ -24,13 +24,11 @@ def main() -> int:
 
     from dist_plm.data.decode import decode
     from dist_plm.distributed.process import limit_threads
-    from dist_plm.model.own_backbone import allow
     from dist_plm.search_index.search_index import Catalogue
     from dist_plm.search_index.sheet import contact_sheet
 
-    allow(options.backbone)
     limit_threads(options.threads)
-    catalogue = Catalogue(options.index, images=options.images)
+    catalogue = Catalogue(options.index, images=options.images, backbone=options.backbone)
     try:
         query = decode(data)
         (neighbours,) = catalogue.search(catalogue.embed(data), options.k)

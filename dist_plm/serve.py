@@ -24,13 +24,11 @@ def main() -> int:
     from waitress import create_server
 
     from dist_plm.distributed.process import limit_threads
-    from dist_plm.model.own_backbone import allow
     from dist_plm.search_index.search_index import Catalogue
     from dist_plm.search_index.web import create_app
 
-    allow(options.backbone)
     limit_threads(options.threads)
-    catalogue = Catalogue(options.index, images=options.images)
+    catalogue = Catalogue(options.index, images=options.images, backbone=options.backbone)
     _ = catalogue.images  # gone images are told now, not to the first visitor
     most_bytes = int(options.max_upload_mb * 1e6)
     listening = _listen(options.host, options.port)

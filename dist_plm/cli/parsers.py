@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +19,7 @@ class OneLineParser(argparse.ArgumentParser):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.prog = program(self.prog)
         self.register("type", Path, user_path)
 
     def error(self, message: str, *_: object) -> NoReturn:
@@ -36,6 +38,11 @@ class OneLineParser(argparse.ArgumentParser):
                 parsers += action.choices.values()
         options = {option for parser in parsers for option in parser._option_string_actions}
         return sorted(option.removeprefix("--") for option in options if option.startswith("--"))
+
+
+def program(name: str) -> str:
+    """What usage and errors call a command: `python -m dist_plm.train`, or `dist-plm train` if started so."""
+    return sys.argv[0] if sys.argv[0].startswith("dist-plm ") and name.startswith("python ") else name
 
 
 def user_path(text: str) -> Path:
