@@ -85,7 +85,7 @@ class ConfigParser(OneLineParser, ArgumentParser):
             self.given |= flat(found).keys() if isinstance(found, dict) else set()
         return super().parse_string(content, *arguments, **options)
 
-    def dump(self, cfg: Any, **options: Any) -> str:  # type: ignore[override]
+    def dump(self, cfg: Any, **options: Any) -> str:
         """What `--print_config` prints: the sections that take effect; with flags, as jsonargparse prints them."""
         if any(options.get(flag) for flag in ("skip_default", "skip_unset")):
             return str(super().dump(cfg, **options))
