@@ -54,7 +54,7 @@ WRONG_VALUES = {
     "weights of no known kind": ("--model.weights", "weights.zip", "weights.zip"),
     "ImageNet weights of a network that has none": ("--model.weights", "imagenet", "model.weights"),
     "an index that faiss can't read": ("--index.factory", "IVF16,Quick", "IVF16,Quick"),
-    "codes that don't divide the dimension": ("--index.factory", "IVF16,PQ7", "divisor of the dimension"),
+    "codes that don't divide the dimension": ("--index.factory", "IVF16,PQ7", "divides the dimension"),
     "an index without cells": ("--index.factory", "HNSW32", "inverted file"),
     "cells above the images": ("--index.factory", "IVF999,Flat", "999 images"),
     "an index that fits no rank": ("--index.memory_gb", "1e-6", "index.memory_gb"),
