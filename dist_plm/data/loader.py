@@ -60,7 +60,7 @@ class Loader:
         node_rows: int64 [steps, B], those of all ranks that share the store's cache; this rank's where not given.
         labels: int64 [n], classes of all images, to be returned with the batches; or None.
         around: Called with ids int64 [b] for the embeddings of their nearest images [b, k, D], to be returned with
-        the batches; or None.
+            the batches; or None.
         views: Augmentation.
         seed: Of the run.
         epoch: Number of the epoch.

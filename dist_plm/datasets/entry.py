@@ -74,7 +74,7 @@ class Source:
         total: Number of entries; None if unknown.
         official: Number of samples of each split of the complete data set, if known.
         ignored: Returns an iterator over (path, rule) of skipped files; None if a list names the entries, so that other
-        files are not visited.
+            files are not visited.
         notes: Interpretation of the layout, for display.
     """
 

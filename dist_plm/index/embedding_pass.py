@@ -49,7 +49,7 @@ def sweep(
     Args:
         source: Provides the batches, in place of the evaluation views of the images.
         renewable: Whether `embed` has the weights that `folder` is named by, so that missing or damaged files can be
-        recomputed; otherwise all files must be intact.
+            recomputed; otherwise all files must be intact.
 
     Raises:
         RunFailure: An embedding is not finite, or a file that is not renewable is missing or damaged.
