@@ -3,8 +3,8 @@
     python -m benchmarks.verdict.crops --out CACHE --config configs/cub200.yaml --data.shards data/cub200 \
         --model.weights bvlc_googlenet_fp16.safetensors --views.size 112 --views.resize 128
 
-CACHE is that of `benchmarks.reproduction.features`; beside its files come held_out.npy (rows of the test split) and, for
-each cut, held_out_crops.npy and held_out_strong.npy, float16 [n, crops, C, h, w].
+CACHE is that of `benchmarks.reproduction.features`; beside its files come held_out.npy (rows of the test split) and,
+for each cut, held_out_crops.npy and held_out_strong.npy, float16 [n, crops, C, h, w].
 """
 
 from dataclasses import replace

@@ -4,7 +4,7 @@
 
 CACHE is what `benchmarks.verdict.crops` completed. Of each run a folder with record.json (recall and MAP@R of all
 test images by step and network) and, by evaluation, STEP_NETWORK.npz: embeddings float16 of the held-out images'
-evaluation views [n, D], random crops [4, n, D] and stronger crops [2, n, D], and which of all test queries hit [m].
+evaluation views [n, D], random crops [2, n, D] and stronger crops [2, n, D], and which of all test queries hit [m].
 """
 
 import argparse
@@ -39,7 +39,7 @@ class KeptExperiment(Experiment):
     def _judge(self, step: int, looks: list[dict[str, float]]) -> None:
         entry: dict[str, Any] = {"step": step}
         for name, network in (("student", self.learner.student), ("teacher", self.learner.teacher)):
-            if step == 0 and name == "teacher":  # a copy
+            if name == "teacher" and step < self.config.train.max_steps:  # at the start a copy, half way between
                 continue
             entry[name] = self._keep(network, f"{step:04d}_{name}")
         self.course.append(entry)
@@ -90,8 +90,9 @@ def one(line: str, seed: int, options: argparse.Namespace, folder: Path) -> dict
     features = features.on_test() if parsed.on_test else features
     experiment = KeptExperiment(config_of(parser, parsed), features, parsed.cut, parsed.evaluate_every)
     experiment.folder, experiment.held_out = folder, np.load(cache / "held_out.npy")
+    # The first two draws of crops are those that a run on the test images trains on.
     names = {"crops": "held_out_crops", "strong": "held_out_strong"}
-    experiment.draws = {kind: np.load(cache / parsed.cut / f"{name}.npy") for kind, name in names.items()}
+    experiment.draws = {kind: np.load(cache / parsed.cut / f"{name}.npy")[:, -2:] for kind, name in names.items()}
     course = experiment.run()
     return {"course": course, "commit": commit(), "seconds": round(time.monotonic() - started, 1)}
 

@@ -231,10 +231,10 @@ class Trainer:
 
     def _evaluate(self, when: str, with_pixels: bool = False) -> None:
         """Evaluate, and save what none before was better than; the start is not a checkpoint."""
-        recall = self.evaluator.evaluate(self.learner, self.at, when, with_pixels=with_pixels)
-        if self.at.step and recall is not None and recall >= self.at.best:
+        deciding = self.evaluator.evaluate(self.learner, self.at, when, with_pixels=with_pixels)
+        if self.at.step and deciding is not None and deciding >= self.at.best:
             self._save(best=True)  # as it was before the evaluation: a run that goes on from here evaluates again
-            self.at.best = recall
+            self.at.best = deciding
 
     def _next_phase(self) -> None:
         at = self.at
