@@ -48,15 +48,21 @@ SAYS: dict[Word, str] = {
 
 
 def recall_verdict(
-    model: str, step: int, hits: np.ndarray, start: np.ndarray, frozen: np.ndarray | None = None
+    model: str, step: int, hits: np.ndarray, start: np.ndarray, baselines: dict[str, np.ndarray] | None = None
 ) -> Verdict:
-    """By labels: int8 [Q] of hits by the network, by the start and by the frozen features, see `Evaluation.hits`."""
+    """By labels.
+
+    Args:
+        hits: int8 [Q], hits of the network, see `Evaluation.hits`; as the next two.
+        start: Of the network before the first step.
+        baselines: Of what needs no training, by its name for people.
+    """
     change = paired(hits, start)
     word = word_of_recall(change)
     text = f"{SAYS[word]}: R@1 {_points(change)}"
-    if frozen is not None and len(frozen) == len(hits):
-        over = paired(hits, frozen)
-        text += f"; against the frozen features {_points(over)}" + (" (LOWER)" if over.high < 0 else "")
+    for name, found in (baselines or {}).items():
+        over = paired(hits, found)
+        text += f"; {'LOWER than' if over.high < 0 else 'against'} {name} {_points(over)}"
     return Verdict(model, step, word, "labels", f"{text}; {int((hits >= 0).sum()):,} queries")
 
 

@@ -52,8 +52,7 @@ class Evaluator:
             if when != "start":
                 agreement = self.judge.look(embed, at, name, when, found.get(name))
             elif name == "student":
-                hits = {"start": found[name]} if name in found else {}
-                self.judge.start(embed, at, hits | ({"frozen": found["frozen"]} if "frozen" in found else {}))
+                self.judge.start(embed, at, {"start" if each == name else each: found[each] for each in found})
             if name == config.checkpoint.keep_best:
                 by_views = config.checkpoint.best_by == "label_free" or recall is None
                 deciding = agreement if by_views and config.checkpoint.best_by != "recall" else recall

@@ -13,6 +13,8 @@ from dist_plm.training.context import RunContext
 from dist_plm.training.held_out import LEAST, HeldOut, HeldOutViews
 from dist_plm.training.start_record import StartRecord
 
+BASELINES = {"frozen": "the frozen features", "raw pixels": "raw pixels"}
+
 
 @dataclass(frozen=True)
 class Judge:
@@ -23,7 +25,7 @@ class Judge:
     @cached_property
     def record(self) -> StartRecord:
         """What the run keeps of its start."""
-        return StartRecord(self.run.directory.path)
+        return StartRecord(self.run.directory.path / "start")
 
     @cached_property
     def held_out(self) -> HeldOut:
@@ -35,7 +37,7 @@ class Judge:
 
         Args:
             embed: By the student, which the teacher is a copy of.
-            hits: Of the `start` and of the `frozen` features, see `Evaluation.hits`; without labels empty.
+            hits: Of the start and of BASELINES, by name, see `Evaluation.hits`; without labels empty.
         """
         views = self._views(embed)
         if not self.run.world.is_first:
@@ -69,12 +71,17 @@ class Judge:
             verdict, agreement = self._without_labels(views, at, model, when)
         before = self.record.hits("start")
         if hits is not None and before is not None and len(before) == len(hits):
-            verdict = recall_verdict(model, at.step, hits, before, self.record.hits("frozen"))
+            verdict = recall_verdict(model, at.step, hits, before, self._baselines(len(hits)))
         if verdict:
             said = {"verdict": verdict.word, "basis": verdict.basis, "text": verdict.text}
             self.run.log.metrics.write("verdict", step=at.step, epoch=at.epochs, model=model, when=when, **said)
             self.run.log.display.say(f"{when:>20}  {model:<10}  {verdict.text}")
         return agreement
+
+    def _baselines(self, queries: int) -> dict[str, np.ndarray]:
+        """Hits of what needs no training, by its name for people."""
+        found = {said: self.record.hits(name) for name, said in BASELINES.items()}
+        return {said: hits for said, hits in found.items() if hits is not None and len(hits) == queries}
 
     def _without_labels(self, views: HeldOutViews, at: Position, model: str, when: str) -> tuple[Verdict | None, float]:
         values, start = views.pair.statistics(), self.record.views()

@@ -1,7 +1,8 @@
 """What a run keeps of its start, to compare every later network with it: RUN/start, a few MB.
 
 held_out.npy, held_out_ids.npy   float32 [3, n, D], embeddings of the held-out images, and their ids int64 [n]
-hits_start.npy, hits_frozen.npy  int8 [Q], which test queries found their class: 1, 0, or -1 for those that do not count
+hits_NAME.npy                    int8 [Q], which test queries found their class (1, 0; -1: does not count), by the
+                                     the start, the frozen features or raw pixels
 """
 
 from contextlib import suppress
@@ -20,11 +21,7 @@ from dist_plm.training.held_out import HeldOutViews
 class StartRecord:
     """The files of one run; what is missing or damaged is None, as in a run that an older version began."""
 
-    run: Path
-
-    @property
-    def folder(self) -> Path:
-        return self.run / "start"
+    folder: Path
 
     def save_views(self, ids: np.ndarray, views: HeldOutViews) -> None:
         """Keep the embeddings of the held-out images; on one rank."""
@@ -47,12 +44,12 @@ class StartRecord:
         return np.array(ids) if fits else None
 
     def save_hits(self, name: str, hits: np.ndarray) -> None:
-        """Keep which queries the `start` or the `frozen` features found; on one rank."""
-        self._save(f"hits_{name}", hits)
+        """Keep which queries were found under a name; on one rank."""
+        self._save(_file(name), hits)
 
     def hits(self, name: str) -> np.ndarray | None:
         """What `save_hits` kept, int8 [Q]."""
-        hits = self._load(f"hits_{name}")
+        hits = self._load(_file(name))
         return None if hits is None or hits.ndim != 1 else np.array(hits)
 
     def _save(self, name: str, array: np.ndarray) -> None:
@@ -64,3 +61,7 @@ class StartRecord:
         with suppress(OSError, ValueError):
             return map_array(self.folder / f"{name}.npy")
         return None
+
+
+def _file(name: str) -> str:
+    return f"hits_{name.replace(' ', '_')}"
