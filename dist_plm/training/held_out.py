@@ -16,12 +16,12 @@ from torch import Tensor
 
 from dist_plm.config import Config
 from dist_plm.data.opening import open_split
-from dist_plm.data.plan import plan_steps
 from dist_plm.data.store import Store
 from dist_plm.data.views import eval_view, train_view
 from dist_plm.evaluation.label_free import TwoViews, neighbours
 from dist_plm.index.embedding_pass import Embed
 from dist_plm.training.context import RunContext
+from dist_plm.training.phases import run_steps
 
 NEVER = 2**64 - 1  # an epoch that no training reaches: its random views are seen here alone
 FEWEST, MOST = 300, 2_000  # images; fewer than FEWEST only where a split has no more
@@ -115,9 +115,7 @@ class HeldOut:
 def held_out_count(config: Config, images: int) -> int:
     """How many images a run may embed at each evaluation: FEWEST, or more where that costs SHARE of its training."""
     train, views = config.train, config.views.count
-    epochs = config.warm_up.epochs + train.epochs
-    steps = epochs * plan_steps(images, config.batch)
-    steps = min(steps, train.max_steps or steps)
+    epochs, steps = config.warm_up.epochs + train.epochs, run_steps(config, images)
     evaluations = 2 + bool(config.warm_up.epochs) + epochs // train.evaluate_epochs
     # A step costs about three forward passes a view; on cached features nearly nothing, they are what costs.
     passes = (config.views.cached + 1) * images if config.views.cached else 3 * steps * config.batch.images * views
