@@ -1,4 +1,4 @@
-"""Train the settings of runs.yaml and keep what each evaluation embeds; what is there already is not run again.
+"""Train the settings of heads.yaml and blocks.yaml and keep what each evaluation embeds; what is there already is not run again.
 
     python -m benchmarks.verdict.runs --cache CACHE --weights bvlc_googlenet_fp16.safetensors --out RUNS --seeds 0 1
 
@@ -8,6 +8,7 @@ evaluation views [n, D], random crops [2, n, D] and stronger crops [2, n, D], an
 """
 
 import argparse
+import itertools
 import json
 import shlex
 import time
@@ -17,16 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.reproduction.cut import CUTS
-from benchmarks.reproduction.experiment import Experiment, _metrics
+from benchmarks.reproduction.experiment import Experiment
 from benchmarks.reproduction.features import Features
 from benchmarks.reproduction.run import commit
 from dist_plm.cli import config_of, config_parser
-from dist_plm.index import nearest
 
-SETTINGS = Path(__file__).parent / "runs.yaml"
+SETTINGS = Path(__file__).parent
 
 
 class KeptExperiment(Experiment):
@@ -46,14 +46,22 @@ class KeptExperiment(Experiment):
 
     def _keep(self, network: nn.Module, name: str) -> dict[str, float]:
         test, labels = self._embedded(network, self.features.test), torch.from_numpy(self.features.test_labels)
-        first = nearest(test, test, 1, exclude=np.arange(len(test)))[0][:, 0]
+        hits, precision = judged(test, labels)
         arrays = {"eval": test[torch.from_numpy(self.held_out)].numpy()}
         for kind, maps in self.draws.items():
             arrays[kind] = np.stack([self._embedded(network, maps[:, i]).numpy() for i in range(maps.shape[1])])
         halves = {kind: array.astype(np.float16) for kind, array in arrays.items()}
-        hits = (labels[torch.from_numpy(first)] == labels).numpy()
-        np.savez(self.folder / f"{name}.npz", **halves, hits=hits)
-        return _metrics(test, labels)
+        np.savez(self.folder / f"{name}.npz", **halves, hits=hits.numpy())
+        return {"recall": hits.double().mean().item(), "map_at_r": precision}
+
+
+def judged(z: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+    """Hits at 1, bool [n], and MAP@R of embeddings z [n, D] among themselves, by one float32 product."""
+    similarity, positives = z @ z.T, torch.bincount(labels)[labels] - 1
+    near = similarity.fill_diagonal_(-2).topk(int(positives.max()), dim=1).indices
+    relevant, rank = labels[near] == labels[:, None], torch.arange(1, near.shape[1] + 1)
+    precision = (relevant.cumsum(1) / rank * (relevant & (rank <= positives[:, None]))).sum(1) / positives
+    return relevant[:, 0], precision.mean().item()
 
 
 def main() -> None:
@@ -63,19 +71,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs' embeddings")
     parser.add_argument("--weights", required=True, help="those that `crops` read")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--settings", nargs="+", default=["heads", "blocks"], help="files here, without .yaml")
     parser.add_argument("--only", nargs="*", default=[], help="names of settings")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    plan = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
-    for seed in options.seeds:
+    for seed, file in itertools.product(options.seeds, options.settings):
+        plan = yaml.safe_load((SETTINGS / f"{file}.yaml").read_text(encoding="utf-8"))
         for name, own in plan["settings"].items():
-            folder = options.out / f"{name} {seed}".replace(", ", "__").replace(" ", "_")
+            folder = options.out / f"{file} {name} {seed}".replace(", ", "__").replace(" ", "_")
             if (not options.only or name in options.only) and not (folder / "record.json").exists():
                 folder.mkdir(parents=True, exist_ok=True)
-                record = {"method": name.split(", ")[0], "setting": name, "options": own, "seed": seed}
+                record = {"file": file, "method": name.split(", ")[0], "setting": name, "options": own, "seed": seed}
                 record |= one(f"{plan['base']} {own}", seed, options, folder)
                 (folder / "record.json").write_text(json.dumps(record) + "\n")
-                print(name, seed, record["seconds"], [e["student"]["1"] for e in record["course"]], flush=True)
+                recalls = [
+                    round(100 * each["recall"], 2) for e in record["course"] for each in e.values() if each != e["step"]
+                ]
+                print(file, name, seed, record["seconds"], recalls, flush=True)
 
 
 def one(line: str, seed: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
