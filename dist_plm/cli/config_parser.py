@@ -13,10 +13,12 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
 
 from dist_plm.cli.limits import check_limits
-from dist_plm.cli.parsers import OneLineParser, expanded
+from dist_plm.cli.parsers import OneLineParser, expanded, program
 from dist_plm.cli.spelling import respelled, suggestion
 from dist_plm.cli.yaml_text import checked_text
 from dist_plm.config import Config, flat
+from dist_plm.config.retired import RETIRED, without_retired
+from dist_plm.config.text import as_yaml
 from dist_plm.errors import UserError
 from dist_plm.files.plain_yaml import PlainLoader, read_yaml
 
@@ -28,6 +30,7 @@ COMMON = (
     "train.epochs", "optimiser.lr", "train.precision",
 )  # fmt: skip
 PATHS = ("run_dir", "data.shards", "data.cache_dir", "model.weights")
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"  # in a checkout a link to configs/ at the top
 KEYS = tuple(flat(asdict(Config())))
 
 
@@ -82,7 +85,16 @@ class ConfigParser(OneLineParser, ArgumentParser):
             self.given |= flat(found).keys() if isinstance(found, dict) else set()
         return super().parse_string(content, *arguments, **options)
 
+    def dump(self, cfg: Any, **options: Any) -> str:
+        """What `--print_config` prints: the sections that take effect; with flags, as jsonargparse prints them."""
+        if any(options.get(flag) for flag in ("skip_default", "skip_unset")):
+            return str(super().dump(cfg, **options))
+        return as_yaml(asdict(config_of(self, cfg)))
+
     def error(self, message: str, *details: object) -> NoReturn:
+        option = re.search(r"unrecognized arguments: --([\w.]+)", message)
+        if option and option[1] in RETIRED:
+            message = f"{option[1]} was removed: {RETIRED[option[1]].reason}"
         super().error(f"{self._file}{_plain(message)}", *details)
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
@@ -107,21 +119,34 @@ def files_first(words: Sequence[str]) -> list[str]:
     remaining = iter(words)
     for word in remaining:
         if word == "--config":
-            files += [word, *[each for each in [next(remaining, None)] if each is not None]]
+            files += [word, *[shipped(each) for each in [next(remaining, None)] if each is not None]]
         elif word.startswith("--config="):
-            files.append(word)
+            files.append(f"--config={shipped(word.removeprefix('--config='))}")
         else:
             others.append(word)
     return [*files, *others]
 
 
+def shipped(name: str) -> str:
+    """The path of a configuration: `name` where such a file exists, else the file of that name in the package.
+
+    `cub200_best`, `cub200_best.yaml` and `configs/cub200_best.yaml` are the same file wherever dist_plm is installed.
+    """
+    found = CONFIGS / f"{name.removeprefix('configs/').removesuffix('.yaml')}.yaml"
+    return str(found) if found.is_file() and not Path(name).exists() else name
+
+
 def config_parser(command: str, description: str) -> ConfigParser:
     """A parser of `--config FILE`, `--section.key value` and `--print_config`."""
-    name = f"python -m dist_plm.{command}"
+    name = program(f"python -m dist_plm.{command}")
     usage = f"{name} [--config FILE] [--section.key VALUE ...]"
     parser = ConfigParser(prog=name, usage=usage, description=description)
     parser.add_argument("--help-all", action=_HelpAll, help="Show all settings and exit.")
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of settings; options override it")
+    parser.add_argument(
+        "--config",
+        action=ActionConfigFile,
+        help="YAML file of settings, or a shipped one's name; options override it",
+    )
     parser.add_class_arguments(Config, as_group=False)
     return parser
 
@@ -150,7 +175,7 @@ def load_config(path: Path) -> Config:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Config, as_group=False)
     try:
-        config = config_of(parser, parser.parse_object(read_yaml(path)))
+        config = config_of(parser, parser.parse_object(without_retired(read_yaml(path))))
     except Exception as error:  # jsonargparse derives its error from Exception alone
         raise UserError(f"{path} is not a configuration of this version: {error}") from error
     try:

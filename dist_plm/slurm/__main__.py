@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dist_plm.cli import OneLineParser, run_command
+from dist_plm.cli import OneLineParser, program, run_command
 from dist_plm.datasets.arguments import positive
 from dist_plm.errors import UserError
 from dist_plm.slurm.cluster import Cluster, add_options, cluster_of
@@ -118,7 +118,7 @@ def _say(base: Path, what: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="python launch/slurm.py",
-        usage="python launch/slurm.py [options] --config FILE [--section.key VALUE ...]",
+        usage=f"{program('python launch/slurm.py')} [options] --config FILE [--section.key VALUE ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

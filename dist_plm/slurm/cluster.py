@@ -11,6 +11,7 @@ from typing import Any
 import docstring_parser
 from jsonargparse import ArgumentParser
 
+from dist_plm.cli import shipped
 from dist_plm.errors import UserError
 from dist_plm.files.plain_yaml import PlainTextLoader, read_yaml
 
@@ -125,7 +126,7 @@ def cluster_of(options: argparse.Namespace) -> Cluster:
     Raises:
         UserError: a key or a value that is not of the schema.
     """
-    values = _read(options.cluster) if options.cluster else {}
+    values = _read(Path(shipped(str(options.cluster)))) if options.cluster else {}
     for each in fields(Cluster):
         given: Any = getattr(options, each.name)
         if given is None:

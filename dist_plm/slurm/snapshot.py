@@ -1,6 +1,7 @@
 """The code that a run was submitted with: what comes back after hours in the queue must be what went in."""
 
 import hashlib
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -43,8 +44,9 @@ def commit() -> str:
 
 
 def _files(root: Path) -> list[Path]:
-    """Sources and package data below `root`, sorted; not what Python compiled."""
-    return sorted(path for path in root.rglob("*") if path.is_file() and BYTECODE not in path.parts)
+    """Sources and package data below `root`, sorted, configs/ behind its link too; not what Python compiled."""
+    found = (Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
+    return sorted(path for path in found if path.is_file() and BYTECODE not in path.parts)
 
 
 def _digest(files: list[Path], root: Path) -> str:

@@ -1,4 +1,4 @@
-"""What is evaluated while a run is under way, and what is said of it."""
+"""Evaluation during training, and its output."""
 
 import time
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from dist_plm.training.learner import Learner
 
 @dataclass
 class Evaluator:
-    """Evaluates the networks of a run: by the labels of its test split, and by what needs no labels."""
+    """Evaluates the networks of a run: with the labels of its test split, and without labels."""
 
     run: RunContext
     views: CachedViews | None = None
@@ -30,15 +30,15 @@ class Evaluator:
         self.judge = Judge(self.run)
 
     def evaluate(self, learner: Learner, at: Position, when: str, *, with_pixels: bool = False) -> float | None:
-        """Evaluate student and teacher; at the start before them the frozen features, and raw pixels if asked for. A
+        """Evaluate student and teacher, and at step 0 also the frozen features, and raw pixels on request. A
         collective.
 
         Returns:
-            What decides between checkpoints, of the network that `checkpoint.keep_best` names: recall at the smallest K
-            or, by `checkpoint.best_by`, agreement of neighbourhoods. None where there is neither.
+            The score of the network that `checkpoint.keep_best` names: recall at the smallest K or, depending on
+            `checkpoint.best_by`, the agreement of neighbourhoods. None without either.
         """
         deciding, config = None, self.run.config
-        # Before the first step also what has to be beaten: the pretrained features as they are.
+        # The baseline that training has to beat: the pretrained features.
         frozen = when == "start" and bool(config.model.weights or not learner.encoder.known)
         found: dict[str, np.ndarray] = {}
         for name in [*["raw pixels"] * with_pixels, *["frozen"] * frozen]:
@@ -61,12 +61,14 @@ class Evaluator:
     def _recall(
         self, name: str, embed: Embed, weights: str, at: Position, when: str, found: dict[str, np.ndarray]
     ) -> float | None:
-        """Recall at the smallest K by the labels of the test split, None without any; hits are added to `found`."""
+        """Recall at the smallest K on the test split, None without labels; adds the hits to `found`."""
         run, display, started = self.run, self.run.log.display, time.monotonic()
         folder = run.directory.sweep(weights)
         source = self.views.source if self.views and name != "raw pixels" else None
         evaluation = evaluate(embed, folder, config=run.config, world=run.world, display=display, source=source)
         if evaluation is None:
+            if when == "start" and name == "student" and run.config.data.test_split:
+                display.say("no recall: no query of the test split has another image of its class")
             return None
         result, found[name] = evaluation.result, evaluation.hits
         seconds = time.monotonic() - started
@@ -76,12 +78,12 @@ class Evaluator:
         return next(iter(result["recall"].values()))
 
     def _of_images(self, network: nn.Module, learner: Learner) -> nn.Module:
-        """The network from images, also where what trains starts from cached features."""
+        """The network from images, also where the trained part reads cached features."""
         return Joined(learner.frozen, network) if self.views and learner.frozen is not None else network
 
 
 def _baseline(name: str, learner: Learner) -> tuple[Embed, str]:
-    """What embeds under this name, and the name of its weights. A collective."""
+    """The embedding function of this baseline, and the digest of its weights. A collective."""
     if name == "raw pixels":
         return raw_pixels, "pixels"
     part = learner.strategy.whole(learner.student)
