@@ -1,4 +1,5 @@
-"""Train the settings of heads.yaml and blocks.yaml and keep the embeddings of each evaluation; finished runs are skipped.
+"""Train the settings of heads.yaml and blocks.yaml and keep the embeddings of each evaluation.
+Finished runs are skipped.
 
     python -m benchmarks.verdict.runs --cache CACHE --weights bvlc_googlenet_fp16.safetensors --out RUNS --seeds 0 1
 
