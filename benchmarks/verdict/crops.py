@@ -18,6 +18,7 @@ from dist_plm.cli import config_of, config_parser
 from dist_plm.config import Config
 from dist_plm.data.store import Store
 from dist_plm.model.backbones import build_backbone
+from dist_plm.model.bvlc_googlenet import BvlcGooglenet
 
 IMAGES = 2_000
 DRAWS = {"held_out_crops": 4, "held_out_strong": 2}
@@ -27,6 +28,7 @@ STRONG = {"scale": (0.05, 0.25), "brightness": 0.4}
 def write(config: Config, folder: Path) -> None:
     """Fill the folder."""
     backbone = build_backbone(config.model)
+    assert isinstance(backbone, BvlcGooglenet), "the bench knows where to cut bvlc_googlenet alone"
     backbone.requires_grad_(False).eval().to(memory_format=torch.channels_last)
     with Store(config.data.shards, config.data.test_split) as store:
         rows = np.sort(np.random.default_rng(0).permutation(len(store.labels))[:IMAGES])

@@ -52,7 +52,7 @@ class KeptExperiment(Experiment):
         for kind, maps in self.draws.items():
             arrays[kind] = np.stack([self._embedded(network, maps[:, i]).numpy() for i in range(maps.shape[1])])
         halves = {kind: array.astype(np.float16) for kind, array in arrays.items()}
-        np.savez(self.folder / f"{name}.npz", **halves, hits=hits.numpy())
+        np.savez(self.folder / f"{name}.npz", **halves, hits=hits.numpy())  # type: ignore[arg-type]
         return {"recall": hits.double().mean().item(), "map_at_r": precision}
 
 

@@ -58,8 +58,9 @@ class Task:
     def __init__(self, display: "Display", title: str, total: int, unit: str, done: int) -> None:
         self.display, self.title, self.total, self.unit = display, title, total, unit
         self.done, self._first, self._started, self._last_line = done, done, time.monotonic(), time.monotonic()
-        fields = {"note": "", "left": ""}
-        self._bar = display.bars.add_task(title, total=total, completed=done, **fields) if display.bars else None
+        self._bar = None
+        if display.bars:
+            self._bar = display.bars.add_task(title, total=total, completed=done, note="", left="")
 
     def advance(self, count: int = 1, note: str = "", scale: float = 1.0, run_left: float | None = None) -> None:
         """Advance by `count` of `total`.
