@@ -62,13 +62,16 @@ class CheckpointConfig:
         every_steps: Steps between checkpoints; one is always written at the end and on a signal.
         keep: Number of newest checkpoints to keep.
         keep_every_epochs: Also write a checkpoint every N epochs and never delete it (0: none).
-        keep_best: Network whose recall@1 selects the best checkpoint, kept and linked as checkpoints/best.
+        keep_best: Network by which the best checkpoint is selected, kept and linked as checkpoints/best.
+        best_by: Criterion of the selection: `recall` (needs labels of the test split), or `label_free`, the agreement of
+            neighbourhoods between two random views of held-out images; `auto` is recall if there are labels.
     """
 
     every_steps: int = key(100, above=0)
     keep: int = key(2, above=0)
     keep_every_epochs: int = 0
     keep_best: Literal["teacher", "student", "none"] = "teacher"
+    best_by: Literal["auto", "recall", "label_free"] = "auto"
 
 
 @dataclass
