@@ -63,8 +63,8 @@ class CheckpointConfig:
         keep: Number of newest checkpoints to keep.
         keep_every_epochs: Also write a checkpoint every N epochs and never delete it (0: none).
         keep_best: Network by which the best checkpoint is selected, kept and linked as checkpoints/best.
-        best_by: Criterion of the selection: `recall` (needs labels of the test split), or `label_free`, the agreement of
-            neighbourhoods between two random views of held-out images; `auto` is recall if there are labels.
+        best_by: Criterion of the selection: `recall` (needs labels of the test split), or `label_free`, the agreement
+            of neighbourhoods between two random views of held-out images; `auto` is recall if there are labels.
     """
 
     every_steps: int = key(100, above=0)

@@ -167,7 +167,7 @@ def test_evaluate(tmp_path, tiny, demo, finished, here):
         "--checkpoint": (),
         "nowhere": ("--checkpoint", tmp_path / "nowhere"),
         str(empty): ("--checkpoint", empty),
-        "holds no checkpoint": ("--checkpoint", bare),
+        "has no checkpoint": ("--checkpoint", bare),
         "has no labels": ("--checkpoint", run, "--shards", unlabelled),
         "has no split 'tset'": ("--checkpoint", run, "--split", "tset"),
         "has no split 'galery'": ("--checkpoint", run, "--gallery", "galery"),
