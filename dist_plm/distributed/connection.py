@@ -54,8 +54,8 @@ def connect(config: RuntimeConfig, preemption: Preemption | None = None) -> Worl
 def patient_nccl(timeout: timedelta) -> None:
     """Let NCCL's watchdog wait longer than gloo does.
 
-    It aborts the process at its time-out, without the words of `World.waiting`. The agreements of a step travel over
-    gloo, so that a rank that hangs is found and named by them first.
+    It aborts the process at its time-out, without the words of `World.waiting`. At every log step the ranks meet over
+    gloo first, which finds and names a rank that hangs.
     """
     group = dist.distributed_c10d._get_default_group()
     group._get_backend(torch.device("cuda"))._set_default_timeout(NCCL_PATIENCE * timeout)

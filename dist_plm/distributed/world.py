@@ -177,13 +177,27 @@ class World:
         with part("gather"), self.waiting(f"all-reduce of {tuple(value.shape)}"):
             return _AllReduceSum.apply(value)
 
-    def any(self, flag: Tensor) -> Tensor:
-        """Whether `flag` (scalar bool) is set on any rank, as 0 or 1 on the device: nobody waits to read it."""
-        value = flag.to(torch.float32)
-        if self.size > 1:
-            with part("gather"), self.waiting("agreement on the step"):
-                dist.all_reduce(value, op=dist.ReduceOp.MAX)
-        return value
+    def end_of_step(self, void: Tensor) -> tuple[Tensor, bool]:
+        """What the ranks agree on once a step, in one all-reduce on the device. A collective.
+
+        A signal to leave travels in it without a copy to the host: the all-reduce asks whether any rank has *not* heard
+        of one, and only a rank that has heard reads the answer. So each rank either contributed "not heard", and knows
+        the answer, or reads it. All act in the same step, the first in which all have heard (`told`).
+
+        Args:
+            void: Whether the step must not count (scalar bool).
+
+        Returns:
+            Whether it is void on any rank, as 0 or 1 on the device, which nobody waits to read; and whether all ranks
+            were told to leave, for `leave_if_told`.
+        """
+        told, value = self.told != 0, void.to(torch.float32)
+        if self.size == 1:
+            return value, told
+        both = torch.stack([value, value.new_full((), 0.0 if told else 1.0)])
+        with part("gather"), self.waiting("agreement on the step"):
+            dist.all_reduce(both, op=dist.ReduceOp.MAX)
+            return both[0], told and both[1].item() == 0
 
     def agree(self, flag: int) -> int:
         """The largest flag of all ranks: a decision is taken together or not at all. Travels over the CPU group."""

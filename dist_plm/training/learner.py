@@ -36,10 +36,15 @@ __all__ = ["Learner", "Phase", "Report", "phases"]
 
 @dataclass(frozen=True)
 class Report:
-    """What a step left behind, still on the device: its loss and the student's embeddings [b, D]."""
+    """What a step left behind, on the device: its loss and the student's embeddings [b, D].
+
+    Args:
+        told: Whether all ranks were told to leave, alike on all.
+    """
 
     loss: Loss
     z: Tensor
+    told: bool
 
 
 class Learner:
@@ -169,14 +174,14 @@ class Learner:
         sound = sound & loss.share.detach().isfinite()
         # The gradients are summed already: what one rank did to them all see, so they accuse nobody.
         finite = self.strategy.finite() | self.strategy.overflow
-        void = self.world.any(~(sound & finite))
+        void, told = self.world.end_of_step(~(sound & finite))
         self.void.add(~sound, void, step)
         with part("optimiser"), self.world.waiting("the optimiser's step"):
             self.strategy.step(torch.maximum(void, self.strategy.overflow.to(void)))
         with part("ema"):
             self.teacher.update(self.student, self.strategy.local)
         self.side_stream.follow()  # an allocator short of memory may unmap x as soon as the second stream is done
-        return Report(loss, z.detach()[:, : self.config.model.dim])
+        return Report(loss, z.detach()[:, : self.config.model.dim], told)
 
     def _entering(self, views: Tensor) -> Tensor:
         """What enters the trained part [b, ...]: the views themselves where everything trains."""
