@@ -106,13 +106,17 @@ class Tree:
                 raise UserError(f"{self.source / path}: {where} is no whole number; take the list as published")
         return dict(rows)
 
-    def entry(self, path: str, **described: Any) -> FileEntry:
-        """The entry for a relative path, there or not (a missing one is rejected when it is read)."""
+    def entry(self, path: str, *, name: str = "", **described: Any) -> FileEntry:
+        """The entry for a relative path, there or not (a missing one is rejected when it is read).
+
+        Args:
+            name: In its data set; the path where not given.
+        """
         parts = PurePosixPath(path).parts
         if not parts or ".." in parts or path.startswith("/"):
             raise UserError(f"{path!r} leads out of the source {self.source}")
         file, offset, size = self._listing.locate(path)
-        return FileEntry(source=path, path=file, offset=offset, size=size, **described)
+        return FileEntry(source=name or path, path=file, offset=offset, size=size, **described)
 
     def folders(self, path: str = "") -> list[str]:
         """Names of the folders right below `path` that no rule leaves out, sorted."""
