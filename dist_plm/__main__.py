@@ -13,6 +13,9 @@ from dist_plm import __version__
 
 # Group -> name -> module with a `main() -> int`, and what it does.
 COMMANDS = {
+    "start here": {
+        "fit": ("dist_plm.fit.__main__", "from a folder of images to a search page, in one command"),
+    },
     "train and judge": {
         "train": ("dist_plm.train", "train an embedding, or resume a run"),
         "evaluate": ("dist_plm.evaluate", "recall@K, MAP@R, NMI of a run, export or frozen network"),
