@@ -4,7 +4,15 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from dist_plm.cli import OneLineParser, add_frozen_options, add_threads, check_frozen_options, run_command, weights_path
+from dist_plm.cli import (
+    OneLineParser,
+    add_frozen_options,
+    add_threads,
+    check_frozen_options,
+    location,
+    run_command,
+    weights_path,
+)
 from dist_plm.config import RuntimeConfig
 from dist_plm.errors import UserError
 
@@ -60,7 +68,7 @@ def _difference(options: argparse.Namespace) -> str:
     from dist_plm.search_index.search_index import Catalogue
 
     try:
-        catalogue = Catalogue(options.out)
+        catalogue = Catalogue(options.out, backbone=options.backbone)
         if not options.images or catalogue.images.place().get("folder") != str(options.images.resolve()):
             return ""
         command = f"`python -m dist_plm.search_index update {options.out}` brings it up to date"
@@ -77,14 +85,14 @@ def _parse() -> argparse.Namespace:
     source.add_argument(
         "--images", type=Path, help="folder of images, with all folders below; what a file holds decides, not its name"
     )
-    source.add_argument("--shards", help="data set folder, or its URL")
+    source.add_argument("--shards", type=location, help="data set folder, or its URL")
     parser.add_argument("--split", default="test", help="split of the shards")
     parser.add_argument("--out", type=weights_path, required=True, help="index directory to make")
     parser.add_argument("--workers", type=int, default=2, help="decoding threads of a rank")
     add_frozen_options(parser)
     add_threads(parser)
     options = parser.parse_args()
-    check_frozen_options(options)
+    check_frozen_options(options, trained=bool(options.checkpoint))
     if options.workers < 1:
         parser.error(f"--workers is {options.workers}: at least 1")
     return options

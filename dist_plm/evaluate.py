@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dist_plm.cli import OneLineParser, add_frozen_options, add_threads, check_frozen_options, run_command
+from dist_plm.cli import OneLineParser, add_frozen_options, add_threads, check_frozen_options, location, run_command
 from dist_plm.config import Config, RuntimeConfig
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
@@ -86,13 +86,13 @@ def _keep(path: Path, text: str) -> None:
 def _parse() -> argparse.Namespace:
     parser = OneLineParser(prog="python -m dist_plm.evaluate", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, help="run directory or export")
-    parser.add_argument("--shards", help="data set folder or URL (a run's own by default)")
+    parser.add_argument("--shards", type=location, help="data set folder or URL (a run's own by default)")
     parser.add_argument("--split", help="split of the queries (a run's test split by default, else `test`)")
     parser.add_argument("--gallery", help="split that is searched, where it is not the queries' own")
     add_frozen_options(parser)
     add_threads(parser, "as in the run, else all cores")
     options = parser.parse_args()
-    check_frozen_options(options)
+    check_frozen_options(options, trained=bool(options.checkpoint))
     return options
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dist_plm.cli import OneLineParser, add_code_option, run_command, weights_path
+from dist_plm.cli import OneLineParser, add_code_option, location, run_command, weights_path
 from dist_plm.config import DataConfig
 from dist_plm.errors import RunFailure, UserError
 
@@ -71,7 +71,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--model", choices=("student", "teacher"), default="", help="of a run: student by default")
     parser.add_argument("--out", type=weights_path, help="folder to make (RUN_DIR/export_MODEL by default)")
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=["safetensors"], help="safetensors always")
-    parser.add_argument("--shards", help="data set to check on (a run's own by default)")
+    parser.add_argument("--shards", type=location, help="data set to check on (a run's own by default)")
     add_code_option(parser)
     return parser.parse_args()
 

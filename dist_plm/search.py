@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dist_plm.cli import OneLineParser, add_code_option, add_threads, run_command, weights_path
+from dist_plm.cli import OneLineParser, add_code_option, add_threads, location, run_command, weights_path
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
 from dist_plm.files.names import printable
@@ -24,13 +24,11 @@ def main() -> int:
 
     from dist_plm.data.decode import decode
     from dist_plm.distributed.process import limit_threads
-    from dist_plm.model.own_backbone import allow
     from dist_plm.search_index.search_index import Catalogue
     from dist_plm.search_index.sheet import contact_sheet
 
-    allow(options.backbone)
     limit_threads(options.threads)
-    catalogue = Catalogue(options.index, images=options.images)
+    catalogue = Catalogue(options.index, images=options.images, backbone=options.backbone)
     try:
         query = decode(data)
         (neighbours,) = catalogue.search(catalogue.embed(data), options.k)
@@ -56,7 +54,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--image", type=Path, required=True, help="the query")
     parser.add_argument("--k", type=int, default=10, help="neighbours to show")
     parser.add_argument(
-        "--images", default="", help="folder or data set of the images, where the index is not your own"
+        "--images", type=location, default="", help="folder or data set of the images, where the index is not your own"
     )
     parser.add_argument("--sheet", type=Path, help="PNG of the query and its neighbours")
     add_threads(parser, "all cores")

@@ -7,7 +7,7 @@ import socket
 import sys
 from typing import NoReturn
 
-from dist_plm.cli import OneLineParser, add_code_option, add_threads, run_command, weights_path
+from dist_plm.cli import OneLineParser, add_code_option, add_threads, location, run_command, weights_path
 from dist_plm.errors import UserError
 
 # A connection that sends nothing for a while is closed; many that are open hold up none that asks.
@@ -24,13 +24,11 @@ def main() -> int:
     from waitress import create_server
 
     from dist_plm.distributed.process import limit_threads
-    from dist_plm.model.own_backbone import allow
     from dist_plm.search_index.search_index import Catalogue
     from dist_plm.search_index.web import create_app
 
-    allow(options.backbone)
     limit_threads(options.threads)
-    catalogue = Catalogue(options.index, images=options.images)
+    catalogue = Catalogue(options.index, images=options.images, backbone=options.backbone)
     _ = catalogue.images  # gone images are told now, not to the first visitor
     most_bytes = int(options.max_upload_mb * 1e6)
     listening = _listen(options.host, options.port)
@@ -62,7 +60,7 @@ def _parse() -> argparse.Namespace:
     parser = OneLineParser(prog="python -m dist_plm.serve", description=__doc__)
     parser.add_argument("index", type=weights_path, metavar="INDEX_DIR", help="made by python -m dist_plm.embed")
     parser.add_argument(
-        "--images", default="", help="folder or data set of the images, where the index is not your own"
+        "--images", type=location, default="", help="folder or data set of the images, where the index is not your own"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address; another one shows your images to all")
     parser.add_argument("--port", type=int, default=8000, help="0 takes any free one")

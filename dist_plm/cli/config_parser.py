@@ -17,6 +17,8 @@ from dist_plm.cli.parsers import OneLineParser, expanded, program
 from dist_plm.cli.spelling import respelled, suggestion
 from dist_plm.cli.yaml_text import checked_text
 from dist_plm.config import Config, flat
+from dist_plm.config.retired import RETIRED, without_retired
+from dist_plm.config.text import as_yaml
 from dist_plm.errors import UserError
 from dist_plm.files.plain_yaml import PlainLoader, read_yaml
 
@@ -83,7 +85,16 @@ class ConfigParser(OneLineParser, ArgumentParser):
             self.given |= flat(found).keys() if isinstance(found, dict) else set()
         return super().parse_string(content, *arguments, **options)
 
+    def dump(self, cfg: Any, **options: Any) -> str:
+        """What `--print_config` prints: the sections that take effect; with flags, as jsonargparse prints them."""
+        if any(options.get(flag) for flag in ("skip_default", "skip_unset")):
+            return str(super().dump(cfg, **options))
+        return as_yaml(asdict(config_of(self, cfg)))
+
     def error(self, message: str, *details: object) -> NoReturn:
+        option = re.search(r"unrecognized arguments: --([\w.]+)", message)
+        if option and option[1] in RETIRED:
+            message = f"{option[1]} was removed: {RETIRED[option[1]].reason}"
         super().error(f"{self._file}{_plain(message)}", *details)
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
@@ -164,7 +175,7 @@ def load_config(path: Path) -> Config:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Config, as_group=False)
     try:
-        config = config_of(parser, parser.parse_object(read_yaml(path)))
+        config = config_of(parser, parser.parse_object(without_retired(read_yaml(path))))
     except Exception as error:  # jsonargparse derives its error from Exception alone
         raise UserError(f"{path} is not a configuration of this version: {error}") from error
     try:

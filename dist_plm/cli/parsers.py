@@ -15,7 +15,7 @@ from dist_plm.files.names import is_utf8, printable
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong, and which option may have been meant, without the usage of a hundred options before it."""
+    """An ArgumentParser whose errors are one line, with the closest known option, instead of a page of usage."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -26,11 +26,18 @@ class OneLineParser(argparse.ArgumentParser):
         text = " ".join(str(message).split())
         if found := re.search(r"unrecognized arguments: --([\w.-]+)", text):
             text += suggestion(found[1], self.names())
+        elif found := re.search(r"invalid choice: '(\S+)' \(choose from (.+)\)", text):
+            text += suggestion(found[1], re.findall(r"[\w.-]+", found[2]))
         end(2, f"{self.prog}: {printable(text)} (see --help)" if speaks() else "")
 
     def names(self) -> list[str]:
-        """All options, without dashes."""
-        return [option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")]
+        """All options, those of subcommands included, without dashes."""
+        parsers: list[argparse.ArgumentParser] = [self]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
+        options = {option for parser in parsers for option in parser._option_string_actions}
+        return sorted(option.removeprefix("--") for option in options if option.startswith("--"))
 
 
 def program(name: str) -> str:
@@ -44,6 +51,11 @@ def user_path(text: str) -> Path:
         return Path(expanded(text))
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def location(text: str) -> str:
+    """Type of an option that is a path or a URL."""
+    return str(user_path(text)) if text.startswith("~") else text
 
 
 def weights_path(text: str) -> Path:

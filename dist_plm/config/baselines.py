@@ -11,11 +11,9 @@ class StmlConfig:
     """Self-taught metric learning (Kim et al., CVPR 2022). The teacher's head is `model.wide_dim`.
 
     Args:
-        sigma: Width of the similarity exp(-|t_i - t_j|^2 / sigma).
         delta: Relative distance (1 is a row's mean) up to which dissimilar points are pushed apart.
     """
 
-    sigma: float = key(3.0, above=0)
     delta: float = key(1.0, above=0)
 
 
@@ -24,12 +22,10 @@ class ProxyAnchorConfig:
     """Proxy-Anchor (Kim et al., CVPR 2020), alone and within DADA and pseudo-labels.
 
     Args:
-        margin: Cosine by which a positive must exceed, and a negative stay below, the boundary.
         alpha_positive: Sharpness of the attraction.
         alpha_negative: Sharpness of the repulsion.
     """
 
-    margin: float = 0.1
     alpha_positive: float = key(32.0, above=0)
     alpha_negative: float = key(32.0, above=0)
 
@@ -61,7 +57,6 @@ class DadaConfig:
         category_hidden: Widths of the category discriminator.
         dropout: Of the category discriminator.
         lr: Learning rate of the discriminators.
-        discriminator_steps: Steps of the discriminators before each of the network.
         warm_up_epochs: Epochs in which the discriminators learn and the network sees the base loss alone.
     """
 
@@ -72,5 +67,4 @@ class DadaConfig:
     category_hidden: list[int] = key([512, 128], above=0)
     dropout: float = key(0.5, least=0, below=1)
     lr: float = key(5e-4, above=0)
-    discriminator_steps: int = key(3, above=0)
     warm_up_epochs: int = key(1, least=0)

@@ -1,7 +1,7 @@
-"""What is known of each key alone: its bounds, and whether a resumed run may use another value."""
+"""Metadata of each key: its bounds, whether a resumed run may change it, and which methods read it."""
 
 from collections.abc import Iterator
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 
@@ -17,6 +17,8 @@ class Rules:
         filled: A list is not empty.
         free: A resumed run may use another value: it changes where, how fast or how verbosely a run works, never what
             it computes. Of a section: it holds for all of its keys.
+        methods: Of a section: the training methods that read it; empty: all of them.
+        quotient: How a default that is a quotient was computed, shown as a comment in YAML.
     """
 
     above: Literal[0] | None = None
@@ -25,6 +27,8 @@ class Rules:
     most: int | None = None
     filled: bool = False
     free: bool = False
+    methods: tuple[str, ...] = ()
+    quotient: str = ""
 
 
 def key(default: Any, **rules: Any) -> Any:
@@ -44,14 +48,16 @@ def key(default: Any, **rules: Any) -> Any:
 
 def entries(section: Any, prefix: str = "", *, free: bool = False) -> Iterator[tuple[str, Any, Rules]]:
     """Dotted name, value and rules of every key of a configuration, or of a section."""
-    for each in fields(section):
-        value, rules = getattr(section, each.name), _rules(each, free)
+    for entry in fields(section):
+        value, rules = getattr(section, entry.name), rules_of(entry)
+        rules = replace(rules, free=rules.free or free)
         if is_dataclass(value):
-            yield from entries(value, f"{prefix}{each.name}.", free=rules.free)
+            yield from entries(value, f"{prefix}{entry.name}.", free=rules.free)
         else:
-            yield f"{prefix}{each.name}", value, rules
+            yield f"{prefix}{entry.name}", value, rules
 
 
-def _rules(each: Field, free: bool) -> Rules:
-    rules: Rules = each.metadata.get("rules", Rules())
-    return Rules(rules.above, rules.least, rules.below, rules.most, rules.filled, rules.free or free)
+def rules_of(entry: Field) -> Rules:
+    """The metadata of a field, the defaults if it has none."""
+    rules: Rules = entry.metadata.get("rules", Rules())
+    return rules

@@ -79,8 +79,10 @@ class LossConfig:
     delta: float = key(2.0, above=0)
     relative: bool = False
     point: float = 1.0
-    proxy: float = 20_000 / 39_800
-    neighbourhood: float = 60_000 / 39_800
+    proxy: float = key(20_000 / 39_800, quotient="20000/39800: pairs of eq. 7 per pair of eq. 6 in the paper's batch")
+    neighbourhood: float = key(
+        60_000 / 39_800, quotient="60000/39800: pairs of eq. 8 per pair of eq. 6 in the paper's batch"
+    )
 
 
 @dataclass

@@ -100,7 +100,6 @@ class RuntimeConfig:
         threads: Compute threads of a rank; 0 shares the cores that ranks have in common (`reproducible`: 1, since
             a kernel on two threads adds up in another order).
         timeout_seconds: Bound of every wait for another rank.
-        signals: What asks a run to save and leave; SIGINT twice leaves at once.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -110,6 +109,3 @@ class RuntimeConfig:
     compile: bool = False
     threads: int = key(0, least=0, most=2**12)
     timeout_seconds: float = key(600.0, above=0, most=10**7)  # four months; torch counts nanoseconds in 64 bits
-    signals: list[Literal["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"]] = field(
-        default_factory=lambda: ["SIGTERM", "SIGINT", "SIGUSR2"]
-    )

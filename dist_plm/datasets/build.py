@@ -10,10 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+from dist_plm.cli.parsers import OneLineParser
 from dist_plm.data.format import IGNORED, REJECTED, Manifest
 from dist_plm.datasets import demo
 from dist_plm.datasets.account import account, reasons
-from dist_plm.datasets.arguments import Parser, megabytes, part, positive
+from dist_plm.datasets.arguments import megabytes, part, positive
 from dist_plm.datasets.assembly import build, build_part, writing
 from dist_plm.datasets.entry import Source
 from dist_plm.datasets.order import order_by
@@ -95,10 +96,10 @@ def _source(options: argparse.Namespace) -> Source:
     return order_by(source, options.order_by) if options.order_by else source
 
 
-def parser() -> Parser:
+def parser() -> OneLineParser:
     """The command line."""
-    parser = Parser(prog="python shards/build.py", description=__doc__)
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", parser_class=Parser)
+    parser = OneLineParser(prog="python shards/build.py", description=__doc__)
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", parser_class=OneLineParser)
     for kind, layout in KINDS.items():
         sub = kinds.add_parser(kind, help=str(layout.__doc__).splitlines()[0], description=layout.__doc__)
         sub.add_argument("--source", type=Path, required=True, help="folder, an uncompressed tar, or a list")

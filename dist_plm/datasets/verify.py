@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from dist_plm.cli.parsers import OneLineParser
 from dist_plm.data.format import (
     CHECK_DTYPE,
     IGNORED,
@@ -23,7 +24,7 @@ from dist_plm.data.format import (
     offsets_path,
 )
 from dist_plm.data.store import table
-from dist_plm.datasets.arguments import Parser, positive
+from dist_plm.datasets.arguments import positive
 from dist_plm.datasets.assembly import table_info
 from dist_plm.datasets.inspection import Check, check_shard
 from dist_plm.datasets.pool import ordered
@@ -35,7 +36,7 @@ from dist_plm.files.names import escape_streams
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status: 0 all is well, 1 damaged, 2 not a data set."""
     escape_streams()
-    parser = Parser(prog="python shards/verify.py", description=__doc__)
+    parser = OneLineParser(prog="python shards/verify.py", description=__doc__)
     parser.add_argument("folder", type=Path, help="data set written by shards/build.py")
     parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes (default: %(default)s)")
     options = parser.parse_args(arguments)

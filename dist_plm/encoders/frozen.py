@@ -64,7 +64,7 @@ def frozen_network(options: argparse.Namespace, folder: Path, world: World, disp
     model = replace(model, pooling=pooling)
     network = frozen_encoder(Encoder(model), model)
     check_size(network, options.backbone, views.size)
-    config = Config(data=DataConfig(shards=""), views=views)
+    config = Config(data=DataConfig(shards=""), views=views, model=model)
     embedders = {"frozen": _embedder(network, model, config, world, "frozen")}
     if options.whiten:
         embedders["whitened"] = _whitened(network, model, config, options, folder, world, display)

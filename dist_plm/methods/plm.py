@@ -64,7 +64,6 @@ class PiecewiseLinearManifold(Method):
     """
 
     name = "plm"
-    sections = ("manifold", "proxies", "loss")
 
     def __init__(self, config: Config, world: World, classes: int = 1) -> None:
         super().__init__(config, world, classes)

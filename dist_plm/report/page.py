@@ -13,12 +13,14 @@ from markupsafe import Markup
 
 from dist_plm import __version__
 from dist_plm.distributed.world import World
+from dist_plm.encoders.frozen import FrozenNetwork
 from dist_plm.errors import RunFailure, UserError
 from dist_plm.files.atomic import replacing
+from dist_plm.report.baseline import measure
 from dist_plm.report.charts import RUNS, Row, Spec, bars
 from dist_plm.report.curves import groups
 from dist_plm.report.history import History, read_all
-from dist_plm.report.pictures import Pictures, take_pictures
+from dist_plm.report.pictures import Pictures, take_pictures, take_test_pictures
 from dist_plm.report.summary import differences, evaluations, tiles
 from dist_plm.telemetry.progress import Display
 from dist_plm.training.run_directory import dump
@@ -68,12 +70,38 @@ def write_report(paths: list[Path], out: Path, *, shards: str = "", world: World
         _section(history, RUNS[number % len(RUNS)], runs, shards, world, display)
         for number, history in enumerate(histories)
     ]
+    _write(sections, out)
+
+
+def write_baseline_report(
+    frozen: FrozenNetwork, out: Path, *, shards: str, folder: Path, world: World, display: Display
+) -> None:
+    """Write the report of a pretrained network without training to `out`.
+
+    Args:
+        frozen: The network; the pictures are by its whitened features where it has them.
+        shards: Data set folder or URL, of which the test split is embedded.
+        folder: For the embeddings.
+
+    Raises:
+        UserError: the data set can't be read, or `out` can't be written.
+    """
+    history, pictures = measure(frozen, folder, shards=shards, world=world, display=display), Pictures()
+    embedder = frozen.load(frozen.names[-1], world.device)
+    take_test_pictures(pictures, embedder, folder, config=history.config, world=world, display=display)
+    _write([Section(history, RUNS[0], pictures, "")], out)
+
+
+def _write(sections: list[Section], out: Path) -> None:
+    histories = [section.history for section in sections]
+    runs = [history.name for history in histories]
     spent, profiled = _times(histories, History.seconds, 1), _times(histories, History.profiled, 2)
     html = _template().render(
         version=__version__,
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         sections=sections,
-        groups=groups(histories),
+        trained=any(history.trained for history in histories),
+        groups=groups([history for history in histories if history.trained]),
         spent=bars(spent, runs, "seconds") if any(row["time"] for row in spent) else None,
         profiled=bars(profiled, runs, "ms a step") if profiled else None,
         differences=differences(histories),

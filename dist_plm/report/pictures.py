@@ -9,6 +9,7 @@ import numpy as np
 from dist_plm.config import Config
 from dist_plm.data.opening import open_split, open_test
 from dist_plm.distributed.world import World
+from dist_plm.encoders.embedder import Embedder
 from dist_plm.encoders.networks import load_network, locate
 from dist_plm.report.charts import Spec, histogram, point_map
 from dist_plm.report.coverage import Coverage, read_coverage
@@ -80,9 +81,20 @@ def take_pictures(
     student, teacher = (load_network(trained, network, world.device) for network in ("student", "teacher"))
     _cover(pictures, run, name, runs, config)
     pictures.hoods = [_hood(hood) for hood in last_neighbourhoods(teacher, run, config=config, most=HOODS)]
+    take_test_pictures(pictures, student, run, config=config, world=world, display=display)
+
+
+def take_test_pictures(
+    pictures: Pictures, embedder: Embedder, run: Path, *, config: Config, world: World, display: Display
+) -> None:
+    """The part of `take_pictures` that needs one network alone: the test split embedded and searched.
+
+    Args:
+        run: Folder whose `sweeps/` may hold the embeddings already.
+    """
     if not config.data.test_split:
         return
-    embedded = partial(embed, student, run, config=config, world=world, display=display)
+    embedded = partial(embed, embedder, run, config=config, world=world, display=display)
     stores = open_test(config.data)
     queries = embedded(stores[0])
     gallery = queries if stores[1] is stores[0] else embedded(stores[1])

@@ -8,6 +8,9 @@ from dist_plm.report.history import Event, History
 
 def tiles(history: History) -> list[tuple[str, str, str]]:
     """(what, value, remark) at the head of a run."""
+    if not history.trained:
+        return [(f"R@{k} {event['model']}", f"{100 * share:.1f} %", f"MAP@R {100 * event['map_at_r']:.1f} %")
+                for event in history.of("eval") for k, share in [next(iter(event["recall"].items()))]]  # fmt: skip
     found = []
     for model in ("student", "teacher"):
         recalls = [event["recall"] for event in history.of("eval") if event["model"] == model and event.get("recall")]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dist_plm.cli import OneLineParser, run_command, weights_path
+from dist_plm.cli import OneLineParser, add_code_option, run_command, weights_path
 
 if TYPE_CHECKING:
     from dist_plm.search_index.search_index import Catalogue
@@ -25,12 +25,12 @@ def main() -> int:
     from dist_plm.search_index.search_index import Catalogue
 
     if options.command == "list":
-        _list(Catalogue(options.index))
+        _list(Catalogue(options.index, backbone=options.backbone))
     elif options.command == "remove":
-        _say(options.index, remove(Catalogue(options.index), options.names))
+        _say(options.index, remove(Catalogue(options.index, backbone=options.backbone), options.names))
     else:
         with _display() as display:
-            catalogue = Catalogue(options.index, display.device)
+            catalogue = Catalogue(options.index, display.device, backbone=options.backbone)
             if options.command == "update":
                 done = update(catalogue, options.workers, display)
             else:
@@ -81,6 +81,7 @@ def _parse() -> argparse.Namespace:
             command.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="below the folder of the index")
         if name == "remove":
             command.add_argument("names", nargs="+", metavar="NAME", help="of an image or folder, as `list` prints it")
+        add_code_option(command)
         if name in ("add", "update"):
             command.add_argument("--workers", type=int, default=2, help="decoding threads")
     options = parser.parse_args()

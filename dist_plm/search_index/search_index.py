@@ -33,6 +33,7 @@ from dist_plm.errors import RunFailure, UserError
 from dist_plm.files.reading import map_array, parse_document, read_document
 from dist_plm.index.directory import EMBEDDINGS, ENCODER, ROWS, SUMMARY, file_of
 from dist_plm.index.embedding_pass import DIVERGED
+from dist_plm.model.own_backbone import allow
 from dist_plm.search_index.images import Images, reopen
 from dist_plm.search_index.ownership import is_own
 
@@ -77,6 +78,7 @@ class Catalogue:
         folder: Written by `python -m dist_plm.embed`.
         device: Where queries are embedded.
         images: Folder or data set that the images are in; by default where the index says, if this account made it.
+        backbone: `package.module:function` of the index's network, where it is your own.
 
     Attributes:
         embedder: The network.
@@ -86,13 +88,21 @@ class Catalogue:
         generation: Changes since it was made, from 1.
 
     Raises:
-        UserError: No index there, or a damaged one.
+        UserError: No index there, a damaged one, or one that another backbone embedded.
     """
 
-    def __init__(self, folder: str | Path, device: torch.device | None = None, images: str | Path = "") -> None:
+    def __init__(
+        self, folder: str | Path, device: torch.device | None = None, images: str | Path = "", backbone: str = ""
+    ) -> None:
         self.folder, self._images_at = Path(folder), images
         self.summary = _summary(self.folder)
+        allow(backbone)
         self.embedder: Embedder = read_export(self.folder / ENCODER, device or torch.device("cpu"))
+        if backbone and backbone != (own := self.embedder.model.backbone):
+            raise UserError(
+                f"{self.folder} was embedded by {own}, so a query is too: leave --backbone out, or embed the images "
+                f"again: python -m dist_plm.embed --backbone {backbone}"
+            )
         try:
             shape = (int(self.summary["count"]), int(self.summary["dim"]))
             self.generation = int(self.summary.get("generation", 1))

@@ -5,6 +5,7 @@ import re
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from dist_plm.slurm.cluster import Cluster
 from dist_plm.slurm.job import ShardsJob, TrainJob
 
 Job = submitit.Job[int]
+RELAY_SECONDS = 0.5  # between two looks at the logs of local jobs
 
 
 def train(runs: Sequence[sweep.Run], base: Path, cluster: Cluster, *, local: bool) -> list[Job]:
@@ -58,10 +60,28 @@ def shards(arguments: list[str], out: Path, parts: int, cluster: Cluster, *, loc
 
 
 def wait(jobs: Sequence[Job]) -> bool:
-    """Until local jobs end; whether all ended well."""
-    for job in jobs:
-        job.wait()
+    """Wait for local jobs while relaying what their first ranks log; whether all ended well."""
+    printed = dict.fromkeys(jobs, 0)
+    running = True
+    while running:
+        running = not all(job.done() for job in jobs)  # asked first: what a job logs at its end is relayed too
+        for job in jobs:
+            printed[job] = _relay(job, printed[job], f"[{job.job_id}] " if len(jobs) > 1 else "")
+        time.sleep(RELAY_SECONDS if running else 0)
     return all(path.exists() for job in jobs for path in _results(job))
+
+
+def _relay(job: Job, start: int, prefix: str) -> int:
+    """Copy the whole lines from byte `start` of the first rank's log to stderr; where they end."""
+    log = job.task(0).paths.stderr
+    if not log.exists():
+        return start
+    with log.open("rb") as file:
+        file.seek(start)
+        lines = file.read().rpartition(b"\n")
+    for line in lines[0].decode(errors="replace").splitlines():
+        print(f"{prefix}{line}", file=sys.stderr)
+    return start + len(lines[0]) + len(lines[1])
 
 
 def _results(job: Job) -> list[Path]:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dist_plm.cli import OneLineParser, config_of, config_parser, run_command
+from dist_plm.cli import OneLineParser, config_of, config_parser, location, run_command
 from dist_plm.config import Config
 from dist_plm.distributed.environment import place
 from dist_plm.errors import RunFailure, UserError
@@ -77,7 +77,7 @@ def main() -> int:
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
     first = OneLineParser(prog="python -m dist_plm.supervision", add_help=False, allow_abbrev=False)
     first.add_argument("--checkpoint", type=Path, help="run directory or export; without one, the start of a run")
-    first.add_argument("--shards", help="data set folder, as --data.shards")
+    first.add_argument("--shards", type=location, help="data set folder, as --data.shards")
     first.add_argument("--split", help="split with labels, as --data.test_split")
     first.add_argument("--clusters", type=int, default=0, help="K of k-means and of Ward's finer cut (the classes)")
     first.add_argument("--batches", type=int, default=20, help="sampled batches whose pairs are judged apart")

@@ -1,4 +1,4 @@
-"""One live display for all phases of a run: a rich bar on a terminal, plain lines elsewhere, never both."""
+"""Progress display of a run: a rich progress bar on a terminal, plain lines elsewhere."""
 
 import resource
 import sys
@@ -13,12 +13,12 @@ from rich.table import Table
 
 from dist_plm.telemetry.speaker import Speaker
 
-LINE_SECONDS = 10.0  # between two lines of one phase where there is no terminal
+LINE_SECONDS = 10.0  # interval between lines of a phase without a terminal
 GB = 1e9
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most that this rank has held so far, GB: of the GPU's memory on a GPU, else of the machine's."""
+    """Peak memory of this rank so far, GB: GPU memory on a GPU, else resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GB
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, KiB elsewhere
@@ -34,7 +34,7 @@ class Task:
         self._bar = display.bars.add_task(title, total=total, completed=done, note="") if display.bars else None
 
     def advance(self, count: int = 1, note: str = "", scale: float = 1.0) -> None:
-        """`count` more of `total` are done; `scale` turns the count into the unit of the rate."""
+        """Advance by `count` of `total`; `scale` converts the count into the unit of the rate."""
         self.done += count
         now = time.monotonic()
         rate = (self.done - self._first) * scale / max(now - self._started, 1e-9)
@@ -53,7 +53,7 @@ class Task:
 
 
 class Display:
-    """Speaks on the first rank, keeps silent on the others."""
+    """Prints on rank 0 only."""
 
     def __init__(self, world: Speaker) -> None:
         self.device = world.device
@@ -77,7 +77,7 @@ class Display:
 
     @contextmanager
     def phase(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
-        """A phase of `total` pieces, of which `done` were done before."""
+        """A phase of `total` pieces, `done` of them already complete."""
         task = Task(self, title, total, unit, done)
         try:
             yield task
@@ -90,16 +90,16 @@ class Display:
 
 
 class Clock:
-    """Images a second, and the share of the time that went by waiting for data, since the last lap.
+    """Throughput, and share of time spent waiting for data, since the last lap.
 
     Args:
         waited: Seconds spent waiting so far.
-        device: Whose memory is watched.
+        device: Device whose peak memory is reported.
 
     Attributes:
         steps: Steps since the last lap; the loop counts them.
-        note: What the last lap said, for the bar.
-        warned: Whether a person was told already that the embeddings coincide.
+        note: Summary of the last lap, for the progress bar.
+        warned: Whether the warning about collapsed embeddings was printed already.
     """
 
     def __init__(self, waited: Callable[[], float], device: torch.device) -> None:
@@ -107,7 +107,7 @@ class Clock:
         self._waited, self._device, self._time, self._wait = waited, device, time.monotonic(), waited()
 
     def lap(self, images: int) -> dict[str, float]:
-        """Rate and waiting since the last lap, and the peak of memory; `images` is the global batch."""
+        """Throughput and waiting since the last lap, and peak memory; `images` is the global batch."""
         now, wait = time.monotonic(), self._waited()
         seconds = max(now - self._time, 1e-9)
         result = {

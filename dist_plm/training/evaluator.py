@@ -1,4 +1,4 @@
-"""What is evaluated while a run is under way, and what is said of it."""
+"""Evaluation during training, and its output."""
 
 import time
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ from dist_plm.training.learner import Learner
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Evaluates the networks of a run on its test split; without labels there, it says so."""
+    """Evaluates the networks of a run on its test split, if the split has labels."""
 
     run: RunContext
     views: CachedViews | None = None
 
     def evaluate(self, learner: Learner, at: Position, when: str, *, with_pixels: bool = False) -> float | None:
-        """Evaluate student and teacher; at the start before them the frozen features, and raw pixels if asked for. A
+        """Evaluate student and teacher, and at step 0 also the frozen features, and raw pixels on request. A
         collective.
 
         Returns:
-            Recall, at the smallest K, of the network that `checkpoint.keep_best` names; None where there is none.
+            Recall at the smallest K of the network that `checkpoint.keep_best` names; None without one.
         """
         deciding, config, display = None, self.run.config, self.run.log.display
-        # Before the first step also what has to be beaten: the pretrained features as they are.
+        # The baseline that training has to beat: the pretrained features.
         frozen = when == "start" and bool(config.model.weights or not learner.encoder.known)
         for name in (*["raw pixels"] * with_pixels, *["frozen"] * frozen, "student", "teacher"):
             embed, weights = _named(name, learner)
@@ -37,7 +37,7 @@ class Evaluator:
             source = self.views.source if self.views and name != "raw pixels" else None
             result = evaluate(embed, folder, config=config, world=self.run.world, display=display, source=source)
             if result is None:
-                display.say("no query of a test split has an image of its class to find: nothing to evaluate")
+                display.say("no evaluation: no query of the test split has another image of its class")
                 return None
             seconds = time.monotonic() - started
             self.run.log.metrics.write(
@@ -51,7 +51,7 @@ class Evaluator:
 
 
 def _named(name: str, learner: Learner) -> tuple[Embed, str]:
-    """What embeds under this name, and the name of its weights. A collective."""
+    """The embedding function of this network, and the digest of its weights. A collective."""
     if name == "raw pixels":
         return raw_pixels, "pixels"
     if name == "frozen":

@@ -8,7 +8,7 @@ from dist_plm.methods import WARM_UP
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of a run with one method, one schedule, a fresh optimiser and a fresh teacher."""
+    """A part of a run with one method, one schedule, a new optimizer and a new momentum encoder."""
 
     name: str
     method: str

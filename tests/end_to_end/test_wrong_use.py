@@ -79,9 +79,9 @@ def test_a_broken_configuration(mistaken, tmp_path, text):
 
 def test_a_key_that_stands_twice(mistaken, tmp_path):
     (tmp_path / "twice.yaml").write_text("batch: {groups: 4}\nbatch: {group_size: 5}\n")
-    mistaken("twice.yaml: line 2: batch is given twice", "--config", "twice.yaml")
+    mistaken("twice.yaml: line 2: batch is a duplicate key", "--config", "twice.yaml")
     (tmp_path / "twice.yaml").write_text("batch: {groups: 4, group_size: 5, groups: 2}\n")
-    mistaken("twice.yaml: line 1: batch.groups is given twice", "--config", "twice.yaml")
+    mistaken("twice.yaml: line 1: batch.groups is a duplicate key", "--config", "twice.yaml")
 
 
 def test_a_configuration_from_a_pipe(tiny, here):

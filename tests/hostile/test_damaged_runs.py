@@ -157,7 +157,7 @@ def test_a_sweep_by_weights_that_are_gone_is_not_made_again_under_their_name(tmp
     assert {path: path.read_bytes() for path in run.rglob("*.npy")} == before
     if name == "gone":
         outcome = here(training.main, "--config", tiny, "--run_dir", run, *REFRESH, "--force_resume")
-        assert outcome.status == 0 and "those of the present weights are taken" in outcome.err
+        assert outcome.status == 0 and "using embeddings of the current weights instead" in outcome.err
         assert not file.parent.parent.exists() and events(run, "end")
 
 

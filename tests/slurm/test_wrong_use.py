@@ -83,6 +83,7 @@ def test_the_same_job_on_this_machine(config, tmp_path):
     line = ("--local", "--tasks-per-node", 2, "--config", config, "--run_dir", run, "--train.max_steps", 2)
     outcome = Command(["launch/slurm.py", *line, "--train.report", "true"]).wait()
     assert outcome.status == 0, outcome.err
+    assert outcome.err.count("2 rank(s) on CPU") == 1, "the log of the first rank is relayed, each line once"
     if not missing():
         assert "<html" in (run / "report.html").read_text()  # by the snapshot, whose package data it needs
     assert [event["step"] for event in events(run, "step")] == [1, 2]
