@@ -21,6 +21,7 @@ COMMANDS = {
         "evaluate": ("dist_plm.evaluate", "recall@K, MAP@R, NMI of a run, export or frozen network"),
         "report": ("dist_plm.report.__main__", "HTML report of one or several runs"),
         "compare": ("dist_plm.compare", "table of runs beside published results"),
+        "clean": ("dist_plm.clean", "remove what a finished run no longer needs"),
         "supervision": ("dist_plm.supervision.__main__", "how well estimated similarities agree with labels"),
     },
     "search": {

@@ -27,8 +27,8 @@ class Sample(NamedTuple):
 def webdataset_tars(source: str | Path) -> Source:
     """WebDataset tars of another program: members of one name up to its first dot are a sample.
 
-    A sample's image has one of the usual extensions; `.cls` holds its class, or `.json` does as "class" or "label". A tar
-    belongs to the split that its name begins with, such as val-0001.tar, else to train.
+    A sample's image has one of the usual extensions; `.cls` holds its class, or `.json` does as "class" or "label". A
+    tar belongs to the split that its name begins with, such as val-0001.tar, else to train.
     """
     tars = tars_of(Path(source))
     if not tars:
@@ -42,7 +42,9 @@ def webdataset_tars(source: str | Path) -> Source:
         beside += [(f"{tar.name}/{path}", rule) for path, rule in others]
     classes = {split: sorted({s.label for s in found if s.label}) for split, found in samples.items() if found}
     if not classes:
-        raise UserError(f"--source {source} holds no images: none of its members ends in .{', .'.join(IMAGES[:4])}, ...")
+        raise UserError(
+            f"--source {source} holds no images: none of its members ends in .{', .'.join(IMAGES[:4])}, ..."
+        )
 
     def entries() -> Iterator[Entry]:
         for split, names in classes.items():

@@ -1,1 +1,1 @@
-"""From images to a searchable index in one command: looks at machine and images, chooses the settings, runs all parts."""
+"""From images to a searchable index in one command: chooses settings for machine and images, runs all parts."""

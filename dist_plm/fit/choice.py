@@ -17,7 +17,7 @@ IMAGES_A_DIM = 4  # whitening to D dimensions fits D variances, so it needs seve
 BATCH = 96
 STEP_PASSES = 4.3  # forward passes of a step for each view: student 3.3 with its backward, momentum encoder 1
 HEAD_STEP_SECONDS = 0.3  # on two loaded cores (benchmarks/trainable.md)
-# Fewer are not worth it. 40 steps of a whole network raised R@1 by 1.6 points, the head alone by .2 (docs/reproduction.md).
+# Fewest worth it: 40 steps of a whole network raised R@1 by 1.6 points, the head alone by .2 (docs/reproduction.md).
 STEPS = {"head": 200, "all": 40, "blocks:2": 40}
 MOST_EPOCHS = {"head": 100, "all": 50, "blocks:2": 50}
 OTHER_SECONDS = 60.0  # imports of the parts, report
@@ -34,6 +34,7 @@ SMALL = {
     "optimiser.lr": 2e-4,
     "optimiser.backbone_lr_scale": 1.0,
 }
+TRANSFORMER = {"optimiser.name": "adamw", "optimiser.layer_decay": 0.65, "optimiser.warmup_steps": 10}
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,16 @@ def choose(asked: Asked, config: Config, start: Start, collection: Collection, m
     shown = chosen.config
     rows = [
         ("network", f"{shown.model.backbone}, weights {shown.model.weights or 'random'}", start.why),
-        ("views", f"{shown.views.size} px", "size of its pretraining, at most 224" if start.weights else "small network"),
-        ("embedding", f"{shown.model.dim} dimensions", f"at least {IMAGES_A_DIM} images a dimension, at most {DIMS[1]}"),
+        (
+            "views",
+            f"{shown.views.size} px",
+            "size of its pretraining, at most 224" if start.weights else "small network",
+        ),
+        (
+            "embedding",
+            f"{shown.model.dim} dimensions",
+            f"at least {IMAGES_A_DIM} images a dimension, at most {DIMS[1]}",
+        ),
         ("trained", shown.model.trainable, why),
         ("batch", f"{shown.batch.images} images, {shown.train.epochs} epochs", f"in about {asked.minutes:g} minutes"),
         ("ranks", str(asked.ranks or ranks), "as given" if asked.ranks else reason),
@@ -178,8 +187,8 @@ def _trained(chosen: Settings, start: Start, machine: Machine, rate: float, left
         if trained != "head":
             chosen.put("views.cached", 0)
         if transformer:
-            for key, value in (("name", "adamw"), ("layer_decay", 0.65), ("warmup_steps", 50)):
-                chosen.put(f"optimiser.{key}", value)
+            for key, value in TRANSFORMER.items():
+                chosen.put(key, value)
         return trained, f"a step takes about {step:.2g} s here"
     trained = chosen.put("model.trainable", "head")
     if trained == "all":
@@ -230,7 +239,7 @@ def _warnings(config: Config, start: Start, collection: Collection) -> list[str]
             "fine detail is not there to be found"
         )
     if collection.images < 300:
-        found.append(f"{collection.images} images are few to learn from: expect little gain over the pretrained network")
+        found.append(
+            f"{collection.images} images are few to learn from: expect little gain over the pretrained network"
+        )
     return found
-
-

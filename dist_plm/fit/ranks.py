@@ -31,8 +31,8 @@ def run_ranks(module: str, words: list[str], ranks: int = 1) -> int:
             child.send_signal(number)
 
     child: subprocess.Popen[bytes] | None = None
-    for number in FORWARDED:
-        signal.signal(number, forward)
+    for each in FORWARDED:
+        signal.signal(each, forward)
     try:
         # A group of its own: Ctrl-C in a terminal reaches all processes of the group, and the child once more.
         child = subprocess.Popen(command, env=environment, process_group=0, preexec_fn=_ended_with(os.getpid()))
@@ -40,8 +40,8 @@ def run_ranks(module: str, words: list[str], ranks: int = 1) -> int:
             child.send_signal(number)
         return child.wait()
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _ended_with(parent: int) -> Callable[[], None] | None:

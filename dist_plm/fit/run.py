@@ -1,10 +1,10 @@
 """The parts of a `fit` in order; each finds what an earlier start left and continues there.
 
-    RUN/shards      the data set, unless one was named
-    RUN/fit.yaml    the settings that were chosen, for `dist-plm train --config`
-    RUN/fit.json    what was typed, by which a later start knows that the choice still holds
-    RUN/...         what `train` writes
-    RUN/index       the index, by `embed`
+RUN/shards      the data set, unless one was named
+RUN/fit.yaml    the settings that were chosen, for `dist-plm train --config`
+RUN/fit.json    what was typed, by which a later start knows that the choice still holds
+RUN/...         what `train` writes
+RUN/index       the index, by `embed`
 """
 
 import json
@@ -20,6 +20,7 @@ from dist_plm.config import Config
 from dist_plm.config.fields import entries
 from dist_plm.distributed.preemption import PREEMPTED
 from dist_plm.errors import UserError
+from dist_plm.evaluation.deployment import Deployment, deployment
 from dist_plm.files.atomic import replacing
 from dist_plm.fit.choice import Asked, Choice, choose, network
 from dist_plm.fit.collection import examine
@@ -63,9 +64,10 @@ class Run:
             words = ["--config", str(self.out / "fit.yaml")]
             if status := self._timed("training", lambda: run_ranks("dist_plm.train", words, ranks)):
                 return self._stopped(status)
-        if status := self._index(shards):
+        found = deployment(self.out, config)
+        if status := self._index(shards, found.embed_words(config) if found else ["--checkpoint", str(self.out)]):
             return self._stopped(status)
-        self._end()
+        self._end(found)
         return 0
 
     def _settings(self, shards: str) -> tuple[Config, int]:
@@ -116,17 +118,20 @@ class Run:
         parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in choice.seconds.items())
         print(f"about {duration(sum(choice.seconds.values()))} from here: {parts}\n", flush=True)
 
-    def _index(self, shards: str) -> int:
+    def _index(self, shards: str, network: list[str]) -> int:
         """Embed all images, unless the index is there."""
         index = self.out / "index"
         if index.exists():
             return 0
-        words = ["--checkpoint", str(self.out), *self.photos.embed_words(shards), "--out", str(index)]
+        words = [*network, *self.photos.embed_words(shards), "--out", str(index)]
         return self._timed("index", lambda: run_ranks("dist_plm.embed", words))
 
-    def _end(self) -> None:
+    def _end(self, found: Deployment | None) -> None:
         took = ", ".join(f"{name} {duration(seconds)}" for name, seconds in self.seconds.items() if seconds >= 1)
         print(f"\ndone in {duration(sum(self.seconds.values()))}: {took}")
+        if found:
+            which = "the start, without training" if found.model == "start" else f"{found.model} of step {found.step}"
+            print(f"network of the index:  {which} ({found.evidence})")
         print(f"open the search page:  dist-plm serve {self.out / 'index'}")
         print(f"search by a picture:   dist-plm search {self.out / 'index'} --image PICTURE")
         if self.photos.kind == "folder":
