@@ -17,7 +17,9 @@ from tests.commands import on_ranks
 from tests.end_to_end.conftest import events
 
 # Of 40 images: no time for pretrained weights, sizes or length that a choice would have.
-WORDS = ["--model.backbone", "small", "--views.size", "16", "--views.resize", "20", "--batch.groups", "10", "--warm_up.epochs", "1", "--train.epochs", "2", "--ranks", "1", "--runtime.threads", "1", "--checkpoint.every_steps", "1", "--train.report", "false"]
+SIZES = ("--model.backbone", "small", "--views.size", "16", "--views.resize", "20", "--batch.groups", "10")
+LENGTH = ("--warm_up.epochs", "1", "--train.epochs", "2", "--checkpoint.every_steps", "1", "--train.report", "false")
+WORDS = (*SIZES, *LENGTH, "--ranks", "1", "--runtime.threads", "1")
 
 
 @pytest.fixture(scope="module")

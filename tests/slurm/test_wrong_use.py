@@ -122,7 +122,7 @@ def test_parts_are_counted_from_one(parts, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as left:
         launcher.main(["--task", "shards", "--parts", parts, "--local", "folder", "--source", "photos", "--out", "out"])
     said = capsys.readouterr().err
-    assert left.value.code == 2 and said.count("\n") == 1 and f"--parts: '{parts}' is not a whole number" in said
+    assert left.value.code == 2 and said.count("\n") == 1 and f"--parts: '{parts}' is not a positive integer" in said
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
