@@ -24,7 +24,7 @@ OTHER_SECONDS = 60.0  # imports of the parts, report
 JUDGED = 3 * 300 * 3  # forward passes: three views of the held-out images, by the start and both networks
 SHARE = 0.8  # of the time that is left is planned, since a machine is not always as fast as when it was measured
 # Of the demo, whose network it is (configs/demo.yaml): from random weights.
-SMALL = {
+SMALL: dict[str, Any] = {
     "views.cached": 0,
     "views.brightness": 0.4,
     "warm_up.epochs": 1,
@@ -34,7 +34,7 @@ SMALL = {
     "optimiser.lr": 2e-4,
     "optimiser.backbone_lr_scale": 1.0,
 }
-TRANSFORMER = {"optimiser.name": "adamw", "optimiser.layer_decay": 0.65, "optimiser.warmup_steps": 10}
+TRANSFORMER: dict[str, Any] = {"optimiser.name": "adamw", "optimiser.layer_decay": 0.65, "optimiser.warmup_steps": 10}
 
 
 @dataclass(frozen=True)
