@@ -102,7 +102,7 @@ def parser() -> OneLineParser:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", parser_class=OneLineParser)
     for kind, layout in KINDS.items():
         sub = kinds.add_parser(kind, help=str(layout.__doc__).splitlines()[0], description=layout.__doc__)
-        sub.add_argument("--source", type=Path, required=True, help="folder, or an uncompressed tar of it")
+        sub.add_argument("--source", type=Path, required=True, help="folder, an uncompressed tar, or a list")
         _add_common(sub, SHARD_MB)
     sub = kinds.add_parser("demo", help="rendered glyphs, without a source", description=demo.__doc__)
     sub.add_argument("--images", type=positive, default=6000, help="images of both splits (default: %(default)s)")

@@ -17,7 +17,7 @@ SPLITS = {
 }
 """Folder names of each split, case-insensitive."""
 
-_WORDS = {word: split for split, words in SPLITS.items() for word in words}
+WORDS = {word: split for split, words in SPLITS.items() for word in words}
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def layout_of(tree: Tree) -> Layout:
     """
     root, notes = _sole_root(tree)
     below = f"{root}/" if root else ""
-    named = [(name, _WORDS[name.lower()]) for name in tree.folders(root) if name.lower() in _WORDS]
-    others = [name for name in tree.folders(root) if name.lower() not in _WORDS]
+    named = [(name, WORDS[name.lower()]) for name in tree.folders(root) if name.lower() in WORDS]
+    others = [name for name in tree.folders(root) if name.lower() not in WORDS]
     found = dict.fromkeys(split for _, split in named)
     # A single folder with the name of a split, among other folders, is a class: train beside bus and car.
     if len(found) < 2 and (others or not found or tree.has_images(root)):
@@ -98,7 +98,7 @@ def layout_of(tree: Tree) -> Layout:
 def _sole_root(tree: Tree) -> tuple[str, list[str]]:
     """The folder of the classes or splits, below single folders."""
     root = ""
-    while len(names := tree.folders(root)) == 1 and names[0].lower() not in _WORDS:
+    while len(names := tree.folders(root)) == 1 and names[0].lower() not in WORDS:
         inner = f"{root}/{names[0]}" if root else names[0]
         if not tree.folders(inner) or tree.has_images(root):
             break

@@ -10,8 +10,10 @@ from pathlib import Path
 import scipy.io
 
 from dist_plm.datasets.entry import Entry, Source
+from dist_plm.datasets.listed import listed
 from dist_plm.datasets.plain import folder
 from dist_plm.datasets.tree import Tree
+from dist_plm.datasets.webdataset_tars import webdataset_tars
 from dist_plm.errors import UserError
 
 Listed = tuple[str, str, str]
@@ -89,7 +91,15 @@ def inshop(source: str | Path) -> Source:
     return _source("inshop", tree, listed, numbered, {"train": 25882, "query": 14218, "gallery": 12612})
 
 
-KINDS = {"cub200": cub200, "cars196": cars196, "sop": sop, "inshop": inshop, "folder": folder}
+KINDS = {
+    "cub200": cub200,
+    "cars196": cars196,
+    "sop": sop,
+    "inshop": inshop,
+    "folder": folder,
+    "list": listed,
+    "tars": webdataset_tars,
+}
 
 
 def _source(

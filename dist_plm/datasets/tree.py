@@ -106,13 +106,17 @@ class Tree:
                 raise UserError(f"{self.source / path}: {where} is not an integer; use the published list")
         return dict(rows)
 
-    def entry(self, path: str, **described: Any) -> FileEntry:
-        """The entry for a relative path; a missing file is rejected when it is read."""
+    def entry(self, path: str, *, name: str = "", **described: Any) -> FileEntry:
+        """The entry for a relative path; a missing file is rejected when it is read.
+
+        Args:
+            name: In its data set; by default the path.
+        """
         parts = PurePosixPath(path).parts
         if not parts or ".." in parts or path.startswith("/"):
             raise UserError(f"{path!r} leads out of the source {self.source}")
         file, offset, size = self._listing.locate(path)
-        return FileEntry(source=path, path=file, offset=offset, size=size, **described)
+        return FileEntry(source=name or path, path=file, offset=offset, size=size, **described)
 
     def folders(self, path: str = "") -> list[str]:
         """Names of the subfolders of `path` that no rule ignores, sorted."""

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,9 @@ class TrainedExport:
 
 
 def locate(path: Path, world: World | None = None) -> TrainedRun | TrainedExport:
-    """Open the run or export at `path`. A collective if a world of several ranks is given.
+    """Open what is at `path`: a run (its newest checkpoint), RUN/checkpoints/NAME, or an export.
+
+    A collective if a world of several ranks is given.
 
     Raises:
         UserError: Neither a run directory nor an export, a run without an intact checkpoint, or a damaged export.
@@ -115,13 +118,21 @@ def locate(path: Path, world: World | None = None) -> TrainedRun | TrainedExport
         raise UserError(f"{path} is not UTF-8, which paths of weights must be: rename it")
     if (path / DESCRIPTION).exists():
         return TrainedExport(path, read_export(path, torch.device("cpu")))
+    named = ""
+    if path.parent.name == "checkpoints" and (path.parents[1] / "config.yaml").exists():
+        named, path = path.resolve().name, path.parents[1]  # `best` is a link
     if not (path / "config.yaml").exists():
         raise UserError(f"{path} is neither a run directory (config.yaml) nor an export ({DESCRIPTION})")
     config = of_run(load_config(path / "config.yaml"), path)
-    found = checkpoint.find(path / "checkpoints", world or World())
+    found = checkpoint.find(path / "checkpoints", world or World(), partial(_other, named))
     if found is None:
         raise UserError(f"{path} has no checkpoint: train first, or choose another run directory")
     return TrainedRun(path, config, found)
+
+
+def _other(named: str, summary: dict[str, Any]) -> str:
+    """Why a checkpoint is not the one that was named; empty if it is, or none was."""
+    return "" if named in ("", f"step_{summary['step']:08d}") else f"{named} was asked for"
 
 
 def load_network(trained: TrainedRun | TrainedExport, name: str = "", device: torch.device | None = None) -> Embedder:
