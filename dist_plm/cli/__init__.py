@@ -2,7 +2,7 @@
 
 from dist_plm.cli.config_parser import ConfigParser, config_of, config_parser, load_config, shipped
 from dist_plm.cli.frozen import add_code_option, add_frozen_options, check_frozen_options
-from dist_plm.cli.parsers import OneLineParser, add_threads, program, user_path, weights_path
+from dist_plm.cli.parsers import OneLineParser, add_threads, location, program, user_path, weights_path
 from dist_plm.cli.running import run_command
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "config_of",
     "config_parser",
     "load_config",
+    "location",
     "program",
     "run_command",
     "shipped",

@@ -1,8 +1,9 @@
-"""Options of commands that take a pretrained network in place of a trained one."""
+"""Options of commands that accept a pretrained network in place of a trained one."""
 
 import argparse
 from typing import get_args, get_type_hints
 
+from dist_plm.cli.parsers import location
 from dist_plm.config import ModelConfig
 from dist_plm.errors import UserError
 
@@ -22,18 +23,20 @@ def add_frozen_options(parser: argparse.ArgumentParser, instead_of: str = "--che
         default="",
         help=f"timm/NAME, or any other model.backbone; with {instead_of}: package.module:function of your own network",
     )
-    group.add_argument("--weights", default="", help="pretrained, imagenet, or a file; as model.weights")
+    group.add_argument("--weights", type=location, default="", help="pretrained, imagenet, or a file; as model.weights")
     poolings = get_args(get_type_hints(ModelConfig)["pooling"])
     group.add_argument("--pooling", choices=poolings, help="as model.pooling (default: as pretrained)")
     group.add_argument("--size", type=int, default=0, help="side of the centre crop, pixels (default: as pretrained)")
     group.add_argument("--resize", type=int, default=0, help="shorter side before the crop (default: as pretrained)")
-    group.add_argument("--whiten", metavar="SHARDS", help="data set whose train split fits a PCA whitening")
+    group.add_argument(
+        "--whiten", type=location, metavar="SHARDS", help="data set whose train split fits a PCA whitening"
+    )
     group.add_argument("--dim", type=int, help=f"dimension after whitening (default: {WHITENED_DIM})")
 
 
 def add_code_option(parser: argparse.ArgumentParser) -> None:
-    """`--backbone`, by which a network that code outside of dist_plm defines may be imported."""
-    parser.add_argument("--backbone", default="", help="package.module:function of the network, where it is your own")
+    """`--backbone`, which permits the import of a network defined outside of dist_plm."""
+    parser.add_argument("--backbone", default="", help="package.module:function of your own network")
 
 
 def check_frozen_options(options: argparse.Namespace, *, trained: bool, instead_of: str = "--checkpoint") -> None:

@@ -7,7 +7,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from dist_plm.cli import OneLineParser, add_frozen_options, check_frozen_options, run_command
+from dist_plm.cli import OneLineParser, add_frozen_options, check_frozen_options, location, run_command
 from dist_plm.errors import UserError
 from dist_plm.report.at_end import missing
 
@@ -56,7 +56,7 @@ def _parse() -> argparse.Namespace:
     parser = OneLineParser(prog="python -m dist_plm.report", description=__doc__)
     parser.add_argument("runs", metavar="RUN", nargs="*", type=Path, help="run directory; several are compared")
     parser.add_argument("--out", type=Path, help="file to write (RUN/report.html; for several runs ./report.html)")
-    parser.add_argument("--shards", default="", help="data set folder (the runs' own by default)")
+    parser.add_argument("--shards", type=location, default="", help="data set folder (the runs' own by default)")
     add_frozen_options(parser, "RUN")
     options = parser.parse_args()
     check_frozen_options(options, trained=bool(options.runs), instead_of="RUN")
