@@ -1,6 +1,7 @@
 """The settings of a `fit`: what depends on machine, images and weights, each with its reason and the time it takes."""
 
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any
 
 from dist_plm.config import Config, ModelConfig, ViewsConfig
@@ -238,6 +239,8 @@ def _warnings(config: Config, start: Start, collection: Collection) -> list[str]
             f"half of the images are smaller than the {config.views.size} px that the network sees, and are enlarged: "
             "fine detail is not there to be found"
         )
+    if missing := [name for name in ("flask", "waitress") if not find_spec(name)]:
+        found.append(f"the search page will need {' and '.join(missing)}: pip install {' '.join(missing)}")
     if collection.images < 300:
         found.append(
             f"{collection.images} images are few to learn from: expect little gain over the pretrained network"
