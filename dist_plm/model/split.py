@@ -183,8 +183,8 @@ def split(encoder: Encoder, config: ModelConfig, size: int, *, seed: int = 0, la
     whole = config.trainable == "all" and not adapted
     if whole and config.checkpointing and not hasattr(encoder.backbone, "checkpointed"):
         raise UserError(
-            f"model.checkpointing: {config.backbone} is not supported as a whole; set --model.trainable blocks:N, or use "
-            "a network of timm (timm/NAME)"
+            f"model.checkpointing: {config.backbone} is not supported as a whole; set --model.trainable blocks:N, or "
+            "use a network of timm (timm/NAME)"
         )
     if not (count or adapted or layers):
         return Split([], whole=whole, checkpointing=config.checkpointing)
