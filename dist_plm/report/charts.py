@@ -121,7 +121,7 @@ def histogram(rows: list[Row], run: str, runs: list[str]) -> Spec:
         .encode(
             x=alt.X(
                 "times:O",
-                sort=[row["times"] for row in values],
+                sort=[str(row["times"]) for row in values],
                 title="times read",
                 axis=alt.Axis(labelAngle=0, labelOverlap=True),
             ),
