@@ -54,7 +54,8 @@ def label_free(history: History) -> tuple[list[str], list[list[str]]]:
         return [], []
     head = ["", "start", *(name for model in last for name in (model, "change"))]
     rows = []
-    for name, caption in LABEL_FREE.items():
+    for name in [name for name in LABEL_FREE if name in start["values"]]:
+        caption = LABEL_FREE[name]
         scale, digits, unit = (100, 1, " %") if name in LABEL_FREE_SHARES else (1, 2, "")
         row = [caption, f"{scale * start['values'][name]:.{digits}f}{unit}"]
         for event in last.values():
