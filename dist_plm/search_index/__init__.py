@@ -1,1 +1,1 @@
-"""A searchable index of images on disk: built, updated, queried, shown on a web page (`embed`, `index`, `search`, `serve`)."""
+"""A searchable index of images on disk: build, update, query, web page (`embed`, `index`, `search`, `serve`)."""
