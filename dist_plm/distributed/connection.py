@@ -54,8 +54,8 @@ def connect(config: RuntimeConfig, preemption: Preemption | None = None) -> Worl
 def patient_nccl(timeout: timedelta) -> None:
     """Give NCCL's watchdog a longer time-out than gloo.
 
-    The watchdog aborts the process at its time-out, without the diagnosis of `World.waiting`. Each step also has a
-    collective over gloo, which times out first and names the rank that hangs.
+    The watchdog aborts the process at its time-out, without the diagnosis of `World.waiting`. At every log step the
+    ranks first meet in a collective over gloo, which times out before and names the rank that hangs.
     """
     group = dist.distributed_c10d._get_default_group()
     group._get_backend(torch.device("cuda"))._set_default_timeout(NCCL_PATIENCE * timeout)

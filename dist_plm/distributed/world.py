@@ -177,13 +177,27 @@ class World:
         with part("gather"), self.waiting(f"all-reduce of {tuple(value.shape)}"):
             return _AllReduceSum.apply(value)
 
-    def any(self, flag: Tensor) -> Tensor:
-        """Whether `flag` (scalar bool) is set on any rank, as 0 or 1 on the device, without synchronisation."""
-        value = flag.to(torch.float32)
-        if self.size > 1:
-            with part("gather"), self.waiting("all-reduce of the step's state"):
-                dist.all_reduce(value, op=dist.ReduceOp.MAX)
-        return value
+    def end_of_step(self, void: Tensor) -> tuple[Tensor, bool]:
+        """Agreement at the end of a step: one all-reduce on the device. A collective.
+
+        It also carries a signal to exit, without a copy to the host: the all-reduce asks whether any rank has *not*
+        heard of one, and only a rank that has heard reads the result. Every rank thus either contributed "not heard"
+        and knows the result, or reads it, and all exit after the same step: the first at which all have heard.
+
+        Args:
+            void: Whether the step must not count (scalar bool).
+
+        Returns:
+            Whether it is void on any rank, as 0 or 1 on the device, without synchronisation; and whether all ranks have
+            heard of a signal, the same on all ranks.
+        """
+        told, value = self.told != 0, void.to(torch.float32)
+        if self.size == 1:
+            return value, told
+        both = torch.stack([value, value.new_full((), 0.0 if told else 1.0)])
+        with part("gather"), self.waiting("all-reduce of the step's state"):
+            dist.all_reduce(both, op=dist.ReduceOp.MAX)
+            return both[0], told and both[1].item() == 0
 
     def agree(self, flag: int) -> int:
         """The maximum of a flag over the ranks, by an all-reduce on the CPU group."""

@@ -36,10 +36,15 @@ __all__ = ["Learner", "Phase", "Report", "phases"]
 
 @dataclass(frozen=True)
 class Report:
-    """Result of a step, on the device: its loss and the student's embeddings [b, D]."""
+    """Result of a step, on the device: its loss and the student's embeddings [b, D].
+
+    Args:
+        told: Whether all ranks have heard of a signal to exit; the same on all ranks.
+    """
 
     loss: Loss
     z: Tensor
+    told: bool
 
 
 class Learner:
@@ -169,14 +174,14 @@ class Learner:
         sound = sound & loss.share.detach().isfinite()
         # The gradients are already summed: they can't tell which rank was not finite.
         finite = self.strategy.finite() | self.strategy.overflow
-        void = self.world.any(~(sound & finite))
+        void, told = self.world.end_of_step(~(sound & finite))
         self.void.add(~sound, void, step)
         with part("optimiser"), self.world.waiting("the optimiser's step"):
             self.strategy.step(torch.maximum(void, self.strategy.overflow.to(void)))
         with part("ema"):
             self.teacher.update(self.student, self.strategy.local)
         self.side_stream.follow()  # an allocator short of memory may unmap x when the second stream is done
-        return Report(loss, z.detach()[:, : self.config.model.dim])
+        return Report(loss, z.detach()[:, : self.config.model.dim], told)
 
     def _entering(self, views: Tensor) -> Tensor:
         """Input of the trainable part [b, ...]: the views if nothing is frozen."""

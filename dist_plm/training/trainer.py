@@ -183,13 +183,17 @@ class Trainer:
                 self.profiler.step()
                 at.batch, at.step = at.batch + 1, at.step + 1
                 self.world.at(at.step)
+                # At log steps over the CPU's group too, before any rank waits for its device: a rank that hangs is
+                # named there, and not by NCCL's watchdog.
+                logs = at.step % config.train.log_steps == 0
+                signal = self.world.agree(self.world.told) if report.told or logs else 0
                 note = self.journal.step(self.learner, report, self.phase.name, plan.ids[at.batch - 1], clock)
                 bar.advance(note=note, scale=config.batch.images, run_left=self.horizon.left(at.step))
-                if at.step % config.train.log_steps == 0 or at.batch == steps:
+                if logs or at.batch == steps:
                     self.journal.check_finite(self.learner, plan.ids)
                 if at.batch == steps:
                     at.epoch, at.batch, at.epochs, at.plan = at.epoch + 1, 0, at.epochs + 1, ""
-                self._boundary()
+                self._boundary(signal)
                 if self.opened.stopped:
                     break
 
@@ -214,10 +218,11 @@ class Trainer:
             pin=self.world.device.type == "cuda",
         )
 
-    def _boundary(self) -> None:
-        """Between two steps: exit if any rank caught a signal, save a checkpoint if one is due."""
+    def _boundary(self, signal: int) -> None:
+        """Between two steps: exit on a signal that all ranks agree on (0: none), save a checkpoint if one is due."""
         self.at.metrics_bytes = self.metrics.position()
-        self.world.leave_if_told()
+        if signal:
+            raise Preempted(signal)
         config, at = self.config.checkpoint, self.at
         if at.step % config.every_steps == 0 or is_kept_for_good(at.epochs, at.batch, config):
             self._save()
