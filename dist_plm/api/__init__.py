@@ -6,13 +6,14 @@ Errors that the user can fix are `dist_plm.errors.UserError`.
 from collections.abc import Hashable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
+from dist_plm.config import ModelConfig
 from dist_plm.data.picture import Picture, open_picture
 from dist_plm.data.views import eval_view
 from dist_plm.encoders.embedder import Embedder
@@ -29,24 +30,27 @@ __all__ = ["embed_images", "evaluate_embeddings", "load_encoder", "search_images
 
 def load_encoder(
     path: str | Path | nn.Module, model: str = "", device: str | torch.device = "cpu", *, backbone: str = "",
-    size: int = 224, resize: int = 256,
+    size: int = 224, resize: int = 256, pooling: str = "avg",
 ) -> Embedder:  # fmt: skip
     """The trained network at a path, or the features of a network of your own.
 
     Args:
         path: A run directory, of which the newest intact checkpoint is read, an export, or an nn.Module as in
-            `OwnBackbone`, whose features are averaged over positions or patches.
+            `OwnBackbone`, whose pooled features are the embedding.
         model: `student` or `teacher` of a run; the student by default.
         device: Where it will embed.
         backbone: `package.module:function` of the network of a run or an export, where that is your own.
         size: Side of the centre crop for an nn.Module, pixels.
         resize: Shorter side before that crop, pixels.
+        pooling: Of an nn.Module, as `model.pooling`: avg, max, avg_max, gem, cls or cls_avg.
 
     Raises:
-        UserError: There is none, or it is damaged.
+        UserError: There is none, or it is damaged; an nn.Module returns no features that can be pooled so.
     """
     if isinstance(path, nn.Module):
-        return module_embedder(path, size=size, resize=resize, device=torch.device(device))
+        if pooling not in (kinds := get_args(get_type_hints(ModelConfig)["pooling"])):
+            raise UserError(f"pooling is {pooling!r}: one of {', '.join(kinds)}")
+        return module_embedder(path, pooling=pooling, size=size, resize=resize, device=torch.device(device))
     allow(backbone)
     return load_network(locate(Path(path)), model, torch.device(device))
 

@@ -80,13 +80,13 @@ def frozen_encoder(encoder: Encoder, model: ModelConfig) -> Encoder:
     return encoder
 
 
-def module_embedder(net: nn.Module, *, size: int, resize: int, device: torch.device) -> Embedder:
-    """The features of a given network, averaged and normalised.
+def module_embedder(net: nn.Module, *, pooling: Any, size: int, resize: int, device: torch.device) -> Embedder:
+    """The pooled features of a given network, normalised.
 
     Raises:
-        UserError: It returns no features, or does not support this image size.
+        UserError: It returns no features, has no class token to pool by, or does not support this image size.
     """
-    model = ModelConfig(backbone=type(net).__name__, pooling="avg")
+    model = ModelConfig(backbone=type(net).__name__, pooling=pooling)
     config = Config(views=ViewsConfig(size=size, resize=resize))
     network = frozen_encoder(Encoder(model, network=net), model)
     check_size(network, model.backbone, size)
