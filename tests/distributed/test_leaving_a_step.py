@@ -36,7 +36,7 @@ class Reads(TorchDispatchMode):
 
 def ends_of_steps(world: World) -> dict[str, Any]:
     """Steps before anyone is told, after rank 1 is, and after rank 0 has heard of it."""
-    preemption, seen = Preemption([]), {}
+    preemption, seen = Preemption(), {}
     world = replace(world, preemption=preemption)
 
     def end(name: str, void: bool) -> None:
