@@ -127,14 +127,14 @@ def _evaluate(
     try:
         for name in trained.names:
             embedder = trained.load(name, world.device)
-            result = evaluate(embedder.embed, folder / name, config=config, world=world, display=display)
-            if result is None:
+            evaluation = evaluate(embedder.embed, folder / name, config=config, world=world, display=display)
+            if evaluation is None:
                 raise UserError(
                     f"split {config.data.test_split!r} of {config.data.shards} has no labels to evaluate by, or no "
                     "class with an image to find: name another with --split"
                 )
             at = {"step": embedder.source["step"], "epoch": embedder.source["epochs"]}
-            results.append({"event": "eval", **at, "model": name, **result})
+            results.append({"event": "eval", **at, "model": name, **evaluation.result})
     finally:
         display.close()
     return results

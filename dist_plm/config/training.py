@@ -62,13 +62,16 @@ class CheckpointConfig:
         every_steps: Steps between checkpoints; one is always written at the end and on a signal.
         keep: Newest checkpoints kept.
         keep_every_epochs: One is written and kept for good after every so many epochs (0: never).
-        keep_best: Whose recall@1 decides which evaluated checkpoint is written, kept and linked as checkpoints/best.
+        keep_best: Which network decides which evaluated checkpoint is written, kept and linked as checkpoints/best.
+        best_by: What decides: `recall` of the test split's labels, or `label_free`, the agreement of neighbourhoods
+            between two random views of held-out images; `auto` is recall where the test split has labels.
     """
 
     every_steps: int = key(100, above=0)
     keep: int = key(2, above=0)
     keep_every_epochs: int = 0
     keep_best: Literal["teacher", "student", "none"] = "teacher"
+    best_by: Literal["auto", "recall", "label_free"] = "auto"
 
 
 @dataclass

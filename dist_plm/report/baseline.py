@@ -32,5 +32,7 @@ def _evaluated(
 ) -> Event | None:
     embedder = frozen.load(name, world.device)
     sweeps = folder / "sweeps" / digest(embedder.network)
-    result = evaluate(embedder.embed, sweeps, config=config, world=world, display=display)
-    return result and {"event": "eval", "step": 0, "when": "without training", "model": name, **result}
+    found = evaluate(embedder.embed, sweeps, config=config, world=world, display=display)
+    if found is None:
+        return None
+    return {"event": "eval", "step": 0, "when": "without training", "model": name, **found.result}

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dist_plm.config import Config
+from dist_plm.data.plan import plan_steps
 from dist_plm.methods import WARM_UP
 
 
@@ -22,3 +23,9 @@ def phases(config: Config) -> list[Phase]:
     if not config.warm_up.epochs:
         return [main]
     return [Phase("warm_up", WARM_UP.name, config.warm_up.epochs, config.warm_up.lr), main]
+
+
+def run_steps(config: Config, images: int) -> int:
+    """Steps of a whole run on so many training images."""
+    steps = (config.warm_up.epochs + config.train.epochs) * plan_steps(images, config.batch)
+    return min(steps, config.train.max_steps or steps)

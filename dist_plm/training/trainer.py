@@ -22,13 +22,14 @@ from dist_plm.index.rows import MappedRows
 from dist_plm.model.digest import digest
 from dist_plm.telemetry.metrics import Metrics
 from dist_plm.telemetry.profile import Profiler
-from dist_plm.telemetry.progress import Clock, Display
+from dist_plm.telemetry.progress import Clock, Display, Horizon
 from dist_plm.training.cached_views import CachedViews, Rows
 from dist_plm.training.context import RunContext, RunLog
 from dist_plm.training.evaluator import Evaluator
 from dist_plm.training.journal import Journal
 from dist_plm.training.learner import Learner, Phase
 from dist_plm.training.opening import OpenedRun
+from dist_plm.training.phases import run_steps
 from dist_plm.training.planner import Plan, Planner
 from dist_plm.training.warnings import batch_norm_warning, start_warning
 
@@ -137,6 +138,7 @@ class Trainer:
         if not self.opened.found:
             self._start_heads()
             self._evaluate("start", with_pixels=self.config.evaluation.raw_pixels)
+        self.horizon = Horizon(self.at.step, run_steps(self.config, len(self.store)))
         while True:
             while not self.opened.stopped and self.at.epoch < self.phase.epochs:
                 self._epoch()
@@ -181,12 +183,12 @@ class Trainer:
                 self.profiler.step()
                 at.batch, at.step = at.batch + 1, at.step + 1
                 self.world.at(at.step)
-                # At a log step the ranks also meet over the CPU's group, before any waits for its device: there a rank
-                # that hangs is found and named, which NCCL's watchdog does not do.
+                # At log steps over the CPU's group too, before any rank waits for its device: a rank that hangs is
+                # named there, and not by NCCL's watchdog.
                 logs = at.step % config.train.log_steps == 0
                 signal = self.world.agree(self.world.told) if report.told or logs else 0
                 note = self.journal.step(self.learner, report, self.phase.name, plan.ids[at.batch - 1], clock)
-                bar.advance(note=note, scale=config.batch.images)
+                bar.advance(note=note, scale=config.batch.images, run_left=self.horizon.left(at.step))
                 if logs or at.batch == steps:
                     self.journal.check_finite(self.learner, plan.ids)
                 if at.batch == steps:
@@ -236,10 +238,10 @@ class Trainer:
 
     def _evaluate(self, when: str, with_pixels: bool = False) -> None:
         """Evaluate, and save a checkpoint if it is the best so far; none at the start."""
-        recall = self.evaluator.evaluate(self.learner, self.at, when, with_pixels=with_pixels)
-        if self.at.step and recall is not None and recall >= self.at.best:
+        deciding = self.evaluator.evaluate(self.learner, self.at, when, with_pixels=with_pixels)
+        if self.at.step and deciding is not None and deciding >= self.at.best:
             self._save(best=True)  # state before the evaluation: a run resumed from here evaluates again
-            self.at.best = recall
+            self.at.best = deciding
 
     def _next_phase(self) -> None:
         at = self.at

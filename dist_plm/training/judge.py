@@ -1,0 +1,108 @@
+"""Compares the networks of a run with its start: by labels where there are some, and without."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from dist_plm.checkpoint.position import Position
+from dist_plm.evaluation.label_free import Estimate, overlap
+from dist_plm.evaluation.verdict import Verdict, recall_verdict, view_verdict
+from dist_plm.index.embedding_pass import Embed
+from dist_plm.training.context import RunContext
+from dist_plm.training.held_out import LEAST, HeldOut, HeldOutViews
+from dist_plm.training.start_record import StartRecord
+
+BASELINES = {"frozen": "the frozen features", "raw pixels": "raw pixels"}
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Verdicts on the networks of a run, in the terminal and in metrics.jsonl."""
+
+    run: RunContext
+
+    @cached_property
+    def record(self) -> StartRecord:
+        """What the run keeps of its start."""
+        return StartRecord(self.run.directory.path / "start")
+
+    @cached_property
+    def held_out(self) -> HeldOut:
+        """The images that networks are compared on: those of the start, if it is known."""
+        return HeldOut(self.run)
+
+    def start(self, embed: Embed, at: Position, hits: dict[str, np.ndarray]) -> None:
+        """Record the network before the first step. A collective.
+
+        Args:
+            embed: By the student, which the teacher is a copy of.
+            hits: Of the start and of BASELINES, by name, see `Evaluation.hits`; without labels empty.
+        """
+        views = self._views(embed)
+        if not self.run.world.is_first:
+            return
+        for name, found in hits.items():
+            self.record.save_hits(name, found)
+        if views is not None:
+            self.record.save_views(self.held_out.ids, views)
+            self.run.log.display.say(f"compared without labels: {self.held_out.described}, two random views each")
+            self._write(views, at, "student", "start", values=views.pair.statistics())
+
+    def look(self, embed: Embed, at: Position, model: str, when: str, hits: np.ndarray | None) -> float | None:
+        """Compare a network with the start, and say the verdict. A collective.
+
+        Returns:
+            Agreement of neighbourhoods, by which networks are compared without labels; None for too few images.
+        """
+        if (kept := self.run.world.from_first(lambda: self.record.ids(len(self.held_out.store)))) is not None:
+            self.held_out.ids = kept
+        views = self._views(embed)
+        return self.run.world.from_first(lambda: self._compare(views, at, model, when, hits))
+
+    def _views(self, embed: Embed) -> HeldOutViews | None:
+        return self.held_out.embed(embed) if len(self.held_out.ids) >= LEAST else None
+
+    def _compare(
+        self, views: HeldOutViews | None, at: Position, model: str, when: str, hits: np.ndarray | None
+    ) -> float | None:
+        verdict, agreement = None, None
+        if views is not None:
+            verdict, agreement = self._without_labels(views, at, model, when)
+        before = self.record.hits("start")
+        if hits is not None and before is not None and len(before) == len(hits):
+            verdict = recall_verdict(model, at.step, hits, before, self._baselines(len(hits)))
+        if verdict:
+            said = {"verdict": verdict.word, "basis": verdict.basis, "text": verdict.text}
+            self.run.log.metrics.write("verdict", step=at.step, epoch=at.epochs, model=model, when=when, **said)
+            self.run.log.display.say(f"{when:>20}  {model:<10}  {verdict.text}")
+        return agreement
+
+    def _baselines(self, queries: int) -> dict[str, np.ndarray]:
+        """Hits of what needs no training, by its name for people."""
+        found = {said: self.record.hits(name) for name, said in BASELINES.items()}
+        return {said: hits for said, hits in found.items() if hits is not None and len(hits) == queries}
+
+    def _without_labels(self, views: HeldOutViews, at: Position, model: str, when: str) -> tuple[Verdict | None, float]:
+        values, start = views.pair.statistics(), self.record.views()
+        agreement = values["agreement"].value
+        if start is None or start.evaluation.shape != views.evaluation.shape:
+            self._write(views, at, model, when, values=values)
+            return None, agreement
+        changes = views.pair.change_since(start.pair)
+        moved = 1 - float(overlap(views.neighbours, start.neighbours).mean())
+        self._write(views, at, model, when, values=values, changes=changes, neighbours_changed=moved)
+        return view_verdict(model, at.step, changes, values, moved), agreement
+
+    def _write(
+        self, views: HeldOutViews, at: Position, model: str, when: str, *,
+        values: dict[str, Estimate], changes: dict[str, Estimate] | None = None, **more: float,
+    ) -> None:  # fmt: skip
+        """The statistics and their standard errors."""
+        numbers = {"values": values} if changes is None else {"values": values, "changes": changes}
+        parts = {name: {key: each.value for key, each in found.items()} for name, found in numbers.items()}
+        parts |= {f"{name}_error": {key: each.error for key, each in found.items()} for name, found in numbers.items()}
+        self.run.log.metrics.write(
+            "label_free", step=at.step, epoch=at.epochs, model=model, when=when, images=len(views.first),
+            split=self.held_out.store.split, **parts, **more,
+        )  # fmt: skip
