@@ -77,6 +77,7 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
     from dist_plm.distributed.preemption import PREEMPTED, Preempted, Preemption
     from dist_plm.distributed.torchrun import leave_status
     from dist_plm.distributed.world import RankFailure
+    from dist_plm.evaluation.deployment import deployment, summary
     from dist_plm.report.at_end import report_at_end
     from dist_plm.telemetry.progress import Display
     from dist_plm.training.opening import open_run
@@ -111,6 +112,8 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
         disconnect(world)
     if not status and world.is_first and config.train.report:
         report_at_end(Path(config.run_dir), config.model.backbone)
+    if not status and world.is_first:
+        print(summary(deployment(Path(config.run_dir), config), config), flush=True)
     return status
 
 
