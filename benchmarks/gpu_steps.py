@@ -14,6 +14,7 @@ import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -94,7 +95,8 @@ def reproducible(place: Place) -> Lines:
     return [(outcome(not off), f"reproducible, 3 steps twice: {len(off)} of {len(ends[0])} tensors differ")]
 
 
-SETTINGS = {
+ZERO: tuple[ZeroConfig, ...] = (ZeroConfig(1), ZeroConfig(2), ZeroConfig(3), ZeroConfig(2, offload=True))
+SETTINGS: dict[str, dict[str, Any]] = {
     "fp32": {},
     "tf32": {"train": TrainConfig(precision="tf32")},
     "bf16": {"train": TrainConfig(precision="bf16")},
@@ -102,14 +104,12 @@ SETTINGS = {
     "4 micro-batches": {"batch": 4},
     "synchronised batch norm": {"model": {"backbone": "resnet50", "batch_norm": "synchronised"}},
     **{
-        f"ZeRO {stage}{' with offload' if offload else ''}": {
-            "runtime": RuntimeConfig(strategy="deepspeed", zero=ZeroConfig(stage=stage, offload=offload))
+        f"ZeRO {zero.stage}{' with offload' * zero.offload}": {
+            "runtime": RuntimeConfig(strategy="deepspeed", zero=zero)
         }
-        for stage, offload in ((1, False), (2, False), (3, False), (2, True))
+        for zero in ZERO
     },
 }
-
-
 BOUNDS = {"fp32": 0.0, "4 micro-batches": 1e-3, "tf32": 2e-2, "bf16": 5e-2, "fp16": 5e-2}  # 1e-2 for the others
 
 
@@ -117,7 +117,7 @@ def settings(place: Place) -> Lines:
     """The loss of the third step against that in fp32: another arithmetic differs by its rounding alone."""
     lines: Lines = []
     expected = 0.0
-    world = connect(RuntimeConfig(device=place.device.type))
+    world = connect(RuntimeConfig())
     for name in SETTINGS:
         try:
             loss, memory = _third_loss(place, name, world)
@@ -163,7 +163,7 @@ def saves(place: Place) -> Lines:
     from dist_plm.telemetry.progress import Display
 
     count, config = 20 if place.small else 60, settings_of(place, 20)
-    world = connect(RuntimeConfig(device=place.device.type))
+    world = connect(RuntimeConfig())
     learner, counts = learner_of(config, world), []
     with tempfile.TemporaryDirectory() as folder:
         saver = Saver(Path(folder), world, Display(world), CheckpointConfig())
@@ -190,7 +190,7 @@ def vit(place: Place) -> Lines:
     base = replace(base, views=ViewsConfig(size=size, resize=size + size // 8))
     times = {}
     for precision in ("fp32", "bf16"):
-        config = replace(base, train=TrainConfig(precision=precision))  # type: ignore[arg-type]
+        config = replace(base, train=TrainConfig(precision=precision))
         learner = learner_of(config, World(device=place.device))
         batch = batch_of(config, place.device)
         loss = learner.step(batch, 0, 100).loss.share.item()
