@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 def command_line() -> ConfigParser:
     """The argument parser of the command, which the Slurm launcher uses too."""
     parser = config_parser("train", "Train a retrieval embedding from unlabelled images. Rerun the command to resume.")
-    parser.add_argument("--plan", action="store_true", help="print memory, index and data volume of the run, and exit")
+    parser.add_argument("--plan", action="store_true", help="print time, memory and disk that the run needs, and exit")
+    parser.add_argument(
+        "--images_per_second", type=float, default=0.0,
+        help="training rate of all ranks for --plan, instead of a measurement on this machine",
+    )  # fmt: skip
     parser.add_argument("--force_resume", action="store_true", help="resume the run in run_dir with changed settings")
     parser.add_argument("--profile", action="store_true", help="profile a few steps: time by part, and a trace")
     return parser
@@ -34,7 +38,7 @@ def main() -> int:
     if parsed.plan:
         from dist_plm.training.resources import estimate
 
-        estimate(config, world_size)
+        estimate(config, world_size, images_per_second=parsed.images_per_second)
         return 0
     return _train(config, force=parsed.force_resume, profile=parsed.profile)
 

@@ -30,7 +30,7 @@ def show(runs: Sequence[sweep.Run], base: Path, cluster: Cluster) -> None:
     for title, text in (("script", batch_script(base, cluster, len(runs))), ("config.yaml", dump(first.config))):
         console.rule(title)
         console.print(text, markup=False)
-    estimate(first.config, cluster.ranks)
+    estimate(first.config, cluster.ranks, measure=False)  # a login node is not what will compute
     console.print(f"estimated time: {duration(first.config, first.path, cluster)}", markup=False)
     for run in runs if len(runs) > 1 else ():
         console.print(f"run {run.path}", markup=False)
