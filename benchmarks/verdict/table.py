@@ -7,7 +7,6 @@ their start, with a 95 % interval by a bootstrap over runs.
 import argparse
 import json
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 

@@ -1,11 +1,15 @@
 """Compares the networks of a run with its start: by labels where there are some, and without."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from dist_plm.checkpoint.position import Position
+from dist_plm.data.place import is_url
+from dist_plm.data.store import Store
+from dist_plm.errors import UserError
 from dist_plm.evaluation.label_free import Estimate, overlap
 from dist_plm.evaluation.verdict import Verdict, recall_verdict, view_verdict
 from dist_plm.index.embedding_pass import Embed
@@ -46,6 +50,8 @@ class Judge:
             self.record.save_hits(name, found)
         if views is not None:
             self.record.save_views(self.held_out.ids, views)
+            if not is_url(self.run.config.data.shards):  # of which each line is a request
+                self.record.save_list([_source(self.held_out.store, int(id)) for id in self.held_out.ids])
             self.run.log.display.say(f"compared without labels: {self.held_out.described}, two random views each")
             self._write(views, at, "student", "start", values=views.pair.statistics())
 
@@ -106,3 +112,10 @@ class Judge:
             "label_free", step=at.step, epoch=at.epochs, model=model, when=when, images=len(views.first),
             split=self.held_out.store.split, **parts, **more,
         )  # fmt: skip
+
+
+def _source(store: Store, id: int) -> str:
+    """The path that an image was built from; empty where the shard says nothing of it."""
+    with suppress(UserError):
+        return str(store.about(id).get("source", ""))
+    return ""

@@ -1,10 +1,13 @@
 """What a run keeps of its start, to compare every later network with it: RUN/start, a few MB.
 
+held_out.csv                     path,label of the held-out images, to be filled in for `evaluate --labels`
 held_out.npy, held_out_ids.npy   float32 [3, n, D], embeddings of the held-out images, and their ids int64 [n]
 hits_NAME.npy                    int8 [Q], which test queries found their class (1, 0; -1: does not count), by the
                                      the start, the frozen features or raw pixels
 """
 
+import csv
+import io
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +30,14 @@ class StartRecord:
         """Keep the embeddings of the held-out images; on one rank."""
         self._save("held_out_ids", ids)
         self._save("held_out", torch.stack([views.evaluation, views.first, views.second]).numpy())
+
+    def save_list(self, sources: list[str]) -> None:
+        """Write held_out.csv, a list of the held-out images to be labelled for `evaluate --labels`; on one rank."""
+        self.folder.mkdir(exist_ok=True)
+        text = io.StringIO()
+        csv.writer(text).writerows([("path", "label"), *((source, "") for source in sources)])
+        with replacing(self.folder / "held_out.csv") as file:
+            file.write(text.getvalue().encode(errors="surrogateescape"))
 
     def views(self) -> HeldOutViews | None:
         """The embeddings that `save_views` kept."""
