@@ -50,7 +50,7 @@ def test_recall_and_the_difference_to_the_start(store, tmp_path):
     kinds = torch.eye(8)[labels]
     right, wrong = normalize(kinds + noise), normalize(torch.eye(8)[torch.arange(40) // 2 % 8] + noise)
     start = StartRecord(tmp_path / "start")
-    start.save_views(np.array(ids), HeldOutViews(right, right, right))
+    start.save_views(np.array(ids), HeldOutViews(*[right] * 5))
     good = evaluate_labelled(Given(right.clone()), labelled, tmp_path / "start", config=Config(views=VIEWS))
     assert good["recall"]["1"] == 1 and good["interval"] == {"low": 1, "high": 1} and good["over_start"]["value"] == 0
     found = evaluate_labelled(Given(wrong.clone()), labelled, tmp_path / "start", config=Config(views=VIEWS))
