@@ -103,6 +103,7 @@ class ConfigParser(OneLineParser, ArgumentParser):
             return str(super().format_help(formatter))
         sections = {key.partition(".")[0] for key in KEYS}
         shown = [each for each in self._actions if each.dest in COMMON or each.dest.partition(".")[0] not in sections]
+        shown.sort(key=lambda each: each.dest in COMMON)  # the command's own options first
         formatter = formatter or self._get_formatter()
         formatter.add_usage(self.usage, self._actions, [])
         formatter.add_text(self.description)

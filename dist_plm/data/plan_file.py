@@ -56,6 +56,22 @@ def load_plan(path: str | Path, sha256: str) -> np.ndarray:
     return plan
 
 
+def check_ids(plan: np.ndarray, path: str | Path, *, dims: int, below: int, least: int = 0) -> np.ndarray:
+    """`plan`, if it has `dims` dimensions and its numbers are from `least` to `below` - 1; else UserError.
+
+    A hash tells of damage alone: whoever writes a file can write a hash that fits. A negative id would read an image
+    from the end of the data set.
+    """
+    fault = ""
+    if plan.ndim != dims or plan.size == 0:
+        fault = f"shape {plan.shape}, not {dims} dimensions"
+    elif plan.min() < least or plan.max() >= below:
+        fault = f"numbers from {plan.min()} to {plan.max()}, not from {least} to {below - 1}"
+    if fault:
+        raise UserError(f"the plan {path} can't be read ({fault}): restore it, or start in another run_dir")
+    return plan
+
+
 def _sha256(path: str | Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

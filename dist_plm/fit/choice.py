@@ -17,7 +17,7 @@ DIMS = (512, 256, 128, 64, 32, 16, 8, 4)
 IMAGES_A_DIM = 4  # whitening to D dimensions fits D variances, so it needs several images for each
 BATCH = 96
 STEP_PASSES = 4.3  # forward passes of a step for each view: student 3.3 with its backward, momentum encoder 1
-HEAD_STEP_SECONDS = 0.3  # on two loaded cores (benchmarks/trainable.md)
+HEAD_STEP_SECONDS = 0.05  # 96 images x 2 views of a head, 128 dimensions, two cores: .025 to .04
 # Fewest worth it: 40 steps of a whole network raised R@1 by 1.6 points, the head alone by .2 (docs/reproduction.md).
 STEPS = {"head": 200, "all": 40, "blocks:2": 40}
 MOST_EPOCHS = {"head": 100, "all": 50, "blocks:2": 50}

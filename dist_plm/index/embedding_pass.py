@@ -85,7 +85,13 @@ def sweep(
     world.leave_if_told()  # ranks with fewer shards wait here for the others
     if found := next(filter(None, world.gather_objects(infinite)), ""):
         raise RunFailure(f"{found}: {DIVERGED}")
-    return Embeddings(files)
+    try:
+        return Embeddings(files)
+    except OSError as error:  # of another rank's file
+        raise RunFailure(
+            f"{error.filename or folder} can't be read here ({error.strerror}): put the run directory on a file system "
+            "that all nodes share"
+        ) from error
 
 
 def _faults(files: list[Path], samples: list[int], world: World) -> dict[int, str]:

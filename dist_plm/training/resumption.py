@@ -5,7 +5,7 @@ from typing import Any
 from dist_plm.checkpoint import checkpoint
 from dist_plm.checkpoint.position import Position
 from dist_plm.config import Config
-from dist_plm.data.plan_file import load_plan
+from dist_plm.data.plan_file import check_ids, load_plan
 from dist_plm.data.store import Store
 from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
@@ -23,7 +23,7 @@ def newest(
     """
 
     def judge(summary: dict[str, Any]) -> str:
-        return _plan_fault(Position.read(summary["position"]), directory)
+        return _plan_fault(Position.read(summary["position"]), directory, len(store))
 
     found = checkpoint.find(directory.checkpoints, world, judge)
     if not found:
@@ -42,15 +42,24 @@ def newest(
     return found
 
 
-def _plan_fault(at: Position, directory: RunDirectory) -> str:
+def _plan_fault(at: Position, directory: RunDirectory, images: int) -> str:
     """Damage of the plan or pseudo-labels needed to resume at `at`; empty for none."""
     try:
-        if at.plan and at.batch >= len(load_plan(directory.plan(at.epochs), at.plan)):
-            return f"position.batch is {at.batch}, beyond the end of {directory.plan(at.epochs)}"
+        if at.plan:
+            path = directory.plan(at.epochs)
+            plan = check_ids(load_plan(path, at.plan), path, dims=3, below=images)
+            if at.batch >= len(plan):
+                return f"position.batch is {at.batch}, beyond the end of {path}"
         if at.labels:
-            load_plan(directory.labels(at.labels), at.labels)
+            path = directory.labels(at.labels)
+            labels = check_ids(load_plan(path, at.labels), path, dims=1, below=images, least=-1)
+            if len(labels) != images:
+                return f"{path} has {len(labels)} labels of {images} images"
         if at.nearest:
-            load_plan(directory.nearest(at.sweep), at.nearest)
+            path = directory.nearest(at.sweep)
+            nearest = check_ids(load_plan(path, at.nearest), path, dims=2, below=images)
+            if len(nearest) != images:
+                return f"{path} has the neighbours of {len(nearest)} images, not of {images}"
     except UserError as error:
         return str(error)
     return ""

@@ -10,6 +10,9 @@ import pytest
 from PIL import Image
 
 from dist_plm import clean
+from dist_plm.checkpoint.checkpoint import candidates
+from dist_plm.encoders.networks import locate
+from dist_plm.errors import UserError
 from dist_plm.fit import __main__ as fit
 from dist_plm.fit import run as running
 from dist_plm.search_index.search_index import Catalogue
@@ -66,6 +69,10 @@ def test_a_folder_becomes_an_index_through_a_kill(photos, tmp_path, here, forked
     assert events(run, "resumed") and events(run, "end")
     assert len(Catalogue(run / "index")) == 41
     assert "broken.jpg" in (run / "shards/rejected.jsonl").read_text()
+    (newest, *_) = candidates(run / "checkpoints")
+    assert locate(newest).found.path == newest
+    with pytest.raises(UserError, match="step_00000099"):
+        locate(run / "checkpoints/step_00000099")
     count = len(printed)
     assert here(fit.main, photos, "--out", run, *WORDS).status == 0
     assert len(printed) == count, "nothing is left to do"

@@ -76,7 +76,8 @@ class DataParallel(Replicated):
         self.student.eval()
         with self.autocast(), torch.enable_grad():
             z = self.ddp(view)
-        z.backward(torch.zeros_like(z))
+        with self.world.waiting("all-reduce of gradients"):
+            z.backward(torch.zeros_like(z))
         self.student.zero_grad()
         self.student.train(training)
 
