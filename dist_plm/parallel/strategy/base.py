@@ -1,4 +1,4 @@
-"""Interface between the training step and a parallel strategy."""
+"""The seam between what is learnt and how it lies on the ranks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -20,17 +20,17 @@ PRECISIONS = {
 
 
 class Strategy(ABC):
-    """The student on all ranks: forward, backward from the gradient of the embeddings, optimizer step.
+    """The student on all ranks: embeds a rank's views, pushes the gradient of its embeddings back, and moves.
 
-    A method's loss is a function of embeddings, and each rank has dL/dz of its own rows for the *global* L. So backward
-    starts at z and not at a scalar. The method's parameters are independent of the strategy: each is owned by one rank
-    and updated by torch's optimizer there.
+    A method's loss is a function of embeddings, and each rank holds dL/dz of its own rows for the *global* L. So
+    backward starts at z and not at a scalar. The method's own parameters are not the strategy's to lay out: each is
+    held by one rank and moved by torch's rule there, so that their learning rate is theirs under any strategy.
 
     Attributes:
-        student: The network; outside of training use the result of `whole`.
-        overflow: Whether the last backward overflowed in fp16 (scalar bool, the same on all ranks), so that the step
-            must be skipped.
-        overlaps: Whether `embed_constant` may run concurrently with `embed` on another stream.
+        student: The network, which may be embedded with outside of training only as `whole` returns it.
+        overflow: Whether the last backward left the range of fp16 (scalar bool, the same on all ranks): the step must
+            be left out.
+        overlaps: Whether `embed_constant` may run on another stream than `embed`, at the same time.
     """
 
     overlaps = True
@@ -42,7 +42,7 @@ class Strategy(ABC):
         self._autocast_dtype = dtype if precision in ("fp16", "bf16") else None
 
     def autocast(self) -> torch.autocast:
-        """Autocast context of the encoders; distances, PCA and losses are outside of it."""
+        """The precision in which encoders run; distances, PCA and losses stay outside of it."""
         return torch.autocast(
             self.world.device.type,
             dtype=self._autocast_dtype or torch.bfloat16,
@@ -54,7 +54,7 @@ class Strategy(ABC):
         """Views [b, 3, h, w] -> z [b, D], ready for `backward`."""
 
     def embed_constant(self, network: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
-        """Views [b, 3, h, w] -> f_phi [b, D] of a network without gradient."""
+        """Views [b, 3, h, w] -> f_phi [b, D] of a network that gets no gradient."""
         with self.autocast():
             return network(views)
 
@@ -70,24 +70,24 @@ class Strategy(ABC):
 
     @abstractmethod
     def gradients(self) -> list[Tensor]:
-        """The student's reduced gradients after `backward`, or this rank's shards of them."""
+        """The student's gradients after `backward`, complete over the ranks, as far as this rank keeps them."""
 
     @abstractmethod
     def squared_norm(self) -> Tensor:
-        """Sum of squares of the student's gradients, over all ranks (float64 scalar). A collective."""
+        """Sum of squares of the student's gradients, over all ranks that keep some (float64 scalar). A collective."""
 
     @abstractmethod
     def move(self, void: Tensor) -> None:
-        """Optimizer step of the student, skipped if `void` is not 0; clears gradients. May be a collective."""
+        """One step of the student, none if `void` is not 0; gradients are forgotten. May be a collective."""
 
     def finite(self) -> Tensor:
-        """Whether all gradients on this rank are finite (scalar bool)."""
+        """Whether all gradients that this rank keeps are finite (scalar bool)."""
         norms = torch._foreach_norm([part for part in (*self.gradients(), *self._own_gradients()) if part.numel()])
         return torch.stack([norm.to(self.world.device) for norm in norms]).isfinite().all()
 
     @torch.no_grad()
     def step(self, void: Tensor) -> None:
-        """Update the student and the method's parameters, unless `void` (scalar, same on all ranks) is not 0."""
+        """Move the student and the method's own parameters, unless `void` (scalar, alike on all ranks) is not 0."""
         if self.updates.clip_norm:
             self._clip()
         self.move(void)
@@ -110,16 +110,16 @@ class Strategy(ABC):
         return [each.grad for group in groups for each in group["params"] if each.grad is not None]
 
     def state(self) -> dict[str, Tensor]:
-        """The strategy's own tensors for checkpoints."""
+        """Tensors of the strategy's own that a resumed run needs."""
         return {}
 
     @abstractmethod
     def weights(self, network: nn.Module) -> State:
-        """State dict of the student or the momentum encoder, to be saved, or loaded for `put_weights`. A collective."""
+        """The state dict of the student or the momentum encoder, to be saved, or to be filled and put. A collective."""
 
     @abstractmethod
     def put_weights(self, network: nn.Module, weights: State) -> None:
-        """Restore the result of `weights` after loading. A collective."""
+        """Take back what `weights` returned after it was filled. A collective."""
 
     @abstractmethod
     def moments(self) -> State:
@@ -127,25 +127,25 @@ class Strategy(ABC):
 
     @abstractmethod
     def put_moments(self, moments: State) -> None:
-        """Restore the result of `moments` after loading. A collective."""
+        """Take back what `moments` returned after it was filled. A collective."""
 
     @abstractmethod
     def local(self, network: nn.Module) -> dict[str, Tensor]:
-        """Weights and buffers of the student or the momentum encoder by name, or this rank's shards of them, the same
+        """Weights and buffers of the student or the momentum encoder by name, as far as this rank keeps them: the same
         elements of both."""
 
     @abstractmethod
     def whole(self, network: nn.Module) -> nn.Module:
-        """The student or the momentum encoder with all weights on this rank, for use outside of training without
-        collectives. A collective; release it soon."""
+        """The student or the momentum encoder with all its weights on this rank, to embed with outside of training: a
+        rank may call it as often as it likes. A collective; hold it no longer than needed."""
 
     @abstractmethod
     def release(self) -> nn.Module:
-        """The student without the strategy's wrappers, with its current weights. A collective."""
+        """The student as it was before it was given to the strategy, with its present weights. A collective."""
 
 
 def sum_of_squares(tensors: list[Tensor]) -> Tensor:
-    """Sum of squares in float64 (scalar), independent of the partition to 1e-16."""
+    """In float64 (scalar), so that it is the same to 1e-16 wherever the tensors are cut."""
     kept = [tensor for tensor in tensors if tensor.numel()]
     if not kept:
         return torch.zeros((), dtype=torch.float64)
