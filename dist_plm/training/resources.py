@@ -21,6 +21,7 @@ from dist_plm.methods import METHODS, is_searched, is_swept
 from dist_plm.model import Encoder
 from dist_plm.model.split import split
 from dist_plm.parallel.strategy.memory import FLOAT, network_bytes
+from dist_plm.training.operators import operators_row
 
 LISTED = 32  # ranks whose shares `--plan` prints one by one
 
@@ -86,6 +87,7 @@ def _rows(config: Config, world_size: int) -> list[tuple[str, str]]:
         ("batch", batch_arithmetic(config, world_size)),
         *share_rows(config, world_size),
         ("epoch", f"{steps:,} steps; {config.warm_up.epochs} + {config.train.epochs} epochs = {total:,} steps"),
+        *operators_row(config),
         *read_rows(config, store, swept=is_swept(config)),
         *(_index(config, world_size, len(store), steps) if is_searched(config) else []),
         *((f"memory: {name}", f"{size / 1e6:,.1f} MB a rank") for name, size in memory.items()),
