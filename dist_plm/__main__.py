@@ -13,11 +13,15 @@ from dist_plm import __version__
 
 # Group -> name -> module with a `main() -> int`, and what it does.
 COMMANDS = {
+    "start here": {
+        "fit": ("dist_plm.fit.__main__", "from a folder of images to a search page, in one command"),
+    },
     "train and judge": {
         "train": ("dist_plm.train", "train an embedding, or resume a run"),
         "evaluate": ("dist_plm.evaluate", "recall@K, MAP@R, NMI of a run, export or frozen network"),
         "report": ("dist_plm.report.__main__", "HTML report of one or several runs"),
         "compare": ("dist_plm.compare", "table of runs beside published results"),
+        "clean": ("dist_plm.clean", "remove what a finished run no longer needs"),
         "supervision": ("dist_plm.supervision.__main__", "how well estimated similarities agree with labels"),
     },
     "search": {

@@ -1,4 +1,4 @@
-"""`python -m dist_plm.evaluate`: recall@K, MAP@R and NMI of a run's newest checkpoint or of an export, on any ranks."""
+"""`python -m dist_plm.evaluate`: recall@K, MAP@R and NMI of a run's newest checkpoint or of an export."""
 
 import argparse
 import json
@@ -61,7 +61,7 @@ def _located(options: argparse.Namespace, folder: Path, world: "World") -> "Trai
 
 
 def _scratch(path: Path | None, world: "World") -> "tempfile.TemporaryDirectory[str]":
-    """A folder beside the network, where all nodes see it; elsewhere if that can't be written: somebody else's run."""
+    """A temporary folder beside the network, visible to all nodes; elsewhere if that can't be written."""
     if path is None and world.size == world.node_size:
         return tempfile.TemporaryDirectory(prefix="sweep_")
     try:
@@ -69,8 +69,8 @@ def _scratch(path: Path | None, world: "World") -> "tempfile.TemporaryDirectory[
     except OSError as error:
         if world.size > world.node_size:
             raise UserError(
-                f"{path} can't be written ({error.strerror}), and ranks on several nodes have no other folder that "
-                "they share: start those of one node, or copy it"
+                f"{path} can't be written ({error.strerror}), and ranks on several nodes need a shared "
+                "folder: use one node, or copy it"
             ) from error
         return tempfile.TemporaryDirectory(prefix="sweep_")
 
@@ -80,7 +80,7 @@ def _keep(path: Path, text: str) -> None:
         with replacing(path) as file:
             file.write(text.encode())
     except OSError as error:
-        print(f"warning: {path} can't be written ({error.strerror}): the lines above are all there is", file=sys.stderr)
+        print(f"warning: {path} can't be written ({error.strerror}): the results were only printed", file=sys.stderr)
 
 
 def _parse() -> argparse.Namespace:
@@ -88,7 +88,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, help="run directory or export")
     parser.add_argument("--shards", type=location, help="data set folder or URL (a run's own by default)")
     parser.add_argument("--split", help="split of the queries (a run's test split by default, else `test`)")
-    parser.add_argument("--gallery", help="split that is searched, where it is not the queries' own")
+    parser.add_argument("--gallery", help="gallery split, if different from that of the queries")
     add_frozen_options(parser)
     add_threads(parser, "as in the run, else all cores")
     options = parser.parse_args()
@@ -97,7 +97,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _runtime(path: Path | None) -> RuntimeConfig:
-    """Of the run, which says how its numbers were computed; known before the ranks meet."""
+    """Runtime settings of the run, needed before the rendezvous."""
     from dist_plm.cli import load_config
 
     return load_config(path / "config.yaml").runtime if path and (path / "config.yaml").exists() else RuntimeConfig()
@@ -106,7 +106,7 @@ def _runtime(path: Path | None) -> RuntimeConfig:
 def _config(trained: "TrainedRun | TrainedExport | FrozenNetwork", options: argparse.Namespace) -> Config:
     config = trained.config
     if not (options.shards or config.data.shards):
-        raise UserError(f"{trained.path} is no run and has no data of its own: name a data set with --shards")
+        raise UserError(f"{trained.path} is not a run and has no data set: name one with --shards")
     data = replace(
         config.data,
         shards=options.shards or config.data.shards,
@@ -130,8 +130,8 @@ def _evaluate(
             evaluation = evaluate(embedder.embed, folder / name, config=config, world=world, display=display)
             if evaluation is None:
                 raise UserError(
-                    f"split {config.data.test_split!r} of {config.data.shards} has no labels to evaluate by, or no "
-                    "class with an image to find: name another with --split"
+                    f"split {config.data.test_split!r} of {config.data.shards} has no labels, or no class with two "
+                    "images: choose another with --split"
                 )
             at = {"step": embedder.source["step"], "epoch": embedder.source["epochs"]}
             results.append({"event": "eval", **at, "model": name, **evaluation.result})

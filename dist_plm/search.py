@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    """Embed the query, search, print; write the sheet where one is asked for."""
+    """Embed the query, search, print; write a contact sheet on request."""
     options = _parse()
     try:
         data = options.image.read_bytes()
@@ -35,7 +35,7 @@ def main() -> int:
     except ValueError as error:
         raise UserError(f"--image {options.image}: {error}") from error
     if options.sheet:
-        _ = catalogue.images  # a sheet of empty tiles helps nobody
+        _ = catalogue.images  # fail early if the images are not available
     _print(neighbours, f"nearest to {options.image.name} in {catalogue.folder}")
     if options.sheet:
         sheet = contact_sheet(query, options.image.name, neighbours, catalogue)
@@ -61,7 +61,7 @@ def _parse() -> argparse.Namespace:
     add_code_option(parser)
     options = parser.parse_args()
     if options.sheet and options.sheet.suffix.lower() != ".png":
-        parser.error(f"--sheet {options.sheet}: a sheet is a PNG, let its name end in .png")
+        parser.error(f"--sheet {options.sheet}: the contact sheet is a PNG, its name must end in .png")
     return options
 
 
@@ -82,7 +82,7 @@ def _print(neighbours: "list[Neighbour]", title: str) -> None:
         table.add_row(
             str(each.rank), f"{each.cosine:.4f}", f"{each.distance:.4f}", *label, escape(printable(each.name))
         )
-    # Into a file or a pipe a name is written on one line, however long.
+    # Names are not wrapped in a file or a pipe.
     Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(table)
 
 

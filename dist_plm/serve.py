@@ -1,4 +1,4 @@
-"""`python -m dist_plm.serve`: a page where one drops an image and sees its neighbours, and the HTTP behind it."""
+"""`python -m dist_plm.serve`: a web page and HTTP API for searching an index by image."""
 
 import argparse
 import importlib.util
@@ -10,7 +10,7 @@ from typing import NoReturn
 from dist_plm.cli import OneLineParser, add_code_option, add_threads, location, run_command, weights_path
 from dist_plm.errors import UserError
 
-# A connection that sends nothing for a while is closed; many that are open hold up none that asks.
+# Idle connections are closed; open ones don't block new ones.
 BOUNDS = {"threads": 4, "connection_limit": 500, "channel_timeout": 20, "cleanup_interval": 5}
 
 
@@ -29,7 +29,7 @@ def main() -> int:
 
     limit_threads(options.threads)
     catalogue = Catalogue(options.index, images=options.images, backbone=options.backbone)
-    _ = catalogue.images  # gone images are told now, not to the first visitor
+    _ = catalogue.images  # report missing images at the start
     most_bytes = int(options.max_upload_mb * 1e6)
     listening = _listen(options.host, options.port)
     address, port = listening.getsockname()[:2]

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 def command_line() -> ConfigParser:
     """The argument parser of the command, which the Slurm launcher uses too."""
     parser = config_parser("train", "Train a retrieval embedding from unlabelled images. Rerun the command to resume.")
-    parser.add_argument("--plan", action="store_true", help="print memory, index and data volume of the run, and exit")
+    parser.add_argument("--plan", action="store_true", help="print time, memory and disk that the run needs, and exit")
+    parser.add_argument(
+        "--images_per_second", type=float, default=0.0,
+        help="training rate of all ranks for --plan, instead of a measurement on this machine",
+    )  # fmt: skip
     parser.add_argument("--force_resume", action="store_true", help="resume the run in run_dir with changed settings")
     parser.add_argument("--profile", action="store_true", help="profile a few steps: time by part, and a trace")
     return parser
@@ -34,7 +38,7 @@ def main() -> int:
     if parsed.plan:
         from dist_plm.training.resources import estimate
 
-        estimate(config, world_size)
+        estimate(config, world_size, images_per_second=parsed.images_per_second)
         return 0
     return _train(config, force=parsed.force_resume, profile=parsed.profile)
 
@@ -77,6 +81,7 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
     from dist_plm.distributed.preemption import PREEMPTED, Preempted, Preemption
     from dist_plm.distributed.torchrun import leave_status
     from dist_plm.distributed.world import RankFailure
+    from dist_plm.evaluation.deployment import deployment, summary
     from dist_plm.report.at_end import report_at_end
     from dist_plm.telemetry.progress import Display
     from dist_plm.training.opening import open_run
@@ -111,6 +116,8 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
         disconnect(world)
     if not status and world.is_first and config.train.report:
         report_at_end(Path(config.run_dir), config.model.backbone)
+    if not status and world.is_first:
+        print(summary(deployment(Path(config.run_dir), config), config), flush=True)
     return status
 
 

@@ -16,11 +16,16 @@ def is_kept_for_good(epochs: int, batch: int, config: CheckpointConfig) -> bool:
 
 
 def drop(folder: Path, config: CheckpointConfig) -> None:
-    """Remove checkpoints beyond the retention, on one rank; renamed first, so that none is left half-deleted."""
+    """Remove superseded checkpoints; on one rank. Renamed first: a kill in between leaves no half checkpoint."""
+    for path in superseded(folder, config):
+        shutil.rmtree(path.rename(path.with_suffix(".tmp")))
+
+
+def superseded(folder: Path, config: CheckpointConfig) -> list[Path]:
+    """Checkpoints that are neither among the newest `keep`, nor the best, nor one of every `keep_every_epochs`."""
     best = (folder / BEST).resolve()
-    for path in candidates(folder)[config.keep :]:
-        if path.resolve() != best and not _is_kept_for_good(path, config):
-            shutil.rmtree(path.rename(path.with_suffix(".tmp")))
+    older = candidates(folder)[config.keep :]
+    return [path for path in older if path.resolve() != best and not _is_kept_for_good(path, config)]
 
 
 def _is_kept_for_good(path: Path, config: CheckpointConfig) -> bool:

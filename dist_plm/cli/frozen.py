@@ -1,4 +1,4 @@
-"""Options of commands that take a pretrained network in place of a trained one."""
+"""Options of commands that accept a pretrained network in place of a trained one."""
 
 import argparse
 from typing import get_args, get_type_hints
@@ -35,8 +35,8 @@ def add_frozen_options(parser: argparse.ArgumentParser, instead_of: str = "--che
 
 
 def add_code_option(parser: argparse.ArgumentParser) -> None:
-    """`--backbone`, by which a network that code outside of dist_plm defines may be imported."""
-    parser.add_argument("--backbone", default="", help="package.module:function of the network, where it is your own")
+    """`--backbone`, which permits the import of a network defined outside of dist_plm."""
+    parser.add_argument("--backbone", default="", help="package.module:function of your own network")
 
 
 def check_frozen_options(options: argparse.Namespace, *, trained: bool, instead_of: str = "--checkpoint") -> None:

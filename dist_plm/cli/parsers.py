@@ -1,4 +1,4 @@
-"""Parsers of commands: a wrong argument is answered in one line, and `~` is the home folder in every path."""
+"""Argument parsers of the commands: one-line errors, and `~` expanded in every path."""
 
 import argparse
 import os
@@ -41,12 +41,12 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def program(name: str) -> str:
-    """What usage and errors call a command: `python -m dist_plm.train`, or `dist-plm train` if started so."""
+    """Name of a command in usage and errors: `python -m dist_plm.train`, or `dist-plm train` if started so."""
     return sys.argv[0] if sys.argv[0].startswith("dist-plm ") and name.startswith("python ") else name
 
 
 def user_path(text: str) -> Path:
-    """Type of an option that names a path: the shell leaves `--out=~/x` alone, so `~` is expanded here."""
+    """Type of an option that is a path, with `~` expanded, which the shell does not do in `--out=~/x`."""
     try:
         return Path(expanded(text))
     except UserError as error:
@@ -59,21 +59,21 @@ def location(text: str) -> str:
 
 
 def weights_path(text: str) -> Path:
-    """Type of an option that names where weights lie, or shall."""
+    """Type of an option that is the path of weights, to be read or written."""
     if not is_utf8(text):
-        raise argparse.ArgumentTypeError(f"{text!a} is not UTF-8, and weights can't lie there: rename it")
+        raise argparse.ArgumentTypeError(f"{text!a} is not UTF-8, which paths of weights must be: rename it")
     return user_path(text)
 
 
 def add_threads(parser: argparse.ArgumentParser, default: str = "all cores, shared among ranks on one machine") -> None:
-    """`--threads`, for the commands without a configuration."""
+    """Add `--threads`, for commands without a configuration."""
     what = f"compute threads of a process (default: {default})"
     parser.add_argument("--threads", type=_threads, default=0, help=what)
 
 
 def _threads(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 1024:
-        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 to 1024")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 1 to 1024")
     return int(text)
 
 
@@ -81,11 +81,11 @@ def expanded(text: str) -> str:
     """A path with `~` and `~user` replaced by the home folder.
 
     Raises:
-        UserError: there is no such user, whose path would otherwise become a folder called `~user`.
+        UserError: There is no such user; the path would otherwise become a folder called `~user`.
     """
     path = os.path.expanduser(text)
     if path.startswith("~"):
         raise UserError(
-            f"{text}: no home folder is known for {text.partition('/')[0]}: write ./{text} for a folder of that name"
+            f"{text}: no home folder is known for {text.partition('/')[0]}: use ./{text} for a folder of that name"
         )
     return path

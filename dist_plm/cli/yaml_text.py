@@ -1,4 +1,4 @@
-"""The text of a YAML configuration, checked key by key and respelled before it is parsed."""
+"""Preprocesses the text of a YAML configuration: checks keys and normalises their spelling."""
 
 from collections.abc import Collection
 
@@ -13,7 +13,7 @@ def checked_text(text: str, known: Collection[str]) -> str:
     """`text` with American spelling replaced, and without retired keys.
 
     Args:
-        text: YAML; text that is no mapping, or no YAML at all, is returned as it is: the parser says what is wrong.
+        text: YAML; text that is not a mapping, or not YAML, is returned unchanged for the parser to report.
         known: All keys with dots.
 
     Raises:

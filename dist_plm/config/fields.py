@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Rules:
-    """Of one key; of each number where its value is a list.
+    """Rules of one key; of each number if its value is a list.
 
     Attributes:
         above: The value is greater; 0 or None.
@@ -15,8 +15,8 @@ class Rules:
         below: The value is smaller; 1 or None, with `least`.
         most: The value is equal or smaller.
         filled: A list is not empty.
-        free: A resumed run may use another value: it changes where, how fast or how verbosely a run works, never what
-            it computes. Of a section: it holds for all of its keys.
+        free: A resumed run may use another value, since it never affects results. Of a section: applies to all of its
+            keys.
         methods: Of a section: the training methods that read it; empty: all of them.
         quotient: How a default that is a quotient was computed, shown as a comment in YAML.
     """
@@ -32,11 +32,11 @@ class Rules:
 
 
 def key(default: Any, **rules: Any) -> Any:
-    """A field of a section.
+    """Declare a field of a section.
 
     Args:
         default: A value, a list, which each instance copies, or the class of a section.
-        rules: As `Rules` names them.
+        rules: Attributes of `Rules`.
     """
     metadata = {"rules": Rules(**rules)}
     if isinstance(default, list):

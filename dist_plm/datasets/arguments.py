@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 
 def positive(text: str) -> int:
-    """A whole number above 0."""
+    """A positive integer."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""The field's protocol on one data set: embed the test split, count on every rank for its own queries, add up."""
+"""Standard retrieval protocol: embed the test split, evaluate each rank's queries, sum over ranks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,12 +44,12 @@ def evaluate(
     embed: Embed, folder: Path, *, config: Config, world: World, display: Display,
     source: Callable[[Store], Source] | None = None,
 ) -> Evaluation | None:  # fmt: skip
-    """Recall@K, MAP@R and NMI of `embed` on the test split; None where no query has a positive. A collective.
+    """Recall@K, MAP@R and NMI of `embed` on the test split; None if no query has a positive. A collective.
 
     Args:
         embed: uint8 views [b, 3, s, s] -> embeddings [b, D].
-        folder: For the sweeps' files; named after the weights of `embed`.
-        source: Where `embed` gets its batches of a split from, if not from the images.
+        folder: For the embeddings; named by the digest of the weights of `embed`.
+        source: Provides the batches of a split, in place of its images.
     """
     if not config.data.test_split:
         return None
@@ -100,6 +100,6 @@ def _result(counts: Counts, vectors: np.ndarray, labels: np.ndarray, config: Con
 
 
 def raw_pixels(views: Tensor) -> Tensor:
-    """Views as vectors [b, 768]: 16 x 16 colours, centred and of unit length. The floor for any embedding."""
+    """Views as vectors [b, 768]: 16 x 16 colours, centred and of unit length. A lower baseline for any embedding."""
     pixels = functional.adaptive_avg_pool2d(views.float(), 16).flatten(1)
     return functional.normalize(pixels - pixels.mean(dim=1, keepdim=True), dim=1)

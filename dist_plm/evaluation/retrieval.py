@@ -21,7 +21,7 @@ class Counts:
         queries: Queries that count: labelled, with at least one positive in the gallery.
         dropped: The other queries.
         hits: For every K, queries with a positive among their K nearest.
-        precision: Sum of MAP@R over the queries that count; None where it was not asked for.
+        precision: Sum of MAP@R over the queries that count; None if not requested.
         first: int8 of every query, in order: 1 for a positive among its smallest K nearest, 0 for none, -1 dropped.
     """
 
@@ -94,7 +94,7 @@ def retrieval_counts(
     """
     ks = [int(k) for k in ks]
     if not ks or min(ks) < 1:
-        raise ValueError(f"K of recall@K is a whole number from 1 on, not {ks}")
+        raise ValueError(f"K of recall@K must be a positive integer, not {ks}")
     _check_shapes(queries, query_labels, gallery, gallery_labels, own_rows)
     device = gallery.device
     query_labels, gallery_labels = query_labels.to(device).long(), gallery_labels.to(device).long()

@@ -21,7 +21,7 @@ from dist_plm.report.charts import RUNS, Row, Spec, bars
 from dist_plm.report.curves import groups
 from dist_plm.report.history import History, read_all
 from dist_plm.report.pictures import Pictures, take_pictures, take_test_pictures
-from dist_plm.report.summary import differences, evaluations, tiles
+from dist_plm.report.summary import differences, evaluations, label_free, tiles
 from dist_plm.telemetry.progress import Display
 from dist_plm.training.run_directory import dump
 
@@ -44,6 +44,10 @@ class Section:
     @property
     def tiles(self) -> list[tuple[str, str, str]]:
         return tiles(self.history)
+
+    @property
+    def label_free(self) -> tuple[list[str], list[list[str]]]:
+        return label_free(self.history)
 
     @property
     def evaluations(self) -> tuple[list[str], list[list[str]]]:
@@ -104,6 +108,7 @@ def _write(sections: list[Section], out: Path) -> None:
         groups=groups([history for history in histories if history.trained]),
         spent=bars(spent, runs, "seconds") if any(row["time"] for row in spent) else None,
         profiled=bars(profiled, runs, "ms a step") if profiled else None,
+        parts=_parts(sections),
         differences=differences(histories),
         script=Markup(_inside_script(vl_convert.javascript_bundle(VEGA))),
     )
@@ -112,6 +117,21 @@ def _write(sections: list[Section], out: Path) -> None:
             file.write(html.encode(errors="backslashreplace"))  # names of files need not be text
     except OSError as error:
         raise UserError(f"{out} can't be written ({error.strerror}): name another file with --out") from error
+
+
+def _parts(sections: list[Section]) -> dict[str, str]:
+    """Headings by id of the parts that have something to show, in the order of the page."""
+    filled = {
+        "search": ("Search", lambda section: section.pictures.queries),
+        "moved": ("Before and after", lambda section: section.pictures.moved),
+        "gallery": ("Weakest classes", lambda section: section.pictures.classes),
+        "confused": ("Confused", lambda section: section.pictures.confused),
+        "map": ("Map", lambda section: section.pictures.map),
+        "neighbourhoods": ("Neighbourhoods", lambda section: section.pictures.hoods),
+        "coverage": ("Coverage", lambda section: section.pictures.coverage),
+        "incidents": ("Restarts", lambda section: section.incidents),
+    }
+    return {id: heading for id, (heading, of) in filled.items() if any(of(section) for section in sections)}
 
 
 def _times(histories: list[History], measured: Callable[[History], dict[str, float]], digits: int) -> list[Row]:
@@ -133,7 +153,7 @@ def _section(history: History, colour: str, runs: list[str], shards: str, world:
         config = replace(config, data=replace(config.data, shards=shards))
     pictures, fault = Pictures(), ""
     try:
-        take_pictures(pictures, history.path, history.name, runs, config=config, world=world, display=display)
+        take_pictures(pictures, history, runs, config=config, world=world, display=display)
     except (UserError, RunFailure) as error:  # what was measured can be shown without the images
         fault = str(error)
         display.say(f"warning: {history.path}: no pictures: {error}")

@@ -12,8 +12,8 @@ from dist_plm.distributed.world import World
 from dist_plm.training.learner import Learner, phases
 
 HOST_SECONDS = 2e-5
-"""Of the host for an operator, at most: the 980 of a step of the network `small` on 12 views of 8 pixels took 19 ms of CPU
-time with what they compute (AMD EPYC, one thread of a busy machine, torch 2.14.1)."""
+"""Of the host for an operator, at most: the 980 of a step of the network `small` on 12 views of 8 pixels took 19 ms of
+CPU time with what they compute (AMD EPYC, one thread of a busy machine, torch 2.14.1)."""
 
 
 class _Counted(TorchDispatchMode):
@@ -51,13 +51,20 @@ def operators_of_step(config: Config) -> int:
     return counted.count
 
 
-def operators_row(config: Config) -> list[tuple[str, str]]:
-    """The line of `--plan`; none where they were not counted."""
+def operators_row(config: Config, step_seconds: float = 0.0) -> list[tuple[str, str]]:
+    """The line of `--plan`; none where they were not counted.
+
+    Args:
+        step_seconds: Of a step, where it is known: below the host's time, the host is what bounds it.
+    """
     count = operators_of_step(config)
     if not count:
         return []
-    text = f"{count:,} a step, up to {1e3 * HOST_SECONDS * count:,.0f} ms of the host"
+    host, mend = HOST_SECONDS * count, "more images a rank, fewer ranks, or --runtime.compile true"
+    text = f"{count:,} a step, up to {1e3 * host:,.0f} ms of the host"
     if config.runtime.compile:
-        return [("operators", f"{text}, less by runtime.compile")]
-    return [("operators", f"{text}: a GPU that needs less for a step waits for them; then more images a rank, fewer "
-                          "ranks or --runtime.compile true")]  # fmt: skip
+        return [("operators", f"{text}; fewer by runtime.compile")]
+    if not step_seconds:
+        return [("operators", f"{text}: a GPU that is done sooner waits for the host ({mend})")]
+    bound = f": the host may be what bounds it ({mend})" if host > step_seconds else ""
+    return [("operators", f"{text}; a step takes {1e3 * step_seconds:,.0f} ms{bound}")]

@@ -1,6 +1,8 @@
 """A pretrained network in place of a trained one: evaluated, embedded, searched, reported, and refused in words."""
 
+import importlib.util
 import json
+import socket
 
 import numpy as np
 import pytest
@@ -104,3 +106,22 @@ def test_options_of_a_pretrained_network_are_refused_beside_a_trained_one(finish
     refused(here(evaluation.main, "--checkpoint", finished, *given), told)
     refused(here(reporting.main, finished, *given), told)
     refused(here(reporting.main, "--backbone", NETWORK), "name a data set with --shards")
+
+
+def test_weights_that_cannot_be_loaded_end_a_run_before_it_begins(mistaken, tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("files")
+    save_file(timm.create_model("test_vit2", num_classes=0).state_dict(), folder / "other.safetensors")
+    (folder / "cut.safetensors").write_bytes((folder / "other.safetensors").read_bytes()[:-100])
+    network = ("--model.backbone", NETWORK, "--model.pooling", "cls", "--model.weights")
+    mistaken("truncated or damaged", *network, folder / "cut.safetensors")
+    mistaken("does not fit the backbone", *network, folder / "other.safetensors")
+    mistaken("did you mean timm/test_vit", "--model.backbone", "timm/test_vitt")
+
+    def offline(*_: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", offline)
+    mistaken("Download https://", *network, "pretrained", HF_HUB_CACHE=str(folder))
+    found = importlib.util.find_spec
+    monkeypatch.setattr("dist_plm.model.timm_backbone.find_spec", lambda name: None if name == "timm" else found(name))
+    mistaken("needs timm: pip install", *network, "")

@@ -94,4 +94,4 @@ def test_a_table_that_cannot_be_kept_was_printed(tmp_path, tiny, here, monkeypat
     monkeypatch.setattr("dist_plm.supervision.table.show", lambda _: None)
     outcome = here(supervision.main, "--config", tiny, "--out", tmp_path)
     assert outcome.status == 1 and json.loads(outcome.out) == {"event": "supervision"}
-    assert outcome.err == f"error: --out {tmp_path} can't be written (Is a directory): it was printed\n"
+    assert outcome.err == f"error: --out {tmp_path} can't be written (Is a directory): see the output\n"

@@ -86,7 +86,7 @@ def test_the_option_for_threads_is_a_whole_number_from_one(capsys):
     for wrong in ("0", "-1", "two", "1.5"):
         with pytest.raises(SystemExit):
             parser.parse_args(["--threads", wrong])
-    assert "a whole number from 1" in capsys.readouterr().err
+    assert "not an integer from 1" in capsys.readouterr().err
 
 
 def test_a_limit_of_threads_holds_for_torch_and_faiss():

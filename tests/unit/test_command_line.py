@@ -54,7 +54,7 @@ def test_american_spelling(tmp_path: Path) -> None:
         (["--lr", "5"], "optimiser.lr"),
         (["--optimizer.lrr=5"], "did you mean optimiser.lr?"),
         (["--train.method", "plmm"], "train.method is plmm: it must be one of plm, instance,"),
-        (["--manifold.k", "many"], "manifold.k is many: it must be a whole number"),
+        (["--manifold.k", "many"], "manifold.k is many: it must be an integer"),
     ],
 )
 def test_what_may_have_been_meant(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

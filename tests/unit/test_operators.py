@@ -42,6 +42,16 @@ def test_every_method_is_counted_or_has_no_line(method):
         assert count > 150 and f"{count:,} a step" in row[0][1] and f"{1e3 * HOST_SECONDS * count:,.0f} ms" in row[0][1]
 
 
+def test_a_step_that_is_faster_than_its_host_is_said_to_be():
+    config = Config(**SMALL)
+    host = HOST_SECONDS * operators_of_step(config)
+    assert "bounds it (more images a rank" in operators_row(config, host / 2)[0][1]
+    assert operators_row(config, 2 * host)[0][1].endswith(f"a step takes {2e3 * host:,.0f} ms")
+    assert "waits for the host" in operators_row(config)[0][1]
+    compiled = Config(**SMALL, runtime=RuntimeConfig(compile=True))
+    assert operators_row(compiled, host / 2)[0][1].endswith("fewer by runtime.compile")
+
+
 def test_the_count_depends_on_neither_images_nor_strategy():
     config = Config(**SMALL)
     count = operators_of_step(config)
