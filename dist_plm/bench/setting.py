@@ -150,7 +150,7 @@ def draw(folder: Path, config: Config, pixels: int) -> Path:
 
 
 def machine(world: World) -> dict[str, Any]:
-    """What the ratios depend on, by name."""
+    """Machine and versions that the ratios depend on."""
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

@@ -130,7 +130,7 @@ def _views(model: ModelConfig, *, small: bool) -> ViewsConfig:
 
 
 def choose(asked: Asked, config: Config, start: Start, collection: Collection, machine: Machine, rate: float) -> Choice:
-    """What trains, how long, on how many ranks.
+    """Choose the trainable part, the length and the number of ranks.
 
     Args:
         config: Of `network`.
@@ -175,7 +175,7 @@ def choose(asked: Asked, config: Config, start: Start, collection: Collection, m
 
 
 def _trained(chosen: Settings, start: Start, machine: Machine, rate: float, left: float) -> tuple[str, str]:
-    """What trains, and why: the backbone where time allows for enough steps, else the head on features kept once."""
+    """The trainable part, and why: the backbone if there is time for enough steps, else the head on cached features."""
     if not start.weights and start.backbone == "small":
         for key, value in SMALL.items():
             chosen.put(key, value)

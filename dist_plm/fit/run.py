@@ -93,7 +93,7 @@ class Run:
         return choice.config, choice.ranks
 
     def _typed(self, shards: str) -> dict[str, Any]:
-        """What decides the choice, as JSON."""
+        """Inputs of the choice, as JSON."""
         given = {key: value for key, value, _ in entries(self.asked.config) if self.asked.has(key)}
         fixed = {"images": str(self.photos.path.resolve()), "minutes": self.asked.minutes}
         return dict(json.loads(json.dumps({**plain(given), **fixed})))

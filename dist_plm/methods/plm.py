@@ -33,7 +33,7 @@ PAIRS = 2**21  # of points and proxies per block
 
 
 class Surroundings(NamedTuple):
-    """What the momentum encoder alone says about a batch.
+    """Neighbourhoods of a batch, from the momentum encoder only.
 
     Args:
         x_all: f_phi of all points [G, D].

@@ -79,11 +79,11 @@ class Trained(Heads):
             self._has_neck, self.backbone.neck = True, neck
 
     def forward(self, features: Tensor) -> Tensor:
-        """What `Frozen` returns -> [b, D] of unit length; with a wide head [b, D + wide_dim]."""
+        """Output of `Frozen` -> [b, D] of unit length; with a wide head [b, D + wide_dim]."""
         return self.points(self.pooled(features))
 
     def pooled(self, features: Tensor) -> Tensor:
-        """What `Frozen` returns -> pooled features [b, F]."""
+        """Output of `Frozen` -> pooled features [b, F]."""
         for name, extra in self._units:
             module = self.backbone.get_submodule(name)
             if self._checkpointing and self.training and torch.is_grad_enabled():

@@ -21,7 +21,7 @@ PREFIX = "timm/"
 
 
 class Neck(nn.Module):
-    """What a network of timm returns -> a map [b, C, h, w], or tokens [b, n, C] of which the first may be a summary.
+    """Output of a timm network -> a map [b, C, h, w], or tokens [b, n, C] of which the first may be a summary.
 
     Args:
         network: A timm network; its attention pooling, if any, is moved here.
