@@ -32,7 +32,9 @@ def main() -> int:
         with _scratch(options.checkpoint, world) as name:
             folder = Path(world.from_first(lambda: name))
             trained = _located(options, folder, world)
-            results = _evaluate(trained, _config(trained, options), folder, world)
+            config = _config(trained, options)
+            results = _few(trained, config, options, world) if options.labels else None
+            results = results or _evaluate(trained, config, folder, world)
             world.barrier("the end of the evaluation")
     finally:
         disconnect(world)
@@ -89,6 +91,11 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--shards", type=location, help="data set folder or URL (a run's own by default)")
     parser.add_argument("--split", help="split of the queries (a run's test split by default, else `test`)")
     parser.add_argument("--gallery", help="gallery split, if different from that of the queries")
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        help="CSV of path,label for a few hundred images: recall among them, and against the start",
+    )
     add_frozen_options(parser)
     add_threads(parser, "as in the run, else all cores")
     options = parser.parse_args()
@@ -114,6 +121,29 @@ def _config(trained: "TrainedRun | TrainedExport | FrozenNetwork", options: argp
         gallery_split=options.gallery if options.gallery is not None else config.data.gallery_split,
     )
     return replace(config, data=data)
+
+
+def _few(
+    trained: "TrainedRun | TrainedExport | FrozenNetwork", config: Config, options: argparse.Namespace, world: "World"
+) -> list[dict[str, Any]]:
+    """Recall on the images of --labels, by every rank for itself; in words on standard error."""
+    from dist_plm.data.opening import open_split
+    from dist_plm.encoders.labelled import evaluate_labelled, read_labels
+
+    split = options.split or config.data.test_split or config.data.train_split
+    labelled = read_labels(options.labels, open_split(config.data, split))
+    start = options.checkpoint / "start" if options.checkpoint else None
+    results = []
+    for name in trained.names:
+        embedder = trained.load(name, world.device)
+        result = evaluate_labelled(embedder, labelled, start, config=config)
+        at = {"step": embedder.source["step"], "epoch": embedder.source["epochs"], "model": name}
+        results.append({"event": "labelled", **at, "split": split, **result})
+        if world.is_first:
+            low, high = (100 * result["interval"][end] for end in ("low", "high"))
+            said = f"{name}: R@1 {100 * result['recall']['1']:.1f} % (95 % {low:.1f} to {high:.1f})"
+            print("; ".join([said, *([result["text"]] if "text" in result else [])]), file=sys.stderr)
+    return results
 
 
 def _evaluate(

@@ -21,7 +21,7 @@ from dist_plm.evaluation.intervals import bootstrap
 from dist_plm.evaluation.label_free import Estimate, TwoViews, neighbours, overlap
 
 FEW = 300
-KINDS = (("crops", "", None), ("strong", "strong_", None), ("crops", "few_", FEW))
+KINDS = (("crops", "", None), ("strong", "strong_", None), ("crops", "few_", FEW), ("strong", "few_strong_", FEW))
 Pairs = dict[str, TwoViews]
 
 

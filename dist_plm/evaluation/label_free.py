@@ -15,6 +15,7 @@ from torch import Tensor
 from dist_plm.index.flat import nearest
 from dist_plm.manifold import effective_rank
 
+STRONG_RECALL = "strong_view_recall"  # view_recall of views that show a small part of the image in other light
 DEPTH = 10  # neighbours whose agreement is measured
 ROWS = 1_024
 
@@ -53,13 +54,21 @@ class TwoViews:
         n, occurrence = len(self.first), torch.bincount(self.near[0].flatten(), minlength=len(self.first))
         counts = torch.bincount(self.near[0][:, 0], minlength=n)
         return {
-            "view_recall": _mean(self.hits),
+            "view_recall": self.recall(),
             "agreement": _mean(self.shared),
             "effective_rank": _of_halves(_rank, self.first, self.second),
             "uniformity": _of_halves(uniformity, self.first, self.second),
             "hubness": Estimate(int(counts.max()) / n, math.sqrt(int(counts.max())) / n),
             "skewness": _skewness(occurrence.double()),
         }
+
+    def recall(self) -> Estimate:
+        """Share of the images whose second view is nearest to their first."""
+        return _mean(self.hits)
+
+    def recall_since(self, start: "TwoViews") -> Estimate:
+        """Its paired change since `start`, which embedded the same views."""
+        return _mean(self.hits - start.hits)
 
     def change_since(self, start: "TwoViews") -> dict[str, Estimate]:
         """Change of each number since `start`, which embedded the same views.
@@ -69,7 +78,7 @@ class TwoViews:
         """
         now, before = self.statistics(), start.statistics()
         changes = {
-            "view_recall": _mean(self.hits - start.hits),
+            "view_recall": self.recall_since(start),
             "agreement": _mean(self.shared - start.shared),
         }
         for name, statistic in (("effective_rank", _rank), ("uniformity", uniformity)):

@@ -1,9 +1,10 @@
 """Whether a trained network is better than what the run started from, in a word and a sentence.
 
-With labels by the paired difference of recall@1, without them by how much more two draws of random views agree on the
-neighbours of an image. docs/verdict.md has how often that is right.
+With labels by the paired difference of recall@1; without them by how often an image's other view is found, and whether
+two draws of views agree on its neighbours. docs/verdict.md has how often that is right.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -11,7 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from dist_plm.evaluation.intervals import Interval, bootstrap
-from dist_plm.evaluation.label_free import Estimate
+from dist_plm.evaluation.label_free import STRONG_RECALL, Estimate
 from dist_plm.files.reading import parse_document
 
 Word = Literal["better", "no difference", "worse", "can't tell"]
@@ -77,7 +78,7 @@ def view_verdict(
         moved: Share of the neighbours that are others than at the start.
     """
     word = word_of_views(changes)
-    said = {"agreement": "neighbours agree", "view_recall": "other view found"}
+    said = {"view_recall": "other view found", STRONG_RECALL: "strong view found", "agreement": "neighbours agree"}
     numbers = [f"{what} {_percent(statistics[name], changes[name])}" for name, what in said.items()]
     text = f"{SAYS[word]}, without labels: {', '.join(numbers)}, {100 * moved:.0f} % of neighbours changed"
     return Verdict(model, step, word, "views", text)
@@ -99,13 +100,23 @@ def word_of_recall(difference: Interval) -> Word:
 
 
 def word_of_views(changes: dict[str, Estimate]) -> Word:
-    """From the changes of `TwoViews.change_since`."""
-    agreement = changes["agreement"]
-    if agreement.value > Z * agreement.error:
-        return "better"
-    if agreement.value < -Z * agreement.error:
-        return "worse"
-    return "no difference"
+    """From the changes of `TwoViews.change_since`, with that of the strong views' recall.
+
+    Recall of the other view, averaged over random and strong views, predicts recall@1 best; agreement of neighbourhoods
+    predicts MAP@R best. Where one rises and the other falls, or agreement alone moves, nothing is claimed.
+    """
+    one, other, agreement = (changes[name] for name in ("view_recall", STRONG_RECALL, "agreement"))
+    recall = _direction(Estimate((one.value + other.value) / 2, math.hypot(one.error, other.error) / 2))
+    if not recall:
+        return "can't tell" if _direction(agreement) else "no difference"
+    if _direction(agreement) == -recall:
+        return "can't tell"
+    return "better" if recall > 0 else "worse"
+
+
+def _direction(change: Estimate) -> int:
+    """1 or -1 for a change beyond Z standard errors, else 0."""
+    return int(change.value > Z * change.error) - int(change.value < -Z * change.error)
 
 
 def _percent(now: Estimate, change: Estimate) -> str:

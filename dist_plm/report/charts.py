@@ -51,6 +51,7 @@ def curve(
         color=_colour(runs),
         tooltip=tip,
     )
+    plain = base
     if dash:
         base = base.encode(
             strokeDash=alt.StrokeDash(
@@ -63,10 +64,8 @@ def curve(
     )
     layers = [base.mark_line(strokeWidth=1.8, clip=True), points.add_params(hover)]
     if any("low" in row for row in rows):
-        band = base.mark_area(opacity=0.14, clip=True).encode(y="low:Q", y2="high:Q", tooltip=alt.Undefined)
-        if dash:
-            band = band.encode(strokeDash=alt.Undefined, detail=f"{dash}:N")
-        layers.insert(0, band)
+        apart = {"detail": f"{dash}:N"} if dash else {}
+        layers.insert(0, plain.mark_area(opacity=0.14, clip=True).encode(y="low:Q", y2="high:Q", **apart))
     if marks:
         rule = alt.Chart(alt.Data(values=marks)).mark_rule(strokeDash=[3, 3], opacity=0.6)
         colour = alt.Color("colour:N", scale=None)

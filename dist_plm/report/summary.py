@@ -71,7 +71,7 @@ def evaluations(history: History) -> tuple[list[str], list[list[str]]]:
     events = history.of("eval")
     ks = sorted({k for event in events for k in event.get("recall", {})}, key=int)
     head = ["step", "when", "network", *(f"R@{k}" for k in ks), "MAP@R", "NMI"]
-    return head, [
+    rows = [
         [
             f"{event['step']:,}",
             event.get("when", ""),
@@ -82,6 +82,8 @@ def evaluations(history: History) -> tuple[list[str], list[list[str]]]:
         ]
         for event in events
     ]
+    filled = [column for column in range(len(head)) if column < 3 or any(row[column] for row in rows)]
+    return [head[column] for column in filled], [[row[column] for column in filled] for row in rows]
 
 
 def differences(histories: list[History]) -> list[tuple[str, list[str]]]:

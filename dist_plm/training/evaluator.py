@@ -4,14 +4,14 @@ import time
 from dataclasses import dataclass, field
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from dist_plm.checkpoint.position import Position
 from dist_plm.evaluation.protocol import evaluate, raw_pixels
 from dist_plm.index.embedding_pass import Embed
 from dist_plm.model.digest import digest
-from dist_plm.model.split import Joined
 from dist_plm.training.cached_views import CachedViews
 from dist_plm.training.context import RunContext
 from dist_plm.training.judge import Judge
@@ -35,7 +35,7 @@ class Evaluator:
 
         Returns:
             The score of the network that `checkpoint.keep_best` names: recall at the smallest K or, depending on
-            `checkpoint.best_by`, the agreement of neighbourhoods. None without either.
+            `checkpoint.best_by`, how often the other view of an image is found. None without either.
         """
         deciding, config = None, self.run.config
         # The baseline that training has to beat: the pretrained features.
@@ -46,16 +46,15 @@ class Evaluator:
             self._recall(name, embed, weights, at, when, found)
         for name in ("student", "teacher"):
             network = learner.whole(name)
-            recall = self._recall(name, learner.embed_with(network), digest(network), at, when, found)
-            embed = learner.embed_with(self._of_images(network, learner))
-            agreement = None
+            embed, front, score = learner.embed_with(network), self._front(learner), None
+            recall = self._recall(name, embed, digest(network), at, when, found)
             if when != "start":
-                agreement = self.judge.look(embed, at, name, when, found.get(name))
+                score = self.judge.look(embed, front, at, name, when, found.get(name))
             elif name == "student":
-                self.judge.start(embed, at, {"start" if each == name else each: found[each] for each in found})
+                self.judge.start(embed, front, at, {"start" if each == name else each: found[each] for each in found})
             if name == config.checkpoint.keep_best:
                 by_views = config.checkpoint.best_by == "label_free" or recall is None
-                deciding = agreement if by_views and config.checkpoint.best_by != "recall" else recall
+                deciding = score if by_views and config.checkpoint.best_by != "recall" else recall
         return deciding
 
     def _recall(
@@ -77,9 +76,17 @@ class Evaluator:
         display.say(f"{when:>20}  {name:<10}  {recall}  MAP@R {100 * result['map_at_r']:5.2f}")
         return next(iter(result["recall"].values()))
 
-    def _of_images(self, network: nn.Module, learner: Learner) -> nn.Module:
-        """The network from images, also where the trained part reads cached features."""
-        return Joined(learner.frozen, network) if self.views and learner.frozen is not None else network
+    def _front(self, learner: Learner) -> Embed | None:
+        """What stands before the network from images, where the trained part reads cached features."""
+        frozen = learner.frozen
+        if self.views is None or frozen is None:
+            return None
+
+        @torch.no_grad()
+        def front(views: Tensor) -> Tensor:
+            return learner.strategy.embed_constant(frozen, views)
+
+        return front
 
 
 def _baseline(name: str, learner: Learner) -> tuple[Embed, str]:

@@ -22,6 +22,7 @@ from dist_plm.model import Encoder
 from dist_plm.model.split import split
 from dist_plm.parallel.strategy.memory import FLOAT, network_bytes
 from dist_plm.training.forecast import Rates, disk_rows, time_rows
+from dist_plm.training.operators import operators_row
 from dist_plm.training.rehearsal import Rehearsal, rehearse
 
 LISTED = 32  # ranks whose shares `--plan` prints one by one
@@ -99,6 +100,7 @@ def _rows(config: Config, world_size: int, images_per_second: float, measure: bo
         ("batch", batch_arithmetic(config, world_size)),
         *share_rows(config, world_size),
         ("epoch", f"{steps:,} steps; {config.warm_up.epochs} + {config.train.epochs} epochs = {total:,} steps"),
+        *operators_row(config, config.batch.images / rates.step if rates else 0.0),
         *read_rows(config, store, swept=is_swept(config)),
         *(_index(config, world_size, len(store), steps) if is_searched(config) else []),
         *((f"memory: {name}", f"{size / 1e6:,.1f} MB a rank") for name, size in memory.items()),

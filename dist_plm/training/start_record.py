@@ -1,10 +1,13 @@
 """What a run keeps of its start, to compare every later network with it: RUN/start, a few MB.
 
-held_out.npy, held_out_ids.npy   float32 [3, n, D], embeddings of the held-out images, and their ids int64 [n]
+held_out.csv                     path,label of the held-out images, to be filled in for `evaluate --labels`
+held_out.npy, held_out_ids.npy   float32 [5, n, D], embeddings of the held-out images, and their ids int64 [n]
 hits_NAME.npy                    int8 [Q], which test queries found their class (1, 0; -1: does not count), by the
                                      the start, the frozen features or raw pixels
 """
 
+import csv
+import io
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +17,7 @@ import torch
 
 from dist_plm.files.atomic import replacing
 from dist_plm.files.reading import map_array
-from dist_plm.training.held_out import HeldOutViews
+from dist_plm.training.held_out import VIEWS, HeldOutViews
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,20 @@ class StartRecord:
     def save_views(self, ids: np.ndarray, views: HeldOutViews) -> None:
         """Keep the embeddings of the held-out images; on one rank."""
         self._save("held_out_ids", ids)
-        self._save("held_out", torch.stack([views.evaluation, views.first, views.second]).numpy())
+        self._save("held_out", torch.stack([getattr(views, name) for name in VIEWS]).numpy())
+
+    def save_list(self, sources: list[str]) -> None:
+        """Write held_out.csv, a list of the held-out images to be labelled for `evaluate --labels`; on one rank."""
+        self.folder.mkdir(exist_ok=True)
+        text = io.StringIO()
+        csv.writer(text).writerows([("path", "label"), *((source, "") for source in sources)])
+        with replacing(self.folder / "held_out.csv") as file:
+            file.write(text.getvalue().encode(errors="surrogateescape"))
 
     def views(self) -> HeldOutViews | None:
         """The embeddings that `save_views` kept."""
         arrays = self._load("held_out")
-        if arrays is None or arrays.ndim != 3 or len(arrays) != 3:
+        if arrays is None or arrays.ndim != 3 or len(arrays) != len(VIEWS):
             return None
         return HeldOutViews(*torch.from_numpy(np.array(arrays)))
 

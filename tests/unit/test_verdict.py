@@ -8,8 +8,9 @@ import torch
 from torch.nn.functional import normalize
 
 from dist_plm.evaluation.intervals import bootstrap
-from dist_plm.evaluation.label_free import TwoViews, overlap
-from dist_plm.evaluation.verdict import read_verdicts, recall_verdict, view_verdict
+from dist_plm.evaluation.label_free import Estimate, TwoViews, overlap
+from dist_plm.evaluation.verdict import read_verdicts, recall_verdict, view_verdict, word_of_views
+from dist_plm.training.held_out import HeldOutViews
 
 
 def test_a_bootstrap_interval_is_that_of_resampled_queries():
@@ -36,13 +37,28 @@ def views(noise: float, n: int = 300) -> TwoViews:
 
 
 def verdict_of(now: TwoViews, start: TwoViews):
-    return view_verdict("teacher", 9, now.change_since(start), now.statistics(), moved=0.5)
+    both = HeldOutViews(now.first, now.first, now.second, now.first, now.second)
+    before = HeldOutViews(start.first, start.first, start.second, start.first, start.second)
+    return view_verdict("teacher", 9, both.change_since(before), both.statistics(), moved=0.5)
 
 
 def test_without_labels_less_noise_is_better_and_more_is_worse():
     assert verdict_of(views(0.2), views(0.6)).word == "better"
     assert verdict_of(views(0.6), views(0.2)).word == "worse"
     assert verdict_of(views(0.3), views(0.3)).word == "no difference"
+
+
+@pytest.mark.parametrize(
+    ("recall", "strong", "agreement", "word"),
+    [
+        (3, 3, 0, "better"), (3, 3, 3, "better"), (-3, -1, 0, "worse"), (0, 0, 1, "no difference"),
+        (3, 3, -3, "can't tell"), (-3, -3, 3, "can't tell"), (0, 0, 3, "can't tell"), (4, -4, 0, "no difference"),
+    ],
+)  # fmt: skip
+def test_the_word_without_labels(recall, strong, agreement, word):
+    """Changes in standard errors of 0.01."""
+    changes = {"view_recall": recall, "strong_view_recall": strong, "agreement": agreement}
+    assert word_of_views({name: Estimate(0.01 * z, 0.01) for name, z in changes.items()}) == word
 
 
 def test_statistics_and_their_changes_by_brute_force():
