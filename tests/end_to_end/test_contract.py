@@ -110,7 +110,7 @@ def test_classes_agree_by_name_and_no_query_finds_itself(finished, demo, tmp_pat
     building.main(["folder", "--source", str(tmp_path / "photos"), "--out", str(tmp_path / "other")])
     monkeypatch.setattr(protocol, "sweep", None)  # known before anything is embedded
     outcome = here(evaluation.main, *arguments[:2], "--shards", tmp_path / "other", *arguments[4:])
-    assert outcome.status == 2 and "no class with an image to find" in outcome.err
+    assert outcome.status == 2 and "no class with two images" in outcome.err
 
 
 def embedded_one_by_one(run: Path, demo: Path, model: str) -> tuple[np.ndarray, np.ndarray]:

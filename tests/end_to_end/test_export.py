@@ -143,7 +143,7 @@ def test_a_damaged_export_is_refused(copy):
     change(copy, format=2)
     read("is of format 2")
     (copy / "model.json").write_text("{")
-    read("no description")
+    read("not a description")
     state = load_file(weights)
     save_file({**state, "extra": torch.zeros(2)}, weights)
     change(copy, files={"model.safetensors": file_digest(weights)})

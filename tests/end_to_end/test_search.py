@@ -232,7 +232,7 @@ def test_a_damaged_index_is_refused(tmp_path, indexed, demo):
     refuse("leads out of", leads_out)
     refuse("was not made by this account", told(images={**summary["images"], "fingerprint": "0"}))
     refuse("is not the data set of this index", told(images={**summary["images"], "fingerprint": "0"}), images=demo)
-    refuse("which is gone", told(images={"kind": "folder"}), images="/nowhere")
+    refuse("which is missing", told(images={"kind": "folder"}), images="/nowhere")
 
 
 def test_importing_the_package_alone_takes_no_torch():

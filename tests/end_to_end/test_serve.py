@@ -127,7 +127,7 @@ def test_an_image_that_has_gone(client, catalogue):
     data = path.read_bytes()
     path.unlink()
     try:
-        told(client.get("/images/11"), 404, "not where")
+        told(client.get("/images/11"), 404, "the file of this image is missing")
         assert client.get("/search?row=11").status_code == 200
     finally:
         path.write_bytes(data)

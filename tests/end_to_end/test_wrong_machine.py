@@ -41,7 +41,7 @@ def test_more_ranks_than_gpus(mistaken, monkeypatch):
 
 
 def test_a_port_that_is_taken(mistaken, port):
-    mistaken(f"port {port} of this machine is taken", **LOCAL, RANK="0", MASTER_PORT=str(port))
+    mistaken(f"port {port} of this machine is in use", **LOCAL, RANK="0", MASTER_PORT=str(port))
 
 
 @pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"])
@@ -128,8 +128,8 @@ def test_report(tmp_path, finished, here, monkeypatch):
         "is not a run directory": (empty,),
         "metrics.jsonl can't be read": (young,),
         "has no events yet": (begun,),
-        "is no folder": (finished, "--out", tmp_path / "gone" / "report.html"),
-        "named twice": (finished, finished),
+        "is not a folder": (finished, "--out", tmp_path / "gone" / "report.html"),
+        "is given twice": (finished, finished),
         "--wether": (finished, "--wether", 3),
     }.items():
         refused(here(reporting.main, *arguments), named)

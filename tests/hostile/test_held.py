@@ -130,7 +130,7 @@ def test_a_job_of_a_run_from_elsewhere(tmp_path, job):
     (tmp_path / "launch").mkdir()
     document = {"job": job, "where": "slurm", "folder": "/", "commit": "", "line": [], "submitted": ""}
     (tmp_path / "launch" / "job.json").write_text(json.dumps(document))
-    with pytest.raises(UserError, match="is no record of a job"):
+    with pytest.raises(UserError, match="is not a record of a job"):
         record.load(tmp_path)
 
 

@@ -197,5 +197,5 @@ def test_a_query_is_of_unit_length_and_finite(catalogue, make):  # noqa: F811
     queries = np.asarray(catalogue.embeddings[:2])
     with pytest.raises(UserError, match="quer"):
         catalogue.search(make(queries), 3)
-    with pytest.raises(UserError, match="asked of an index of dimension 8"):
+    with pytest.raises(UserError, match="for an index of dimension 8"):
         catalogue.search(queries[:, :5], 3)

@@ -93,7 +93,7 @@ def test_the_same_job_on_this_machine(config, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (("--tasks-per-node", 2, "--gpus-per-node", 4), "one rank a GPU"),
+        (("--tasks-per-node", 2, "--gpus-per-node", 4), "one rank per GPU"),
         (("--nodes", 0), "--nodes is 0"),
         (("--nodes", "many"), "nodes"),
         (("--time", "tomorrow"), "'tomorrow' is none of"),
@@ -103,7 +103,7 @@ def test_the_same_job_on_this_machine(config, tmp_path):
         (("--dry-run", "--sweep", "seed"), "--sweep seed"),
         (("--dry-run", "--sweep", "seed=3..1"), "the range is empty"),
         (("--dry-run", "--sweep", "seed=1,1"), "same run twice"),
-        (("--dry-run", "--task", "shards", "--nodes", 2), "one task a part"),
+        (("--dry-run", "--task", "shards", "--nodes", 2), "one task per part"),
         (("status",), "of a run or a sweep"),
         (("status", "nowhere"), "of a run or a sweep"),
         (("results", "."), "is not a sweep"),

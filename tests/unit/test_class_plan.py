@@ -68,5 +68,5 @@ def test_classes_are_drawn_anew_for_each_epoch_and_seed():
 
 
 def test_without_classes_there_is_no_plan():
-    with pytest.raises(UserError, match="no image has a class"):
+    with pytest.raises(UserError, match="no image of the split has a label"):
         class_plan(np.full(100, -1), BatchConfig(), 0, 0)
