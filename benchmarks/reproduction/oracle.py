@@ -12,7 +12,7 @@ from dist_plm.methods.base import Targets
 from dist_plm.methods.piecewise import similarity
 from dist_plm.methods.plm import PiecewiseLinearManifold, Surroundings
 
-CHANGES = ("", "truth", "truth_apart", "views", "others", "one", "late")
+CHANGES = ("", "truth", "truth_apart", "views", "others", "one", "late", "spread")
 
 
 class ChangedTargets(PiecewiseLinearManifold):
@@ -22,7 +22,8 @@ class ChangedTargets(PiecewiseLinearManifold):
         change: `truth`: s = 1 for pairs of the same class. `truth_apart`: also s = 0 for pairs of different classes.
             `views`: only pairs of one image count; `others`: only pairs of different images. `one`: only one point of a
             pair is projected onto its piece, the mean over both. `late`: targets from unprojected points in the first
-            half of the steps.
+            half of the steps. `spread`: targets of pairs of different images are shifted and scaled to the mean and the
+            standard deviation of their distances, so that targets with other spreads can be compared.
         labels: int64 [n], the class of each training image.
         steps: Of the run.
     """
@@ -45,6 +46,8 @@ class ChangedTargets(PiecewiseLinearManifold):
             s = torch.where(label, 1.0, 0 * s if self.change == "truth_apart" else s)
         counts = {"views": image, "others": ~image}.get(self.change, torch.ones_like(image))
         delta = self._delta(s, x, x)
+        if self.change == "spread":
+            s = 1 - torch.where(image, 1 - s, matched(1 - s, distance(x, x) / delta, ~image))
         residual = (delta * (1 - s) - distance(points.student, points.student)).masked_fill(~counts, 0)
         mean = residual.fill_diagonal_(0).square().sum() / (len(x) * (len(x) - 1))
         return Loss(mean, {"point": mean.detach()}, {}, Targets(s, around.own.indices, around.own.members, 0, delta))
@@ -57,3 +60,9 @@ class ChangedTargets(PiecewiseLinearManifold):
         basis = around.basis_all
         s = point_similarity(x, basis, columns=points, column_basis=basis, **decay)
         return (s + s.mT) / 2
+
+
+def matched(values: Tensor, like: Tensor, where: Tensor) -> Tensor:
+    """Values shifted and scaled such that those of `where` have the mean and standard deviation of `like` there."""
+    own, other = values[where], like[where]
+    return (values - own.mean()) / own.std() * other.std() + other.mean()
