@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -76,16 +76,18 @@ def run(tree: Path, *line: object) -> Cost:
     return Cost(usage.ru_utime + usage.ru_stime, time.perf_counter() - began, usage.ru_maxrss * 1024)
 
 
-def train(tree: Path, options: argparse.Namespace, folder: Path, ranks: int, steps: int) -> Cost:
+def train(
+    tree: Path, options: argparse.Namespace, folder: Path, ranks: int, steps: int, precision: str = "auto"
+) -> Cost:
     """The first steps of configs/cub200_best.yaml at 112 px without sweep and evaluation, 100 images each."""
     shutil.rmtree(folder / "run", ignore_errors=True)
     start = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", ranks) if ranks > 1 else ()
-    precision = () if tree == options.before else ("--train.precision", "auto")
+    arithmetic = () if tree == options.before else ("--train.precision", precision)  # before there was fp32 alone
     return run(
         tree, *start, "-m", "dist_plm.train", "--config", "configs/cub200_best.yaml", "--run_dir", folder / "run",
         "--data.shards", options.shards.resolve(), "--data.test_split", "", "--data.workers", 1, *VIEWS,
         "--model.weights", options.weights.resolve(), "--model.head_start", "orthogonal", "--train.report", "false",
-        "--checkpoint.keep_best", "none", "--train.max_steps", steps, *precision,
+        "--checkpoint.keep_best", "none", "--train.max_steps", steps, *arithmetic,
     )  # fmt: skip
 
 
@@ -136,11 +138,12 @@ def measure(options: argparse.Namespace, tree: Path, folder: Path) -> dict[str, 
     for precision in ("fp32", "bf16"):
         for what, name in (("step", "forward + backward"), ("forward", "forward")):
             found[f"network {precision}, {name}: views / CPU s"] = alone(tree, precision, what)
-    for ranks in (1, 2):
-        few, many = (train(tree, options, folder, ranks, steps) for steps in STEPS)
+    for ranks, precision in product((1, 2), ("auto", "fp32")):
+        few, many = (train(tree, options, folder, ranks, steps, precision) for steps in STEPS)
         cpu, wall = many.rates(few, 100 * (STEPS[1] - STEPS[0]))
-        found |= {f"train, W = {ranks}: images / CPU s": cpu, f"train, W = {ranks}: images / s": wall}
-        found[f"train, W = {ranks}: peak memory of a rank, GB"] = many.memory / 1e9
+        name = f"train {precision}, W = {ranks}"
+        found |= {f"{name}: images / CPU s": cpu, f"{name}: images / s": wall}
+        found[f"{name}: peak memory of a rank, GB"] = many.memory / 1e9
     more = SIZES[1] - SIZES[0]
     few, many = (embed(tree, folder, images) for images in SIZES)
     found["embed: images / CPU s"], found["embed: images / s"] = many.rates(few, more)

@@ -1,72 +1,138 @@
 #!/usr/bin/env bash
-# All that is to be measured on a GPU, in one go. What is done is not done again: the same line goes on where it was.
+# All measurements that need a GPU, the most valuable first. Rerun the same command while it exits with 75: what is done is
+# skipped. It exits with 1 if a check failed, and 0 otherwise; every check runs whatever the others did.
 #
-#   benchmarks/gpu.sh SHARDS WEIGHTS [OUT]        CUB-200 as shards, BVLC GoogLeNet's weights; OUT: benchmarks/gpu
-#   SMALL=1 benchmarks/gpu.sh SHARDS '' [OUT]     a trial with small sizes in minutes, on a CPU too
-#   SECONDS_A_PIECE=1500 ...                      the run of CUB-200 stops after so long, saved, with status 75
+#   benchmarks/gpu.sh [SHARDS] [WEIGHTS] [OUT]
 #
-# OUT gets machine.txt, tests.txt, checks.md, bench_*.json and .txt, baseline_loop.md, cub200/ and curve.md.
+# SHARDS: CUB-200 (python shards/build.py cub200 ...); empty: rendered glyphs. WEIGHTS: of BVLC GoogLeNet; empty: random.
+# OUT: benchmarks/gpu/CARD. OUT/results.md is to be committed; OUT/work holds runs and logs.
+#
+#   CALL_SECONDS=540   a call starts no step that might not end within it
+#   PATIENCE=1         multiplies the time limit of each step
+#   SMALL=1            small sizes, for a trial on a CPU
+#   PYTHON=python3     an interpreter with torch; what else a check needs and does not find is reported as not checked
 set -uo pipefail
-shards=$(realpath "${1:?shards of CUB-200 (python shards/build.py cub200 ...)}") || exit 2
-weights=${2?weights of BVLC GoogLeNet, or an empty word}
-out=${3:-benchmarks/gpu}
-piece=${SECONDS_A_PIECE:-1500}
-[ -z "$weights" ] || weights=$(realpath "$weights") || exit 2
+py=${PYTHON:-python3}
+shards=${1:-} weights=${2:-}
+[ -z "$shards" ] || shards=$(realpath -e "$shards") || exit 2
+[ -z "$weights" ] || weights=$(realpath -e "$weights") || exit 2
 [ -z "${3:-}" ] || out=$(realpath -m "$3")
 cd "$(dirname "$0")/.." || exit 2
-mkdir -p "$out"
-failed=0
-gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
+card=$("$py" -c 'import torch; print(torch.cuda.get_device_name().replace(" ", "_") if torch.cuda.is_available() else "CPU")') ||
+  { echo "$py has no torch: name an interpreter by PYTHON"; exit 2; }
+gpus=$("$py" -c 'import torch; print(torch.cuda.device_count())')
+out=${out:-$PWD/benchmarks/gpu/$card}
+work=$out/work
+mkdir -p "$work"
+touch "$work/status.tsv"
+deadline=$((SECONDS + ${CALL_SECONDS:-540}))
 
-# step NAME COMMAND...: standard output goes to OUT/NAME when the command ends well; its errors to OUT/NAME.err
+has() { "$py" -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$1') is None)"; }
+note() { printf '%s\t%s\t%s\n' "$1" "$2" "$3" >> "$work/status.tsv"; echo "$1: $2"; }
+done_before() { cut -f 1 "$work/status.tsv" | grep -qx -- "$1"; }
+again() { echo "rerun the same command to continue with $1"; exit 75; }
+
+# step NAME SECONDS COMMAND...: the result goes to OUT/work/NAME.txt. Statuses: 0 ok, 77 not checked, anything else failed.
 step() {
-  local name=$1
-  shift
-  [ -s "$out/$name" ] && { echo "$name: done before"; return; }
-  echo "$name: $*"
-  if "$@" > "$out/$name.tmp" 2> "$out/$name.err"; then
-    mv "$out/$name.tmp" "$out/$name"
-  else
-    echo "$name: FAILED, see $out/$name.err"
-    failed=1
-  fi
+  local name=$1 limit=$(($2 * ${PATIENCE:-1})) begin=$SECONDS status
+  shift 2
+  done_before "$name" && return
+  [ $((deadline - SECONDS)) -ge "$limit" ] || again "$name"
+  timeout -k 15 "$limit" "$@" > "$work/$name.txt" 2> "$work/$name.err" < /dev/null
+  status=$?
+  case $status in
+    0) note "$name" ok $((SECONDS - begin)) ;;
+    77) note "$name" "not checked" $((SECONDS - begin)) ;;
+    124 | 137) note "$name" "FAILED: not done after $limit s" $((SECONDS - begin)) ;;
+    *) note "$name" "FAILED (status $status): $(grep -v '^ *$' "$work/$name.err" | tail -n 1 | cut -c 1-160)" $((SECONDS - begin)) ;;
+  esac
 }
+skip() { done_before "$1" || note "$1" "not checked: $2" 0; }
+# needs NAME PACKAGE SECONDS COMMAND...: a step, where the package is installed
+needs() { if has "$2"; then step "$1" "${@:3}"; else skip "$1" "$2 is not installed"; fi; }
 
 if [ "${SMALL:-0}" = 1 ]; then
-  sizes=(--quick)
-  checks=(--points 50 --rows 3000 --queries 300)
-  loop=(--size 48 --images 20 --steps 1 --repeats 1 --workers 1 --backbone small)
-  run=(--views.size 32 --views.resize 36 --model.backbone small --batch.groups 4 --batch.group_size 5
-       --train.epochs 2 --train.max_steps 20 --evaluation.nmi false)
+  size=(--small)
+  bench=(--quick)
+  run=(--views.size 32 --views.resize 36 --model.backbone small --model.weights '' --batch.groups 4 --batch.group_size 5
+       --train.max_steps 8 --train.epochs 1 --warm_up.epochs 0 --evaluation.nmi false --data.workers 1)
 else
-  sizes=(--config configs/cub200.yaml)
-  checks=()
-  loop=(--size 227 --steps 10 --repeats 5 --workers 8)
-  run=(--model.weights "$weights")
+  size=()
+  bench=(--config configs/cub200.yaml --model.weights "$weights")
+  run=(--config configs/cub200.yaml --model.weights "$weights")
+fi
+check() { step "$1" "$2" "$py" -m benchmarks.gpu_checks "$1" "${size[@]}"; }
+cost() { step "$1" "$2" "$py" -m benchmarks.gpu_steps "$1" "${size[@]}"; }
+ratios() { needs "bench_$1_$2" jsonargparse "$3" "$py" -m dist_plm.bench "${bench[@]}" --markdown --only "$2" --shards "$shards" "${@:4}"; }
+
+step machine 60 bash -c 'nvidia-smi --query-gpu=name,driver_version,memory.total,compute_cap --format=csv,noheader 2> /dev/null ||
+  grep -m 1 "model name" /proc/cpuinfo
+  "$0" -m pip list 2> /dev/null | grep -iE "^(torch|torchvision|triton|faiss|deepspeed|timm|numpy)[a-z-]* "
+  git rev-parse HEAD 2> /dev/null || echo "no git here"' "$py"
+# Glyphs where no data set was named: the loader, sweeps and the run need images.
+if [ -z "$shards" ]; then
+  needs demo matplotlib 300 "$py" shards/build.py demo --images 400 --size 64 --classes 8 --workers 2 --out "$work/demo"
+  shards=$work/demo
 fi
 
-step machine.txt bash -c 'nvidia-smi 2>&1 || lscpu; python -m pip list 2>/dev/null | grep -iE "torch|triton|faiss|pillow"; git rev-parse HEAD || true'
-step tests.txt python -m pytest -q tests/unit/test_selection.py tests/unit/test_step_cost.py tests/unit/test_index.py
-step checks.md python -m benchmarks.gpu_checks "${checks[@]}"
-for precision in fp32 bf16; do
-  table=(python -m dist_plm.bench "${sizes[@]}" --shards "$shards" --train.precision "$precision")
-  step "bench_$precision.txt" "${table[@]}" --out "$out/bench_$precision.json"
-done
-step bench_compiled.txt "${table[@]}" --runtime.compile true --only P1,P2 --out "$out/bench_compiled.json"
-if [ "$gpus" -gt 1 ]; then
-  step bench_ranks.txt torchrun --standalone --nproc_per_node "$gpus" -m dist_plm.bench "${sizes[@]}" --out "$out/bench_ranks.json"
+# 1. The kernel and the libraries of which nothing ran on this card before.
+check kernel 200
+check searches 200
+check decoding 120
+check second_stream 240
+check collectives 120
+# 2. A step: kernels, waits, host or device; then the ratios.
+cost trace 240
+ratios fp32 P1,P2 400
+ratios bf16 P1,P2 400 --train.precision bf16
+ratios tf32 P1,P2 400 --train.precision tf32
+if "$py" -c 'import inspect, sys, torch; sys.exit("isolate_recompiles" not in inspect.signature(torch.compile).parameters)'; then
+  ratios compiled P1,P2 500 --train.precision bf16 --runtime.compile true
+else
+  skip bench_compiled_P1,P2 "runtime.compile needs torch 2.14"
 fi
-step baseline_loop.md python -m benchmarks.baseline_loop "$shards" "${loop[@]}"
+for group in P4,P5 P6,P11 P7,P13 P8 P9,P10 P12; do ratios fp32 "$group" 500; done
+# 3. Ranks, and the same bits twice.
+cost reproducible 200
+ranks=$((gpus > 1 ? gpus : 2))
+if [ "$gpus" = 1 ]; then
+  skip ranks "one GPU, and NCCL takes one rank a GPU"
+else
+  for lost in dies sleeps; do
+    step "ranks_$lost" 250 env LOST="$lost" "$py" -m torch.distributed.run --standalone --nproc_per_node "$ranks" -m benchmarks.gpu_ranks
+  done
+fi
+# 4. and 5. Every setting of a step; what saving leaves behind.
+cost settings 500
+cost saves 200
+# 6. A ViT in bf16.
+needs vit timm 300 "$py" -m benchmarks.gpu_steps vit "${size[@]}"
+# 7. The paper's run in pieces: SIGTERM saves a checkpoint and ends it with 75.
+if has jsonargparse && has webdataset && [ -d "$shards" ]; then
+  while ! done_before run; do
+    left=$((deadline - SECONDS - 45))
+    [ "$left" -ge 60 ] || again run
+    timeout -s TERM -k 60 "$left" "$py" -m dist_plm.train "${run[@]}" --data.shards "$shards" --run_dir "$work/run" 2>> "$work/run.err"
+    case $? in
+      0) note run ok $SECONDS ;;
+      75 | 124) again run ;;
+      *) note run "FAILED: $(tail -n 1 "$work/run.err" | cut -c 1-160)" 0 ;;
+    esac
+  done
+  [ ! -s "$work/run/metrics.jsonl" ] || step curve 100 "$py" benchmarks/curve.py "$work/run"
+else
+  skip run "jsonargparse, webdataset and a data set are needed"
+fi
 
-# The paper's run, in pieces: SIGTERM saves and leaves with 75, and the same line resumes.
-if [ ! -s "$out/curve.md" ]; then
-  echo "cub200: $piece s of it"
-  timeout --preserve-status -s TERM "$piece" python -m dist_plm.train --config configs/cub200.yaml --data.shards "$shards" \
-    --run_dir "$out/cub200" "${run[@]}" 2>> "$out/cub200.err"
-  case $? in
-    0) step curve.md python benchmarks/curve.py "$out/cub200" ;;
-    75) echo "cub200: saved; the same line goes on"; exit 75 ;;
-    *) echo "cub200: FAILED, see $out/cub200.err"; failed=1 ;;
-  esac
-fi
-exit $failed
+{
+  echo "# $card"
+  echo
+  echo '| check | outcome | seconds |'
+  echo '|---|---|---:|'
+  awk -F '\t' '{print "| " $1 " | " $2 " | " $3 " |"}' "$work/status.tsv"
+  cut -f 1 "$work/status.tsv" | while read -r name; do
+    [ ! -s "$work/$name.txt" ] || { echo; echo "## $name"; echo; cat "$work/$name.txt"; }
+  done
+} > "$out/results.md"
+echo "results: $out/results.md"
+! cut -f 2 "$work/status.tsv" | grep -q '^FAILED'

@@ -61,7 +61,7 @@ def hit_rate(plans: list[np.ndarray], size: int) -> tuple[float, float]:
     for epoch, rows in enumerate(plans):
         ids = rows.ravel()
         following = next_uses(ids)
-        cache.foresee(ids, np.arange(len(ids)))
+        cache.expect(ids, np.arange(len(ids)))
         for id, later in zip(ids.tolist(), following.tolist(), strict=True):
             hit = id in cache
             if epoch:

@@ -23,12 +23,12 @@ def main(url: str, split: str) -> None:
         rows = np.random.default_rng(0).permutation(len(store))[:images].reshape(-1, BATCH)
         print(f"{len(store):,} images in {len(store.shards):,} shards, {store.offsets['size'].mean():,.0f} bytes each")
         for name in ("as planned, empty cache", "as planned, full cache"):
-            with measured(name, store, images), store.foresee(rows) as foresight:
+            with measured(name, store, images), store.prefetch(rows) as prefetcher:
                 for step, row in enumerate(rows):
-                    foresight.ready(step, True)
+                    prefetcher.ready(step, True)
                     for id in row.tolist():
                         store.read(id)
-                    foresight.advance()
+                    prefetcher.advance()
     with tempfile.TemporaryDirectory() as folder:
         store = RemoteStore(DataConfig(shards=url, cache_dir=folder), split)
         with measured("sweep", store, len(store)):

@@ -4,16 +4,24 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from dist_plm.cli import OneLineParser, add_frozen_options, add_threads, check_frozen_options, run_command, weights_path
+from dist_plm.cli import (
+    OneLineParser,
+    add_frozen_options,
+    add_threads,
+    check_frozen_options,
+    location,
+    run_command,
+    weights_path,
+)
 from dist_plm.config import RuntimeConfig
 from dist_plm.errors import UserError
 
 
 def main() -> int:
-    """Embed; what can't be read is counted, told and left out."""
+    """Embed all readable images; others are counted and listed."""
     options = _parse()
     if options.out.exists():
-        raise UserError(f"{options.out} exists{_difference(options)}: remove it, or name another folder with --out")
+        raise UserError(f"{options.out} exists{_difference(options)}: remove it, or choose another folder with --out")
 
     from dist_plm.datasets.account import account, reasons
     from dist_plm.distributed.connection import connect, disconnect
@@ -33,7 +41,7 @@ def main() -> int:
         if options.checkpoint:
             embedder = load_network(locate(options.checkpoint, world), options.model, world.device)
         else:
-            # Beside the index, where all nodes see it.
+            # Beside the index, visible to all nodes.
             with tempfile.TemporaryDirectory(prefix=".sweep_", dir=options.out.absolute().parent) as name:
                 frozen = frozen_network(options, Path(world.from_first(lambda: name)), world, display)
                 world.barrier("the end of the whitening")
@@ -48,19 +56,19 @@ def main() -> int:
             lists = [options.out / name for name in (UNREADABLE, IGNORED)]
             print(account(str(options.images), summary["count"], *map(reasons, lists)))
         if summary["unreadable"]:
-            print(f"{summary['unreadable']:,} unreadable, left out: {options.out / UNREADABLE}")
+            print(f"{summary['unreadable']:,} unreadable, skipped: {options.out / UNREADABLE}")
         if summary["ignored"]:
             print(f"{summary['ignored']:,} ignored: {options.out / IGNORED}")
     return 0
 
 
 def _difference(options: argparse.Namespace) -> str:
-    """What an index that is there and the folder that was named differ in; empty where it is not of that folder."""
+    """How an existing index differs from the given folder; empty if it belongs to another folder."""
     from dist_plm.search_index.maintenance import changes
     from dist_plm.search_index.search_index import Catalogue
 
     try:
-        catalogue = Catalogue(options.out)
+        catalogue = Catalogue(options.out, backbone=options.backbone)
         if not options.images or catalogue.images.place().get("folder") != str(options.images.resolve()):
             return ""
         command = f"`python -m dist_plm.search_index update {options.out}` brings it up to date"
@@ -75,16 +83,16 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--model", choices=("student", "teacher"), default="", help="of a run: student by default")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--images", type=Path, help="folder of images, with all folders below; what a file holds decides, not its name"
+        "--images", type=Path, help="folder of images, searched recursively; names and extensions don't matter"
     )
-    source.add_argument("--shards", help="data set folder, or its URL")
+    source.add_argument("--shards", type=location, help="data set folder, or its URL")
     parser.add_argument("--split", default="test", help="split of the shards")
-    parser.add_argument("--out", type=weights_path, required=True, help="index directory to make")
-    parser.add_argument("--workers", type=int, default=2, help="decoding threads of a rank")
+    parser.add_argument("--out", type=weights_path, required=True, help="index directory to create")
+    parser.add_argument("--workers", type=int, default=2, help="decoding threads per rank")
     add_frozen_options(parser)
     add_threads(parser)
     options = parser.parse_args()
-    check_frozen_options(options)
+    check_frozen_options(options, trained=bool(options.checkpoint))
     if options.workers < 1:
         parser.error(f"--workers is {options.workers}: at least 1")
     return options

@@ -1,4 +1,4 @@
-"""`python -m dist_plm.evaluate`: recall@K, MAP@R and NMI of a run's newest checkpoint or of an export, on any ranks."""
+"""`python -m dist_plm.evaluate`: recall@K, MAP@R and NMI of a run's newest checkpoint or of an export."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dist_plm.cli import OneLineParser, add_frozen_options, add_threads, check_frozen_options, run_command
+from dist_plm.cli import OneLineParser, add_frozen_options, add_threads, check_frozen_options, location, run_command
 from dist_plm.config import Config, RuntimeConfig
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
@@ -32,7 +32,9 @@ def main() -> int:
         with _scratch(options.checkpoint, world) as name:
             folder = Path(world.from_first(lambda: name))
             trained = _located(options, folder, world)
-            results = _evaluate(trained, _config(trained, options), folder, world)
+            config = _config(trained, options)
+            results = _few(trained, config, options, world) if options.labels else None
+            results = results or _evaluate(trained, config, folder, world)
             world.barrier("the end of the evaluation")
     finally:
         disconnect(world)
@@ -61,7 +63,7 @@ def _located(options: argparse.Namespace, folder: Path, world: "World") -> "Trai
 
 
 def _scratch(path: Path | None, world: "World") -> "tempfile.TemporaryDirectory[str]":
-    """A folder beside the network, where all nodes see it; elsewhere if that can't be written: somebody else's run."""
+    """A temporary folder beside the network, visible to all nodes; elsewhere if that can't be written."""
     if path is None and world.size == world.node_size:
         return tempfile.TemporaryDirectory(prefix="sweep_")
     try:
@@ -69,8 +71,8 @@ def _scratch(path: Path | None, world: "World") -> "tempfile.TemporaryDirectory[
     except OSError as error:
         if world.size > world.node_size:
             raise UserError(
-                f"{path} can't be written ({error.strerror}), and ranks on several nodes have no other folder that "
-                "they share: start those of one node, or copy it"
+                f"{path} can't be written ({error.strerror}), and ranks on several nodes need a shared "
+                "folder: use one node, or copy it"
             ) from error
         return tempfile.TemporaryDirectory(prefix="sweep_")
 
@@ -80,24 +82,29 @@ def _keep(path: Path, text: str) -> None:
         with replacing(path) as file:
             file.write(text.encode())
     except OSError as error:
-        print(f"warning: {path} can't be written ({error.strerror}): the lines above are all there is", file=sys.stderr)
+        print(f"warning: {path} can't be written ({error.strerror}): the results were only printed", file=sys.stderr)
 
 
 def _parse() -> argparse.Namespace:
     parser = OneLineParser(prog="python -m dist_plm.evaluate", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, help="run directory or export")
-    parser.add_argument("--shards", help="data set folder or URL (a run's own by default)")
+    parser.add_argument("--shards", type=location, help="data set folder or URL (a run's own by default)")
     parser.add_argument("--split", help="split of the queries (a run's test split by default, else `test`)")
-    parser.add_argument("--gallery", help="split that is searched, where it is not the queries' own")
+    parser.add_argument("--gallery", help="gallery split, if different from that of the queries")
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        help="CSV of path,label for a few hundred images: recall among them, and against the start",
+    )
     add_frozen_options(parser)
     add_threads(parser, "as in the run, else all cores")
     options = parser.parse_args()
-    check_frozen_options(options)
+    check_frozen_options(options, trained=bool(options.checkpoint))
     return options
 
 
 def _runtime(path: Path | None) -> RuntimeConfig:
-    """Of the run, which says how its numbers were computed; known before the ranks meet."""
+    """Runtime settings of the run, needed before the rendezvous."""
     from dist_plm.cli import load_config
 
     return load_config(path / "config.yaml").runtime if path and (path / "config.yaml").exists() else RuntimeConfig()
@@ -106,7 +113,7 @@ def _runtime(path: Path | None) -> RuntimeConfig:
 def _config(trained: "TrainedRun | TrainedExport | FrozenNetwork", options: argparse.Namespace) -> Config:
     config = trained.config
     if not (options.shards or config.data.shards):
-        raise UserError(f"{trained.path} is no run and has no data of its own: name a data set with --shards")
+        raise UserError(f"{trained.path} is not a run and has no data set: name one with --shards")
     data = replace(
         config.data,
         shards=options.shards or config.data.shards,
@@ -114,6 +121,29 @@ def _config(trained: "TrainedRun | TrainedExport | FrozenNetwork", options: argp
         gallery_split=options.gallery if options.gallery is not None else config.data.gallery_split,
     )
     return replace(config, data=data)
+
+
+def _few(
+    trained: "TrainedRun | TrainedExport | FrozenNetwork", config: Config, options: argparse.Namespace, world: "World"
+) -> list[dict[str, Any]]:
+    """Recall on the images of --labels, by every rank for itself; in words on standard error."""
+    from dist_plm.data.opening import open_split
+    from dist_plm.encoders.labelled import evaluate_labelled, read_labels
+
+    split = options.split or config.data.test_split or config.data.train_split
+    labelled = read_labels(options.labels, open_split(config.data, split))
+    start = options.checkpoint / "start" if options.checkpoint else None
+    results = []
+    for name in trained.names:
+        embedder = trained.load(name, world.device)
+        result = evaluate_labelled(embedder, labelled, start, config=config)
+        at = {"step": embedder.source["step"], "epoch": embedder.source["epochs"], "model": name}
+        results.append({"event": "labelled", **at, "split": split, **result})
+        if world.is_first:
+            low, high = (100 * result["interval"][end] for end in ("low", "high"))
+            said = f"{name}: R@1 {100 * result['recall']['1']:.1f} % (95 % {low:.1f} to {high:.1f})"
+            print("; ".join([said, *([result["text"]] if "text" in result else [])]), file=sys.stderr)
+    return results
 
 
 def _evaluate(
@@ -127,14 +157,14 @@ def _evaluate(
     try:
         for name in trained.names:
             embedder = trained.load(name, world.device)
-            result = evaluate(embedder.embed, folder / name, config=config, world=world, display=display)
-            if result is None:
+            evaluation = evaluate(embedder.embed, folder / name, config=config, world=world, display=display)
+            if evaluation is None:
                 raise UserError(
-                    f"split {config.data.test_split!r} of {config.data.shards} has no labels to evaluate by, or no "
-                    "class with an image to find: name another with --split"
+                    f"split {config.data.test_split!r} of {config.data.shards} has no labels, or no class with two "
+                    "images: choose another with --split"
                 )
             at = {"step": embedder.source["step"], "epoch": embedder.source["epochs"]}
-            results.append({"event": "eval", **at, "model": name, **result})
+            results.append({"event": "eval", **at, "model": name, **evaluation.result})
     finally:
         display.close()
     return results

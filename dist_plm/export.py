@@ -1,6 +1,6 @@
 """`python -m dist_plm.export`: the embedding network as safetensors and JSON, and as ONNX or torch.export on request.
 
-Each file is checked on real images against the network in the checkpoint before the export gets its name.
+Each file is compared with the network in the checkpoint on real images before the export is renamed into place.
 """
 
 import argparse
@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dist_plm.cli import OneLineParser, add_code_option, run_command, weights_path
+from dist_plm.cli import OneLineParser, add_code_option, location, run_command, weights_path
 from dist_plm.config import DataConfig
 from dist_plm.errors import RunFailure, UserError
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("safetensors", "onnx", "torch_export")
 IMAGES = 32
-# Largest difference of a coordinate of two unit vectors. Other kernels sum in another order: ONNX Runtime was
-# 4e-7 off at most, for networks of 0.5 M to 86 M parameters.
+# Largest difference of a coordinate of two unit vectors. Other kernels sum in another order: ONNX Runtime differed
+# by at most 4e-7, for networks of 0.5 M to 86 M parameters.
 BOUND = 1e-5
 
 
@@ -32,7 +32,7 @@ def main() -> int:
     options = _parse()
     out = options.out or options.checkpoint / f"export_{options.model or 'student'}"
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists: remove it, or name another folder with --out")
+        raise UserError(f"{out} exists: remove it, or choose another folder with --out")
 
     from dist_plm.encoders.graphs import require
 
@@ -55,7 +55,7 @@ def main() -> int:
         checks = _write(temporary, embedder, views, options.format, display)
         temporary.rename(out)
     except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror}): name another folder with --out") from error
+        raise UserError(f"{out} cannot be written ({error.strerror}): choose another folder with --out") from error
     finally:
         display.close()
         shutil.rmtree(temporary, ignore_errors=True)
@@ -69,9 +69,9 @@ def _parse() -> argparse.Namespace:
     parser = OneLineParser(prog="python -m dist_plm.export", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="run directory, or an export to convert")
     parser.add_argument("--model", choices=("student", "teacher"), default="", help="of a run: student by default")
-    parser.add_argument("--out", type=weights_path, help="folder to make (RUN_DIR/export_MODEL by default)")
-    parser.add_argument("--format", nargs="+", choices=FORMATS, default=["safetensors"], help="safetensors always")
-    parser.add_argument("--shards", help="data set to check on (a run's own by default)")
+    parser.add_argument("--out", type=weights_path, help="folder to create (default: RUN_DIR/export_MODEL)")
+    parser.add_argument("--format", nargs="+", choices=FORMATS, default=["safetensors"], help="safetensors is implied")
+    parser.add_argument("--shards", type=location, help="data set for the check (default: the run's)")
     add_code_option(parser)
     return parser.parse_args()
 
@@ -86,7 +86,7 @@ def _views(shards: str | None, data: DataConfig, embedder: "Embedder") -> "Tenso
 
     data = replace(data, shards=shards or data.shards)
     if not data.shards:
-        raise UserError("an export is checked on real images: name a data set with --shards")
+        raise UserError("the check of an export needs real images: name a data set with --shards")
     with open_split(data, data.test_split or data.train_split) as store:
         ids = np.linspace(0, len(store) - 1, min(IMAGES, len(store))).astype(int)
         images = [eval_view(store.read_image(int(id)), config=embedder.views) for id in ids]
@@ -96,12 +96,12 @@ def _views(shards: str | None, data: DataConfig, embedder: "Embedder") -> "Tenso
 def _write(
     folder: Path, embedder: "Embedder", views: "Tensor", formats: list[str], display: "Display"
 ) -> dict[str, Any]:
-    """Write and check every file; model.json last. Returns what model.json says of the checks."""
+    """Write and check every file; model.json last. Returns the checks for model.json."""
     from dist_plm.encoders.embedder import ready
     from dist_plm.encoders.exported import WEIGHTS, read_weights, write_description, write_weights
     from dist_plm.encoders.graphs import WRITERS
 
-    # In its weights' precision: a run in bf16 embeds by kernels that no other program has.
+    # In the precision of its weights: other programs lack the bf16 kernels.
     expected = _embedded(embedder.network, views)
     differences: dict[str, float] = {}
     others = [name for name in WRITERS if name in formats]
@@ -130,7 +130,9 @@ def _embedded(run: "Run", views: "Tensor") -> "Tensor":
 def _difference(file: str, found: "Tensor", expected: "Tensor") -> float:
     difference = float((found - expected).abs().max())
     if not difference <= BOUND:
-        raise RunFailure(f"{file} embeds otherwise than the checkpoint: {difference:.1e} apart, at most {BOUND:.0e}")
+        raise RunFailure(
+            f"{file} gives other embeddings than the checkpoint: {difference:.1e} apart, at most {BOUND:.0e}"
+        )
     return difference
 
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dist_plm.cli import OneLineParser, add_code_option, add_threads, run_command, weights_path
+from dist_plm.cli import OneLineParser, add_code_option, add_threads, location, run_command, weights_path
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
 from dist_plm.files.names import printable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    """Embed the query, search, print; write the sheet where one is asked for."""
+    """Embed the query, search, print; write a contact sheet on request."""
     options = _parse()
     try:
         data = options.image.read_bytes()
@@ -24,20 +24,18 @@ def main() -> int:
 
     from dist_plm.data.decode import decode
     from dist_plm.distributed.process import limit_threads
-    from dist_plm.model.own_backbone import allow
     from dist_plm.search_index.search_index import Catalogue
     from dist_plm.search_index.sheet import contact_sheet
 
-    allow(options.backbone)
     limit_threads(options.threads)
-    catalogue = Catalogue(options.index, images=options.images)
+    catalogue = Catalogue(options.index, images=options.images, backbone=options.backbone)
     try:
         query = decode(data)
         (neighbours,) = catalogue.search(catalogue.embed(data), options.k)
     except ValueError as error:
         raise UserError(f"--image {options.image}: {error}") from error
     if options.sheet:
-        _ = catalogue.images  # a sheet of empty tiles helps nobody
+        _ = catalogue.images  # fail early if the images are not available
     _print(neighbours, f"nearest to {options.image.name} in {catalogue.folder}")
     if options.sheet:
         sheet = contact_sheet(query, options.image.name, neighbours, catalogue)
@@ -56,14 +54,14 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--image", type=Path, required=True, help="the query")
     parser.add_argument("--k", type=int, default=10, help="neighbours to show")
     parser.add_argument(
-        "--images", default="", help="folder or data set of the images, where the index is not your own"
+        "--images", type=location, default="", help="folder or data set of the images, where the index is not your own"
     )
     parser.add_argument("--sheet", type=Path, help="PNG of the query and its neighbours")
     add_threads(parser, "all cores")
     add_code_option(parser)
     options = parser.parse_args()
     if options.sheet and options.sheet.suffix.lower() != ".png":
-        parser.error(f"--sheet {options.sheet}: a sheet is a PNG, let its name end in .png")
+        parser.error(f"--sheet {options.sheet}: the contact sheet is a PNG, its name must end in .png")
     return options
 
 
@@ -84,7 +82,7 @@ def _print(neighbours: "list[Neighbour]", title: str) -> None:
         table.add_row(
             str(each.rank), f"{each.cosine:.4f}", f"{each.distance:.4f}", *label, escape(printable(each.name))
         )
-    # Into a file or a pipe a name is written on one line, however long.
+    # Names are not wrapped in a file or a pipe.
     Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(table)
 
 

@@ -1,4 +1,4 @@
-"""`python -m dist_plm.serve`: a page where one drops an image and sees its neighbours, and the HTTP behind it."""
+"""`python -m dist_plm.serve`: a web page and HTTP API for searching an index by image."""
 
 import argparse
 import importlib.util
@@ -7,10 +7,10 @@ import socket
 import sys
 from typing import NoReturn
 
-from dist_plm.cli import OneLineParser, add_code_option, add_threads, run_command, weights_path
+from dist_plm.cli import OneLineParser, add_code_option, add_threads, location, run_command, weights_path
 from dist_plm.errors import UserError
 
-# A connection that sends nothing for a while is closed; many that are open hold up none that asks.
+# Idle connections are closed; open ones don't block new ones.
 BOUNDS = {"threads": 4, "connection_limit": 500, "channel_timeout": 20, "cleanup_interval": 5}
 
 
@@ -24,14 +24,12 @@ def main() -> int:
     from waitress import create_server
 
     from dist_plm.distributed.process import limit_threads
-    from dist_plm.model.own_backbone import allow
     from dist_plm.search_index.search_index import Catalogue
     from dist_plm.search_index.web import create_app
 
-    allow(options.backbone)
     limit_threads(options.threads)
-    catalogue = Catalogue(options.index, images=options.images)
-    _ = catalogue.images  # gone images are told now, not to the first visitor
+    catalogue = Catalogue(options.index, images=options.images, backbone=options.backbone)
+    _ = catalogue.images  # report missing images at the start
     most_bytes = int(options.max_upload_mb * 1e6)
     listening = _listen(options.host, options.port)
     address, port = listening.getsockname()[:2]
@@ -62,7 +60,7 @@ def _parse() -> argparse.Namespace:
     parser = OneLineParser(prog="python -m dist_plm.serve", description=__doc__)
     parser.add_argument("index", type=weights_path, metavar="INDEX_DIR", help="made by python -m dist_plm.embed")
     parser.add_argument(
-        "--images", default="", help="folder or data set of the images, where the index is not your own"
+        "--images", type=location, default="", help="folder or data set of the images, where the index is not your own"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address; another one shows your images to all")
     parser.add_argument("--port", type=int, default=8000, help="0 takes any free one")

@@ -1,4 +1,4 @@
-"""`python -m dist_plm.train`: train an embedding, or go on with it. Under torchrun on all ranks, alone without it."""
+"""`python -m dist_plm.train`: train an embedding, or resume a run; on several ranks under torchrun."""
 
 import os
 import sys
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 
 def command_line() -> ConfigParser:
-    """All arguments of the command; `launch` reads them too."""
-    parser = config_parser(
-        "train", "Train a retrieval embedding from unlabelled images. The same command again resumes."
-    )
-    parser.add_argument("--plan", action="store_true", help="print what the run would need, and exit")
+    """The argument parser of the command, which the Slurm launcher uses too."""
+    parser = config_parser("train", "Train a retrieval embedding from unlabelled images. Rerun the command to resume.")
+    parser.add_argument("--plan", action="store_true", help="print time, memory and disk that the run needs, and exit")
     parser.add_argument(
-        "--force_resume", action="store_true", help="go on with a run_dir even though settings of this run differ"
-    )
-    parser.add_argument("--profile", action="store_true", help="say where the time of a few steps goes, with a trace")
+        "--images_per_second", type=float, default=0.0,
+        help="training rate of all ranks for --plan, instead of a measurement on this machine",
+    )  # fmt: skip
+    parser.add_argument("--force_resume", action="store_true", help="resume the run in run_dir with changed settings")
+    parser.add_argument("--profile", action="store_true", help="profile a few steps: time by part, and a trace")
     return parser
 
 
 def main() -> int:
-    """Parse, check, train. Status 0 done, 1 failure, 2 wrong usage, 75 preempted and saved."""
+    """Parse, check, train. Exit status 0 done, 1 failure, 2 usage error, 75 preempted with a checkpoint."""
     parser = command_line()
     parsed = parser.parse_args()
     world_size = place().size
@@ -38,19 +38,19 @@ def main() -> int:
     if parsed.plan:
         from dist_plm.training.resources import estimate
 
-        estimate(config, world_size)
+        estimate(config, world_size, images_per_second=parsed.images_per_second)
         return 0
     return _train(config, force=parsed.force_resume, profile=parsed.profile)
 
 
 def checked_config(parser: ConfigParser, parsed: Namespace, world_size: int, *, build: bool = True) -> Config:
-    """The configuration of a run that can start, and its data set: the demo's is built if it is missing.
+    """The checked configuration of a run; the demo's data set is built if it is missing.
 
     Args:
-        build: False leaves missing data missing, which is an error then.
+        build: False makes a missing demo data set an error.
 
     Raises:
-        UserError: it can't start.
+        UserError: The run can't start.
     """
     from dist_plm.checks import ask_for_settings, check, check_settings
     from dist_plm.model.own_backbone import allow
@@ -62,8 +62,8 @@ def checked_config(parser: ConfigParser, parsed: Namespace, world_size: int, *, 
     config, taken = as_begun(config, parser.given)
     if taken and speaks():
         listed = ", ".join(f"{key} {value}" for key, value in taken.items())
-        print(f"from {config.run_dir}, as neither a file nor an option sets them: {listed}", file=sys.stderr)
-    if "model.backbone" not in taken:  # code named in a run directory alone is not imported
+        print(f"taken from {config.run_dir}, not set by a file or an option: {listed}", file=sys.stderr)
+    if "model.backbone" not in taken:  # code that only a run directory names is not imported
         allow(config.model.backbone)
     check_settings(config, world_size)
     if build:
@@ -81,13 +81,14 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
     from dist_plm.distributed.preemption import PREEMPTED, Preempted, Preemption
     from dist_plm.distributed.torchrun import leave_status
     from dist_plm.distributed.world import RankFailure
+    from dist_plm.evaluation.deployment import deployment, summary
     from dist_plm.report.at_end import report_at_end
     from dist_plm.telemetry.progress import Display
     from dist_plm.training.opening import open_run
     from dist_plm.training.precision import resolve_precision
     from dist_plm.training.trainer import Trainer
 
-    with Preemption(config.runtime.signals) as preemption:
+    with Preemption() as preemption:
         world = connect(config.runtime, preemption)
         display, status = Display(world), 0
         try:
@@ -97,7 +98,7 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
             greeting = _detected(config, world, reason)
             opened = open_run(config, world, force=force)
             if opened.finished:
-                display.say(f"{opened.directory.path} is finished at step {opened.at.step}")
+                display.say(f"{opened.directory.path} is complete at step {opened.at.step}")
             else:
                 Trainer(opened, display, greeting=greeting, profile=profile).run()
         except Preempted as reason:
@@ -107,19 +108,21 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
             display.close()
             print(line := f"rank {world.rank}: {failure}", file=sys.stderr, flush=True)
             leave_status(1, line)
-            os._exit(1)  # leaving the process group in order would wait for the dead
+            os._exit(1)  # destroying the process group would wait for the dead rank
         finally:
             display.close()
-            if world.health:  # a thread that beats while the interpreter ends takes the process down with SIGABRT
+            if world.health:  # a heartbeat during interpreter shutdown ends the process with SIGABRT
                 world.health.close()
         disconnect(world)
     if not status and world.is_first and config.train.report:
         report_at_end(Path(config.run_dir), config.model.backbone)
+    if not status and world.is_first:
+        print(summary(deployment(Path(config.run_dir), config), config), flush=True)
     return status
 
 
 def _detected(config: Config, world: "World", precision_reason: str) -> str:
-    """What was found on this machine and what follows from it, said once."""
+    """The greeting: hardware and the choices that follow from it."""
     import torch
 
     from dist_plm.data.opening import manifest_of

@@ -15,7 +15,7 @@ OUTSIDE = {"benchmarks", "launch", "shards", "tests"}
 
 # From the top down. A room imports from rows below its own, never from its own row or above.
 FLOORS = (
-    ("slurm",),
+    ("fit", "slurm"),
     ("api", "train"),
     ("bench", "report", "search_index", "supervision"),
     ("checks", "encoders"),

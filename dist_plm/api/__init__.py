@@ -6,13 +6,14 @@ Errors that the user can fix are `dist_plm.errors.UserError`.
 from collections.abc import Hashable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
+from dist_plm.config import ModelConfig
 from dist_plm.data.picture import Picture, open_picture
 from dist_plm.data.views import eval_view
 from dist_plm.encoders.embedder import Embedder
@@ -29,24 +30,27 @@ __all__ = ["embed_images", "evaluate_embeddings", "load_encoder", "search_images
 
 def load_encoder(
     path: str | Path | nn.Module, model: str = "", device: str | torch.device = "cpu", *, backbone: str = "",
-    size: int = 224, resize: int = 256,
+    size: int = 224, resize: int = 256, pooling: str = "avg",
 ) -> Embedder:  # fmt: skip
     """The trained network at a path, or the features of a network of your own.
 
     Args:
         path: A run directory, of which the newest intact checkpoint is read, an export, or an nn.Module as in
-            `OwnBackbone`, whose features are averaged over positions or patches.
+            `OwnBackbone`, whose pooled features are the embedding.
         model: `student` or `teacher` of a run; the student by default.
         device: Where it will embed.
         backbone: `package.module:function` of the network of a run or an export, where that is your own.
         size: Side of the centre crop for an nn.Module, pixels.
         resize: Shorter side before that crop, pixels.
+        pooling: Of an nn.Module, as `model.pooling`: avg, max, avg_max, gem, cls or cls_avg.
 
     Raises:
-        UserError: There is none, or it is damaged.
+        UserError: There is none, or it is damaged; an nn.Module returns no features that can be pooled so.
     """
     if isinstance(path, nn.Module):
-        return module_embedder(path, size=size, resize=resize, device=torch.device(device))
+        if pooling not in (kinds := get_args(get_type_hints(ModelConfig)["pooling"])):
+            raise UserError(f"pooling is {pooling!r}: one of {', '.join(kinds)}")
+        return module_embedder(path, pooling=pooling, size=size, resize=resize, device=torch.device(device))
     allow(backbone)
     return load_network(locate(Path(path)), model, torch.device(device))
 
@@ -64,7 +68,7 @@ def embed_images(encoder: Embedder, images: Iterable[Picture], *, batch_size: in
         UserError: One of them is not an image (says which), or an argument is of another kind.
     """
     if not isinstance(encoder, Embedder):
-        raise UserError(f"encoder is {_kind(encoder)}: give what load_encoder returns")
+        raise UserError(f"encoder is {_kind(encoder)}: pass the result of load_encoder")
     size = _whole(batch_size, "batch_size")
     rows, views = [np.empty((0, encoder.dim), np.float32)], []
     for number, image in enumerate(_several(images)):
@@ -89,7 +93,7 @@ def search_images(index: str | Path | Catalogue, images: Iterable[Picture], k: i
         UserError: No index there; not an image; k beyond the index.
     """
     if not isinstance(index, str | Path | Catalogue):
-        raise UserError(f"index is {_kind(index)}: give the folder of an index, or a Catalogue")
+        raise UserError(f"index is {_kind(index)}: pass the folder of an index, or a Catalogue")
     catalogue = index if isinstance(index, Catalogue) else Catalogue(index)
     return catalogue.search(embed_images(catalogue.embedder, images), _whole(k, "k"))
 
@@ -114,7 +118,7 @@ def evaluate_embeddings(
     """
     points = torch.as_tensor(np.asarray(embeddings))
     if points.ndim != 2 or len(points) != len(labels):
-        raise UserError(f"embeddings of shape {tuple(points.shape)} and {len(labels):,} labels: one label a row [N, D]")
+        raise UserError(f"embeddings of shape {tuple(points.shape)} and {len(labels):,} labels: pass one label per row")
     if bad := int((~points.isfinite()).any(1).sum()):
         raise UserError(f"{bad:,} of {len(points):,} embeddings are not finite: {DIVERGED}")
     classes = torch.as_tensor(_numbered(labels))
@@ -129,21 +133,21 @@ def _numbered(labels: Sequence[Hashable] | np.ndarray) -> np.ndarray:
     for row, label in enumerate(labels.tolist() if isinstance(labels, np.ndarray | torch.Tensor) else labels):
         label = label.item() if isinstance(label, np.generic | torch.Tensor) else label
         try:
-            # Of all values NaN alone differs from itself.
+            # NaN is the only value that differs from itself.
             none = label is None or label != label or (isinstance(label, int) and label == -1)
             found[row] = -1 if none else numbers.setdefault(label, len(numbers))
         except (TypeError, ValueError) as error:
-            raise UserError(f"label {row} is {label!r:.80}: labels are hashable, such as numbers or strings") from error
+            raise UserError(f"label {row} is {label!r:.80}: labels must be hashable, as numbers are") from error
     return found
 
 
 def _several(images: Iterable[Picture]) -> Iterable[Picture]:
-    """UserError for a single image: iterating over it would give its letters, lines or rows."""
+    """Raise UserError for a single image, since iterating over it would give its letters, lines or rows."""
     single = isinstance(images, str | PathLike | bytes | bytearray | Image.Image) or hasattr(images, "read")
     if single or (isinstance(images, np.ndarray) and images.dtype != object and images.ndim < 4):
-        raise UserError(f"images is a single {_kind(images).split(' ', 1)[1]}: give a list of images, such as [image]")
+        raise UserError(f"images is a single {_kind(images).split(' ', 1)[1]}: pass a list of images, such as [image]")
     if not isinstance(images, Iterable):
-        raise UserError(f"images is {_kind(images)}: give a list of images")
+        raise UserError(f"images is {_kind(images)}: pass a list of images")
     return images
 
 
@@ -156,9 +160,9 @@ def _opened(image: Picture, number: int) -> Image.Image:
 
 
 def _whole(value: int, name: str) -> int:
-    """`value`, a whole number of at least 1."""
+    """Check that `value` is a positive integer, and return it."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise UserError(f"{name} is {value!r}: it must be a whole number, at least 1")
+        raise UserError(f"{name} is {value!r}: it must be a positive integer")
     return int(value)
 
 

@@ -1,4 +1,4 @@
-"""Sharded checkpoints that any number of ranks can read, and that execute nothing when read.
+"""Sharded checkpoints, readable at any world size; reading one executes no code.
 
     RUN_DIR/checkpoints/
         step_00000200/                      a complete checkpoint; written as step_00000200.tmp, then renamed
@@ -6,9 +6,9 @@
             shard-00002-model-....safetensors   rank 1; a large share is several files
             checkpoint.json                     position, fingerprint, versions; size and sha256 of each file, its own
 
-Three verbs: `write` (checkpoint/saver.py calls it beside training), `find` (the newest complete one), `load`. Tensors
-travel through torch.distributed.checkpoint with its safetensors storage, which reshards on load; everything that is not
-a tensor is in checkpoint.json.
+Three functions: `write` (called by checkpoint/saver.py in a thread), `find` (the newest complete one), `load`. Tensors
+are stored by torch.distributed.checkpoint as safetensors and resharded on load; everything else is in
+checkpoint.json.
 """
 
 import math
@@ -36,8 +36,8 @@ from dist_plm.files.atomic import replacing, sync_folder
 from dist_plm.files.reading import file_digest
 
 SMALL_BYTES = 1 << 16
-FILE_BYTES = 1 << 27  # about: a tensor is in one file
-ANEW = "take the settings that it was saved with, or another --run_dir to start anew"
+FILE_BYTES = 1 << 27  # approximate: a tensor is never split over files
+ANEW = "use the settings that it was saved with, or another --run_dir to start a new run"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ State = Mapping[str, "Tensor | Sharded"]
 
 @dataclass(frozen=True)
 class Found:
-    """A complete checkpoint, and the newer ones that were passed over, each with what is wrong with it."""
+    """A complete checkpoint, and the newer ones that were skipped, each with what is wrong with it."""
 
     path: Path
     summary: dict[str, Any]
@@ -61,10 +61,10 @@ class Found:
 
 
 def share(state: State, world: World) -> State:
-    """What this rank saves: its slices of what is sharded, and as many bytes as the others of what all hold whole.
+    """This rank's part of the checkpoint: its slices of sharded tensors, and 1/W of the bytes of replicated ones.
 
-    So a rank copies and writes 1/W of the networks. Small tensors are the first rank's: they weigh nothing, and where
-    statistics of batch norm differ between ranks they stay together.
+    Small tensors are written by rank 0: their size is negligible, and batch-norm statistics, which may differ between
+    ranks, then come from the same rank.
     """
     sizes = {name: value.nbytes for name, value in state.items() if isinstance(value, Tensor)}
     large = {name: size for name, size in sizes.items() if size >= SMALL_BYTES}
@@ -77,7 +77,7 @@ def share(state: State, world: World) -> State:
 
 
 def staged(state: State) -> dict[str, "Tensor | Sharded"]:
-    """A copy in host memory, contiguous as safetensors wants it: what training changes next leaves it alone."""
+    """A contiguous copy in host memory, as safetensors requires, unaffected by further training."""
     return {
         name: Sharded(_copy(value.local), value.rows) if isinstance(value, Sharded) else _copy(value)
         for name, value in state.items()
@@ -85,9 +85,9 @@ def staged(state: State) -> dict[str, "Tensor | Sharded"]:
 
 
 def file_numbers(state: State, world: World) -> dict[str, int]:
-    """The number of the file, from 1 on, that each tensor of the whole state goes to on its rank.
+    """File number, from 1, of each tensor of the whole state on its rank.
 
-    The writer makes the bytes of a file in memory, twice, beside the copy of its tensors: about 256 MB so.
+    The writer serialises a file in memory, twice, beside the copy of its tensors: about 256 MB at this file size.
     """
     sizes = [_bytes(value) for value in state.values()]
     before = accumulate(sizes[:-1], initial=0)
@@ -106,11 +106,11 @@ def write(
     """Write the checkpoint of `step` from all ranks, and rename it.
 
     Args:
-        folder: Holds step_N.tmp, empty, as all ranks have seen.
+        folder: Contains an empty step_N.tmp, visible to all ranks.
         state: This rank's share in host memory; see `share` and `staged`.
         numbers: See `file_numbers`.
-        facts: What is no tensor, for the summary.
-        group: Carries this checkpoint's collectives and nothing else while it is written.
+        facts: Everything that is not a tensor, for the summary.
+        group: Process group used by nothing else while this checkpoint is written.
     """
     final, temporary = folder / f"step_{step:08d}", folder / f"step_{step:08d}.tmp"
     writer = HuggingFaceStorageWriter(str(temporary), fqn_to_index_mapping=numbers, save_distributed=True)
@@ -124,7 +124,7 @@ def write(
 
 
 def prepare(folder: Path, step: int, world: World) -> bool:
-    """Make room for the checkpoint of `step`; False if it is there already, saved before a kill. A collective."""
+    """Create the folder of the checkpoint of `step`; False if a complete one exists already. A collective."""
     final, temporary = folder / f"step_{step:08d}", folder / f"step_{step:08d}.tmp"
     if world.agree(int(world.is_first and _is_there(final))):
         return False
@@ -136,7 +136,7 @@ def prepare(folder: Path, step: int, world: World) -> bool:
 
 
 def clean(folder: Path) -> None:
-    """Remove what a killed or failed save left behind; on one rank."""
+    """Remove the leftovers of killed or failed saves; on one rank."""
     for leftover in folder.glob("*.tmp"):
         if leftover.is_symlink():
             leftover.unlink()
@@ -145,13 +145,13 @@ def clean(folder: Path) -> None:
 
 
 def find(folder: Path, world: World, judge: Callable[[dict[str, Any]], str] = lambda _: "") -> Found | None:
-    """The newest checkpoint in `folder` whose files all have the size and sha256 that its summary names. A collective.
+    """The newest checkpoint in `folder` whose files have the size and sha256 of its summary. A collective.
 
     Args:
-        judge: Called with a summary; what else is wrong with that checkpoint, empty for nothing.
+        judge: Called with a summary; returns why that checkpoint can't be used, empty if it can.
 
     Raises:
-        UserError: there are checkpoints and none is intact.
+        UserError: There are checkpoints, and none is intact.
     """
     rejected: list[str] = []
     found = None
@@ -171,14 +171,14 @@ def find(folder: Path, world: World, judge: Callable[[dict[str, Any]], str] = la
 
 
 def load(path: Path, state: State) -> None:
-    """Fill the tensors of `state` in place from any number of writers. A collective.
+    """Load the tensors of `state` in place, written at any world size. A collective.
 
     Raises:
-        UserError: a tensor is missing or has another shape, with its name.
+        UserError: A tensor is missing or has another shape.
     """
     try:
         stored = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
-    # Hashes tell of damage, not of a stranger who wrote both: his header may be anything.
+    # Hashes detect damage, not manipulation: a header may contain anything.
     except Exception as error:
         raise UserError(f"{path}: its tensors can't be read ({type(error).__name__}: {error}); {ANEW}") from error
     for name, value in state.items():
@@ -189,7 +189,7 @@ def load(path: Path, state: State) -> None:
         if found != shape:
             raise UserError(f"{path}: {name} has shape {found}, this configuration needs {shape}; {ANEW}")
     read = staged(state)
-    alone = not dist.is_initialized()  # as in a notebook, where nothing may be sharded
+    alone = not dist.is_initialized()  # as in a notebook: a world of one, nothing sharded
     try:
         dcp.load(_distributed(read), storage_reader=HuggingFaceStorageReader(str(path)), no_dist=alone)
     except CheckpointException as error:
@@ -201,7 +201,7 @@ def load(path: Path, state: State) -> None:
 
 
 def names(path: Path) -> set[str]:
-    """Of the tensors in a checkpoint."""
+    """Names of the tensors in a checkpoint."""
     return set(HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata)
 
 
@@ -214,13 +214,13 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 def _distributed(state: State, group: dist.ProcessGroup | None = None) -> dict[str, Tensor]:
-    """The state as torch.distributed.checkpoint knows it: slices become tensors of known place in the whole.
+    """The state for torch.distributed.checkpoint, with slices as DTensors.
 
-    The mesh is made of a group that exists: `init_device_mesh` would make a new one at each call, with two threads and
-    a socket for each, where CUDA is available and the default group is gloo's alone.
+    The mesh uses an existing group: `init_device_mesh` would create a new one at each call, with two threads and a
+    socket each, if CUDA is available and the default group is gloo only.
 
     Args:
-        group: All ranks, on the CPU; the default group if not given.
+        group: CPU group of all ranks; the default group if None.
     """
     mesh = None
     if dist.is_initialized():
@@ -237,12 +237,12 @@ def _distributed(state: State, group: dist.ProcessGroup | None = None) -> dict[s
 
 
 def candidates(folder: Path) -> list[Path]:
-    """Checkpoints by name, complete or broken, the newest first."""
+    """Folders named as checkpoints, complete or damaged, newest first."""
     return sorted((path for path in folder.glob("step_*") if path.suffix != ".tmp"), reverse=True)
 
 
 def _is_there(path: Path) -> bool:
-    """Whether this step was saved before, by a run that was killed right after; a broken one makes way."""
+    """Whether this step has a complete checkpoint, of a run that was killed right after; removes a damaged one."""
     if path.exists() and fault(path):
         shutil.rmtree(path)
     return path.exists()

@@ -1,4 +1,4 @@
-"""One run at a time in a folder: two would write each other's checkpoints."""
+"""Lock of a run directory: two runs in one would overwrite each other's checkpoints."""
 
 import fcntl
 import os
@@ -12,18 +12,18 @@ from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
 
 NAME = "lock"
-GRACE_SECONDS = 60.0  # ranks whose launcher was killed see it within a second, save and leave
+GRACE_SECONDS = 60.0  # ranks whose launcher was killed notice within a second, save and exit
 
 
 class Lock:
-    """Held by all ranks of a run until their processes end, however they end. A collective.
+    """File lock held by all ranks of a run until their processes end. A collective.
 
-    The first rank takes it alone, which it can only once no rank of a run before is left, and then shares it with the
-    others. On a file system that has no locks, the run goes on without.
+    Rank 0 takes it exclusively, which succeeds when no rank of an earlier run is left, and then downgrades it to a lock
+    shared with the other ranks. On a file system without locks the run continues unlocked.
 
     Raises:
-        UserError: another run still holds it after `grace_seconds`, or a rank can't reach or write the folder.
-        Preempted: a signal came while it was waited for.
+        UserError: Another run still holds it after `grace_seconds`, or a rank can't reach or write the folder.
+        Preempted: A signal arrived while waiting for it.
     """
 
     def __init__(self, folder: Path, world: World, grace_seconds: float = GRACE_SECONDS) -> None:
@@ -35,24 +35,24 @@ class Lock:
         if told:
             raise Preempted(told, f"run_dir {folder} is in use by {holder}; nothing was changed")
         if holder:
-            raise UserError(f"run_dir {folder} is in use by {holder}: wait for that run, stop it, or name another")
+            raise UserError(f"run_dir {folder} is in use by {holder}: wait for that run, stop it, or choose another")
         with suppress(OSError):
             fcntl.flock(self._file, fcntl.LOCK_SH)
 
     def sign(self) -> None:
-        """Say who holds it; on one rank."""
+        """Write the holder's process and host into the lock file; on one rank."""
         self._file.truncate(0)
         self._file.seek(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._file.flush()
 
     def _open(self, path: Path, grace_seconds: float) -> str:
-        """Why it can't be opened; empty when it is."""
+        """Open the file; returns why it can't be opened, empty on success."""
         deadline = time.monotonic() + grace_seconds
         while True:
             try:
                 self._file = path.open("a+", encoding="utf-8")
-            except FileNotFoundError as error:  # NFS shows a folder that another machine has just made up to 60 s late
+            except FileNotFoundError as error:  # NFS may show a folder created by another machine up to 60 s late
                 if time.monotonic() > deadline:
                     return str(error.strerror)
                 time.sleep(0.2)
@@ -62,7 +62,7 @@ class Lock:
                 return ""
 
     def _take(self, grace_seconds: float, world: World) -> tuple[str, int]:
-        """Who holds it after the time of grace, empty when it is ours; and the signal that ended the wait, or 0."""
+        """The holder after the grace period, empty if the lock was taken; and the signal that ended the wait, or 0."""
         deadline = time.monotonic() + grace_seconds
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Where a run is, as a checkpoint records it: read back only if every field is what a run could have written."""
+"""Position of a run (phase, epoch, step, hashes) as a checkpoint stores it, validated when it is read."""
 
 import dataclasses
 import math
@@ -7,25 +7,25 @@ from dataclasses import dataclass
 from typing import Any
 
 _SHA256 = re.compile(r"([0-9a-f]{64})?")
-_WEIGHTS = re.compile(r"([0-9a-f]+(_wide)?(_fp16)?)?")  # names a folder
+_WEIGHTS = re.compile(r"([0-9a-f]+(_wide)?(_fp16)?)?")  # used as a folder name
 
 
 @dataclass
 class Position:
-    """Where a run is: all that is not a function of the configuration, besides the tensors.
+    """State of a run besides tensors and configuration.
 
     Attributes:
         phase: Index of the phase.
         epoch: Epoch within the phase.
         batch: Next step within the epoch.
-        step: Steps done in all.
-        epochs: Epochs ended in all; seeds plans and views.
-        plan: sha256 of the epoch's plan; empty until it is made.
-        sweep: Name of the teacher's weights whose embeddings the plans rest on.
-        labels: sha256 of the classes made up at the last refresh; empty where there are none.
-        nearest: sha256 of the table of nearest images made at the last refresh; empty where nothing reads it.
+        step: Total number of steps done.
+        epochs: Total number of epochs completed; seeds plans and views.
+        plan: sha256 of the epoch's plan; empty until it exists.
+        sweep: Digest of the momentum encoder's weights whose embeddings the plans are based on.
+        labels: sha256 of the pseudo-labels of the last refresh; empty if the method has none.
+        nearest: sha256 of the table of nearest images of the last refresh; empty if the method has none.
         metrics_bytes: Length of metrics.jsonl.
-        best: Highest recall of an evaluation so far that decides which checkpoint is the best.
+        best: Highest recall@1 of an evaluation so far, by which `checkpoints/best` is chosen.
     """
 
     phase: int = 0
@@ -42,13 +42,13 @@ class Position:
 
     @classmethod
     def read(cls, document: Any) -> "Position":
-        """The position in a JSON document; fields that an older version did not have take their defaults.
+        """Parse a position from JSON; fields that an older version did not have get their defaults.
 
         Raises:
-            ValueError: a field is missing, unknown, or of a value that no run has.
+            ValueError: A field is missing, unknown or invalid.
         """
         if not isinstance(document, dict):
-            raise ValueError("the position is no JSON object")
+            raise ValueError("the position is not a JSON object")
         known = {field.name: field.type for field in dataclasses.fields(cls)}
         if unknown := document.keys() - known.keys():
             raise ValueError(f"the position has an unknown key {min(unknown)!a:.40}")

@@ -1,4 +1,4 @@
-"""Which checkpoints stay: the newest, those of every so many epochs, and the best."""
+"""Retention of checkpoints: the newest, those of every N epochs, and the best."""
 
 import os
 import shutil
@@ -11,28 +11,33 @@ BEST = "best"
 
 
 def is_kept_for_good(epochs: int, batch: int, config: CheckpointConfig) -> bool:
-    """Whether a checkpoint taken after `epochs` whole epochs and `batch` steps is one of every `keep_every_epochs`."""
+    """Whether a checkpoint after `epochs` whole epochs and `batch` steps is kept by `keep_every_epochs`."""
     return bool(config.keep_every_epochs) and batch == 0 and epochs % config.keep_every_epochs == 0
 
 
 def drop(folder: Path, config: CheckpointConfig) -> None:
-    """Remove what need not stay; on one rank. Renamed first: a kill in between leaves no half checkpoint."""
+    """Remove superseded checkpoints; on one rank. Renamed first: a kill in between leaves no half checkpoint."""
+    for path in superseded(folder, config):
+        shutil.rmtree(path.rename(path.with_suffix(".tmp")))
+
+
+def superseded(folder: Path, config: CheckpointConfig) -> list[Path]:
+    """Checkpoints that are neither among the newest `keep`, nor the best, nor one of every `keep_every_epochs`."""
     best = (folder / BEST).resolve()
-    for path in candidates(folder)[config.keep :]:
-        if path.resolve() != best and not _is_kept_for_good(path, config):
-            shutil.rmtree(path.rename(path.with_suffix(".tmp")))
+    older = candidates(folder)[config.keep :]
+    return [path for path in older if path.resolve() != best and not _is_kept_for_good(path, config)]
 
 
 def _is_kept_for_good(path: Path, config: CheckpointConfig) -> bool:
     try:
         position = summary(path)["position"]
         return is_kept_for_good(position["epochs"], position["batch"], config)
-    except (OSError, ValueError, KeyError, TypeError):  # a broken one, which no run can go on from
+    except (OSError, ValueError, KeyError, TypeError):  # a damaged one, which can't be resumed
         return False
 
 
 def mark_best(folder: Path, step: int) -> None:
-    """Let the link `best` point to the checkpoint of `step`; on one rank."""
+    """Point the symlink `best` to the checkpoint of `step`; on one rank."""
     temporary = folder / f".{BEST}.tmp"
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(f"step_{step:08d}")

@@ -1,4 +1,4 @@
-"""Saving beside training: a step stalls for the copy to host memory only, and the write goes on in a thread."""
+"""Asynchronous checkpointing: a step stalls for the copy to host memory only; a thread writes it."""
 
 import threading
 from pathlib import Path
@@ -15,12 +15,12 @@ from dist_plm.telemetry.progress import Display
 class Saver:
     """Writes the checkpoints of a run, one at a time.
 
-    The write's collectives have a process group of their own: on the group of training they would meet the gradients'
-    all-reduce in another order on every rank, and wait forever.
+    The collectives of the write use a separate process group: on that of training their order relative to the
+    gradients' all-reduce would differ between ranks, a deadlock.
 
     Args:
-        folder: RUN_DIR/checkpoints; what a killed save left there is removed.
-        config: Which checkpoints stay.
+        folder: RUN_DIR/checkpoints; leftovers of a killed save are removed.
+        config: Retention of checkpoints.
     """
 
     def __init__(self, folder: Path, world: World, display: Display, config: CheckpointConfig) -> None:
@@ -38,12 +38,12 @@ class Saver:
 
     @part("checkpoint")
     def save(self, step: int, state: checkpoint.State, facts: dict[str, Any], *, best: bool = False) -> None:
-        """Begin to write the checkpoint of `step`, the `best` so far; first waits for the one before. A collective.
+        """Start to write the checkpoint of `step`, after waiting for the previous one. A collective.
 
-        A write that fails is reported when the next one begins, and training goes on.
+        A failed write is reported when the next one starts, and training continues.
         """
         if fault := self._wait():
-            self.display.say(f"warning: {fault}; training goes on; {self._kept()}")
+            self.display.say(f"warning: {fault}; training continues; {self._kept()}")
         if checkpoint.prepare(self.folder, step, self.world):
             own = checkpoint.staged(checkpoint.share(state, self.world))
             arguments = (step, own, checkpoint.file_numbers(state, self.world), facts, best)
@@ -56,18 +56,18 @@ class Saver:
         """Wait for the last write. A collective.
 
         Raises:
-            RunFailure: it failed.
+            RunFailure: The write failed.
         """
         if fault := self._wait():
             raise RunFailure(f"{fault}; {self._kept()}")
 
     def _kept(self) -> str:
-        """Which checkpoint is left after a write failed."""
+        """The checkpoint that remains after a failed write, for a message."""
         older = checkpoint.candidates(self.folder)
         return f"{older[0].name} is kept" if older else "no checkpoint was written before it"
 
     def _wait(self) -> str:
-        """What went wrong with the write before, on any rank; empty when all went well."""
+        """Wait for the previous write; returns its error on any rank, empty on success."""
         if self._thread is None:
             return ""
         self._thread.join()
@@ -87,6 +87,6 @@ class Saver:
                 if best:
                     retention.mark_best(self.folder, step)
                 retention.drop(self.folder, self.config)
-        except BaseException as error:  # CheckpointException is no Exception, and a thread's error would be lost
+        except BaseException as error:  # CheckpointException is not an Exception, and a thread's error would be lost
             cause = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
             self._fault = f"the checkpoint of step {step} could not be saved ({cause})"

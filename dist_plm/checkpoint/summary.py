@@ -1,4 +1,4 @@
-"""checkpoint.json: where the run was, and size and sha256 of each file of the checkpoint and of what it says itself."""
+"""checkpoint.json: position of the run, size and sha256 of each file, and the sha256 of the document itself."""
 
 import hashlib
 import json
@@ -13,49 +13,49 @@ OWN = "sha256"  # key of the hash over all the others
 
 
 def fault(path: Path) -> str:
-    """What is wrong with a checkpoint; empty when all is as it was written."""
+    """Why a checkpoint is damaged; empty if it is intact."""
     try:
         for name, expected in summary(path)["files"].items():
             if not (path / name).is_file():
                 return f"{name} is missing"
             if file_digest(path / name) != expected:
-                return f"{name} is not as it was written"
+                return f"{name} is damaged (size or sha256 differs)"
     except (OSError, ValueError) as error:
         return f"{SUMMARY}: {error}"
     return ""
 
 
 def summary(path: Path) -> dict[str, Any]:
-    """What a checkpoint says about itself.
+    """Read and validate checkpoint.json.
 
     Raises:
         OSError: It can't be read.
-        ValueError: It is damaged: not as it was written, or of values that no run has.
+        ValueError: It is damaged or has invalid values.
     """
     document = read_document(path / SUMMARY)
     if document.get(OWN, "") not in ("", _own_digest(document)):  # checkpoints of older versions have none
-        raise ValueError("not as it was written")
+        raise ValueError("damaged (its sha256 differs)")
     position = Position.read(document.get("position"))
     if not path.name == f"step_{position.step:08d}" or document.get("step") != position.step:
-        raise ValueError(f"of step {position.step}, which is not that of {path.name}")
+        raise ValueError(f"it belongs to step {position.step}, not to {path.name}")
     phases, files = document.get("phases"), document.get("files")
     if not isinstance(phases, list) or not all(isinstance(name, str) for name in phases):
-        raise ValueError("phases is no list of names")
+        raise ValueError("phases is not a list of names")
     if position.phase >= len(phases):
         raise ValueError(f"position.phase is {position.phase}, of {len(phases)} phases")
     if not isinstance(document.get("data"), str):
-        raise ValueError("data is no fingerprint")
+        raise ValueError("data is not a fingerprint")
     if not isinstance(files, dict) or not any(name.endswith(".safetensors") for name in files):
-        raise ValueError("files names no file of tensors")
+        raise ValueError("files lists no file of tensors")
     if wrong := [name for name in files if Path(name).name != name]:
         raise ValueError(f"{wrong[0]!a:.80} is not a plain file name")
     if extra := {each.name for each in path.glob("*.safetensors")} - files.keys():
-        raise ValueError(f"files does not name {min(extra)}, which is there")
+        raise ValueError(f"{min(extra)} exists but is not listed in files")
     return document
 
 
 def signed(document: dict[str, Any]) -> bytes:
-    """The bytes of checkpoint.json for what a checkpoint says about itself."""
+    """The bytes of checkpoint.json for a summary, with its own hash."""
     document = json.loads(json.dumps(document))
     return json.dumps({**document, OWN: _own_digest(document)}, indent=1).encode()
 

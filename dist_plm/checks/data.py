@@ -1,4 +1,4 @@
-"""What the data set decides, and so has no default that suits another one."""
+"""Settings that depend on the data set, and so must be given."""
 
 from collections.abc import Collection
 
@@ -11,7 +11,7 @@ DEMO = "demo"  # the name in its manifest
 
 
 def ask_for_settings(config: Config, given: Collection[str]) -> None:
-    """Refuse to train the demo's tiny network on other images because nobody said which network.
+    """Refuse to train the demo's tiny network on another data set because no network was given.
 
     Args:
         given: Keys that a file or an option set.
@@ -22,7 +22,7 @@ def ask_for_settings(config: Config, given: Collection[str]) -> None:
     missing = [key for key in ASKED if key not in given]
     if missing and config.data.shards != DataConfig().shards and manifest_of(config.data).name != DEMO:
         raise UserError(
-            f"{' and '.join(missing)} must be given for {config.data.shards}: the defaults suit the 64-pixel images of "
-            f"the demo alone. Give {' and '.join(f'--{key}' for key in missing)}, or a --config such as "
+            f"{' and '.join(missing)} must be given for {config.data.shards}: the defaults suit the 64-pixel images "
+            f"of the demo only. Set {' and '.join(f'--{key}' for key in missing)}, or a --config such as "
             "configs/cub200_best.yaml"
         )

@@ -1,4 +1,4 @@
-"""What can be known to be wrong before anything starts: cross-field rules, missing data, an impossible world size."""
+"""Checks before anything starts: rules across keys, missing data, impossible world size."""
 
 from importlib.util import find_spec
 
@@ -13,7 +13,7 @@ from dist_plm.methods import is_searched
 
 
 def check(config: Config, world_size: int) -> None:
-    """Raise a UserError that names the keys at fault and what mends them; return in silence otherwise."""
+    """Raise a UserError that names the wrong keys and the fix."""
     check_settings(config, world_size)
     _check_data(config, world_size)
     from dist_plm.model.adapters import check_adapters
@@ -45,7 +45,7 @@ def _check_sizes(config: Config) -> None:
     if is_url(config.data.shards) and config.data.retry_seconds >= config.runtime.timeout_seconds:
         raise UserError(
             f"data.retry_seconds {config.data.retry_seconds} is not below runtime.timeout_seconds "
-            f"{config.runtime.timeout_seconds}: the other ranks would give up before the store is given up; lower it"
+            f"{config.runtime.timeout_seconds}: the other ranks would time out first; lower it"
         )
     optimiser = config.optimiser
     if optimiser.schedule != "steps" and optimiser.milestones:
@@ -64,10 +64,10 @@ def _check_sizes(config: Config) -> None:
     if 0 < config.data.decoded_side < config.views.resize:
         raise UserError(
             f"data.decoded_side {config.data.decoded_side} is smaller than views.resize {config.views.resize}, "
-            "to which the sweep would enlarge it again: raise it, or set it to 0"
+            "so that evaluation views would be upscaled: raise it, or set it to 0"
         )
     if config.train.precision == "tf32" and config.runtime.device == "cpu":
-        raise UserError("train.precision tf32 is an arithmetic of GPUs and runtime.device is cpu: set it to fp32")
+        raise UserError("train.precision tf32 needs a GPU and runtime.device is cpu: set it to fp32")
     if config.train.wandb and not find_spec("wandb"):
         raise UserError(
             f"train.wandb is {config.train.wandb!r}, but wandb is not installed: pip install -e '.[wandb]', "
@@ -76,8 +76,8 @@ def _check_sizes(config: Config) -> None:
     cached, wanted = config.views.cached, config.views.count
     if cached and config.model.trainable == "all" and not config.model.lora.rank:
         raise UserError(
-            f"views.cached {cached} keeps what the frozen part of the network computes, and with model.trainable all "
-            "there is none: set --model.trainable head or blocks:N, or --views.cached 0"
+            f"views.cached {cached} caches the output of the frozen part of the network, and model.trainable all "
+            "has none: set --model.trainable head or blocks:N, or --views.cached 0"
         )
     if 0 < cached < wanted - 1:
         raise UserError(f"views.count {wanted} views of an image can't be drawn from {cached} cached ones and the "
@@ -94,13 +94,13 @@ def _check_batch(config: Config, world_size: int) -> None:
     if config.model.batch_norm == "synchronised" and config.batch.micro_batches > 1:
         raise UserError(
             "model.batch_norm synchronised needs the statistics of the whole batch, but batch.micro_batches "
-            f"{config.batch.micro_batches} embeds it in pieces: set --batch.micro_batches 1, "
+            f"{config.batch.micro_batches} splits it: set --batch.micro_batches 1, "
             "or --model.batch_norm frozen"
         )
     _check_strategy(config, world_size)
     for key, value in (("manifold.scope", manifold.scope), ("model.batch_norm", config.model.batch_norm)):
         if config.batch.locality and value in ("rank", "per_rank"):
-            raise UserError(f"batch.locality would change what {key} {value} makes of a rank's groups: leave one out")
+            raise UserError(f"batch.locality changes the groups of a rank, on which {key} {value} depends: disable one")
 
 
 def _check_strategy(config: Config, world_size: int) -> None:
@@ -115,22 +115,22 @@ def _check_strategy(config: Config, world_size: int) -> None:
         return
     if config.runtime.lanes < world_size:
         raise UserError(
-            f"runtime.lanes {config.runtime.lanes} is less than the {world_size} ranks, and each computes whole lanes: "
-            "raise --runtime.lanes, which changes the bits of the result, or set --runtime.strategy ddp"
+            f"runtime.lanes {config.runtime.lanes} is less than the {world_size} ranks, and each needs at least one: "
+            "raise --runtime.lanes, which changes the last bits of the result, or set --runtime.strategy ddp"
         )
     if config.batch.locality:
         raise UserError(
-            "runtime.strategy reproducible adds up in the plan's order, batch.locality in one that depends on the "
+            "runtime.strategy reproducible needs a fixed order of sums, which batch.locality makes depend on the "
             "nodes: set --batch.locality false, or --runtime.strategy ddp"
         )
     if config.batch.micro_batches > 1:
         raise UserError(
-            f"runtime.strategy reproducible embeds a lane at a time, batch.micro_batches {config.batch.micro_batches} "
-            "would cut otherwise: set --batch.micro_batches 1, or --runtime.strategy ddp"
+            f"runtime.strategy reproducible uses runtime.lanes as micro-batches, batch.micro_batches is "
+            f"{config.batch.micro_batches}: set --batch.micro_batches 1, or --runtime.strategy ddp"
         )
     if config.model.batch_norm != "frozen" or config.train.precision == "fp16":
         raise UserError(
-            f"runtime.strategy reproducible can't be had with model.batch_norm {config.model.batch_norm} and "
+            f"runtime.strategy reproducible does not support model.batch_norm {config.model.batch_norm} and "
             f"train.precision {config.train.precision}: it needs batch_norm frozen, and fp32, bf16 or fp64"
         )
 
@@ -138,12 +138,12 @@ def _check_strategy(config: Config, world_size: int) -> None:
 def _check_compile(config: Config) -> None:
     if config.runtime.strategy != "ddp":
         raise UserError(
-            f"runtime.compile is for runtime.strategy ddp, not for {config.runtime.strategy}: leave it out, or set "
+            f"runtime.compile is for runtime.strategy ddp, not for {config.runtime.strategy}: disable it, or set "
             "--runtime.strategy ddp"
         )
     if config.model.batch_norm == "synchronised":
         raise UserError(
-            "runtime.compile would hide the waits of model.batch_norm synchronised for other ranks: leave it out, or "
+            "runtime.compile does not support the collectives of model.batch_norm synchronised: disable it, or "
             "set --model.batch_norm frozen"
         )
     from dist_plm.parallel.compiled import check_compiler

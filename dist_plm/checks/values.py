@@ -1,4 +1,4 @@
-"""Values that are wrong whatever the others are: not finite, not text, out of the bounds that the schema states."""
+"""Checks of single values: finite, valid UTF-8, within the bounds of the schema."""
 
 import math
 from typing import Any
@@ -13,10 +13,10 @@ def check_values(config: Config) -> None:
     """Raise a UserError that names the key."""
     for key, value, rules in entries(config):
         if isinstance(value, str) and not is_utf8(value):
-            raise UserError(f"{key} is {value!a}: it must be UTF-8, for config.yaml and for weights; rename it")
+            raise UserError(f"{key} is {value!a}: it must be UTF-8; rename it")
         numbers = value if isinstance(value, list | tuple) else [value]
         if rules.filled and not numbers:
-            raise UserError(f"{key} is {value}: it must hold a number")
+            raise UserError(f"{key} is {value}: it must not be empty")
         for number in numbers:
             _check_number(key, value, number, rules)
 

@@ -1,8 +1,8 @@
 """Command lines: YAML and typed overrides to a Config; a usage error is one line and exit status 2."""
 
-from dist_plm.cli.config_parser import ConfigParser, config_of, config_parser, load_config
+from dist_plm.cli.config_parser import ConfigParser, config_of, config_parser, load_config, shipped
 from dist_plm.cli.frozen import add_code_option, add_frozen_options, check_frozen_options
-from dist_plm.cli.parsers import OneLineParser, add_threads, user_path, weights_path
+from dist_plm.cli.parsers import OneLineParser, add_threads, location, program, user_path, weights_path
 from dist_plm.cli.running import run_command
 
 __all__ = [
@@ -15,7 +15,10 @@ __all__ = [
     "config_of",
     "config_parser",
     "load_config",
+    "location",
+    "program",
     "run_command",
+    "shipped",
     "user_path",
     "weights_path",
 ]

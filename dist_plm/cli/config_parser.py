@@ -13,21 +13,24 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
 
 from dist_plm.cli.limits import check_limits
-from dist_plm.cli.parsers import OneLineParser, expanded
+from dist_plm.cli.parsers import OneLineParser, expanded, program
 from dist_plm.cli.spelling import respelled, suggestion
 from dist_plm.cli.yaml_text import checked_text
 from dist_plm.config import Config, flat
+from dist_plm.config.retired import RETIRED, without_retired
+from dist_plm.config.text import as_yaml
 from dist_plm.errors import UserError
 from dist_plm.files.plain_yaml import PlainLoader, read_yaml
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
-# What people change, and so what --help shows.
+# The most common keys, shown by --help.
 COMMON = (
     "run_dir", "data.shards", "model.backbone", "model.weights", "views.size", "batch.groups", "train.method",
     "train.epochs", "optimiser.lr", "train.precision",
 )  # fmt: skip
 PATHS = ("run_dir", "data.shards", "data.cache_dir", "model.weights")
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"  # in a checkout a link to configs/ at the top
 KEYS = tuple(flat(asdict(Config())))
 
 
@@ -48,41 +51,50 @@ class ConfigParser(OneLineParser, ArgumentParser):
     """
 
     shows_all = False
-    given: frozenset[str] = frozenset()  # keys that a file or an option set, once parsed
-    _file = ""  # being read
+    given: frozenset[str] = frozenset()  # keys set by a file or an option, after parsing
+    _file = ""  # the file being parsed
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *arguments: Any, **options: Any
     ) -> Namespace:
-        """As jsonargparse's, with files before options and American spelling understood."""
+        """As jsonargparse, with files before options, and American spelling accepted."""
         words = list(respelled(sys.argv[1:] if args is None else args))
         self.given = frozenset(word.removeprefix("--").partition("=")[0] for word in words)
         return super().parse_args(files_first(words), *arguments, **options)
 
     def parse_path(self, cfg_path: Any, *arguments: Any, **options: Any) -> Namespace:
-        """As jsonargparse's, which says what is wrong but not in which file."""
+        """As jsonargparse, with the file's name in error messages."""
         self._file = f"{cfg_path}: "
         try:
             parsed = super().parse_path(cfg_path, *arguments, **options)
         except UnicodeDecodeError as error:
-            self.error(f"no text in UTF-8 ({error.reason} at byte {error.start})")
+            self.error(f"not UTF-8 text ({error.reason} at byte {error.start})")
         except RecursionError:
             self.error("nested too deeply to be read")
         self._file = ""
         return parsed
 
     def parse_string(self, content: str, *arguments: Any, **options: Any) -> Namespace:
-        """As jsonargparse's, with keys checked and American spelling understood."""
+        """As jsonargparse, with keys checked and American spelling accepted."""
         try:
             content = checked_text(content, KEYS)
         except ValueError as error:
             self.error(str(error))
-        with suppress(yaml.YAMLError):  # said by the parser
+        with suppress(yaml.YAMLError):  # reported by the parser
             found = yaml.load(content, PlainLoader)
             self.given |= flat(found).keys() if isinstance(found, dict) else set()
         return super().parse_string(content, *arguments, **options)
 
+    def dump(self, cfg: Any, **options: Any) -> str:
+        """Output of `--print_config`: the sections that have an effect; with flags, as jsonargparse prints them."""
+        if any(options.get(flag) for flag in ("skip_default", "skip_unset")):
+            return str(super().dump(cfg, **options))
+        return as_yaml(asdict(config_of(self, cfg)))
+
     def error(self, message: str, *details: object) -> NoReturn:
+        option = re.search(r"unrecognized arguments: --([\w.]+)", message)
+        if option and option[1] in RETIRED:
+            message = f"{option[1]} was removed: {RETIRED[option[1]].reason}"
         super().error(f"{self._file}{_plain(message)}", *details)
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
@@ -91,6 +103,7 @@ class ConfigParser(OneLineParser, ArgumentParser):
             return str(super().format_help(formatter))
         sections = {key.partition(".")[0] for key in KEYS}
         shown = [each for each in self._actions if each.dest in COMMON or each.dest.partition(".")[0] not in sections]
+        shown.sort(key=lambda each: each.dest in COMMON)  # the command's own options first
         formatter = formatter or self._get_formatter()
         formatter.add_usage(self.usage, self._actions, [])
         formatter.add_text(self.description)
@@ -102,35 +115,48 @@ class ConfigParser(OneLineParser, ArgumentParser):
 
 
 def files_first(words: Sequence[str]) -> list[str]:
-    """The words with every `--config FILE` moved to the front: jsonargparse lets the later of file and option win."""
+    """The arguments with every `--config FILE` moved to the front, since jsonargparse applies them in order."""
     files, others = [], []
     remaining = iter(words)
     for word in remaining:
         if word == "--config":
-            files += [word, *[each for each in [next(remaining, None)] if each is not None]]
+            files += [word, *[shipped(each) for each in [next(remaining, None)] if each is not None]]
         elif word.startswith("--config="):
-            files.append(word)
+            files.append(f"--config={shipped(word.removeprefix('--config='))}")
         else:
             others.append(word)
     return [*files, *others]
 
 
+def shipped(name: str) -> str:
+    """The path of a configuration: `name` where such a file exists, else the file of that name in the package.
+
+    `cub200_best`, `cub200_best.yaml` and `configs/cub200_best.yaml` are the same file wherever dist_plm is installed.
+    """
+    found = CONFIGS / f"{name.removeprefix('configs/').removesuffix('.yaml')}.yaml"
+    return str(found) if found.is_file() and not Path(name).exists() else name
+
+
 def config_parser(command: str, description: str) -> ConfigParser:
     """A parser of `--config FILE`, `--section.key value` and `--print_config`."""
-    name = f"python -m dist_plm.{command}"
+    name = program(f"python -m dist_plm.{command}")
     usage = f"{name} [--config FILE] [--section.key VALUE ...]"
     parser = ConfigParser(prog=name, usage=usage, description=description)
     parser.add_argument("--help-all", action=_HelpAll, help="Show all settings and exit.")
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of settings; options override it")
+    parser.add_argument(
+        "--config",
+        action=ActionConfigFile,
+        help="YAML file of settings, or a shipped one's name; options override it",
+    )
     parser.add_class_arguments(Config, as_group=False)
     return parser
 
 
 def config_of(parser: ArgumentParser, parsed: Namespace) -> Config:
-    """The Config in the parsed arguments, `~` in its paths replaced.
+    """The Config in the parsed arguments, with `~` in its paths expanded.
 
     Raises:
-        UserError: a section is a single value, or a path names the home folder of nobody.
+        UserError: A section is a single value, or a path names an unknown user's home folder.
     """
     for name, value in vars(Config()).items():
         if is_dataclass(value) and not isinstance(parsed[name], Namespace):
@@ -145,12 +171,12 @@ def load_config(path: Path) -> Config:
     """The Config in a YAML file.
 
     Raises:
-        UserError: the file is missing, not YAML, or not of this schema.
+        UserError: The file is missing, not YAML, or does not match the schema.
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Config, as_group=False)
     try:
-        config = config_of(parser, parser.parse_object(read_yaml(path)))
+        config = config_of(parser, parser.parse_object(without_retired(read_yaml(path))))
     except Exception as error:  # jsonargparse derives its error from Exception alone
         raise UserError(f"{path} is not a configuration of this version: {error}") from error
     try:
@@ -161,13 +187,13 @@ def load_config(path: Path) -> Config:
 
 
 def _plain(message: str) -> str:
-    """A message of jsonargparse in words that name no type of Python."""
+    """A message of jsonargparse without Python types."""
     pattern = r'Parser key "([\w.]+)":\s+Expected a (.+?)\. Got value: (.*)'
     found = re.search(pattern, " ".join(str(message).split()))
     if not found:
         return message
     key, wanted, value = found.groups()
-    simple = {"<class 'int'>": "a whole number", "<class 'float'>": "a number", "<class 'bool'>": "true or false"}
+    simple = {"<class 'int'>": "an integer", "<class 'float'>": "a number", "<class 'bool'>": "true or false"}
     if choices := re.fullmatch(r"typing\.Literal\[(.+)\]", wanted):
         options = [each.strip("' ") for each in choices[1].split(",")]
         return f"{key} is {value}: it must be one of {', '.join(options)}{suggestion(value, options)}"

@@ -1,4 +1,4 @@
-"""Exit with a status and a last line, both known to torchrun where there is one."""
+"""Exit with a status and a last line, both reported to torchrun if there is one."""
 
 import sys
 from typing import NoReturn

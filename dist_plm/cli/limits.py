@@ -1,4 +1,4 @@
-"""Sizes beyond which nothing is built: a stranger's configuration or export may ask for any."""
+"""Upper bounds of sizes, since configurations and exports may be untrusted."""
 
 from dist_plm.config import Config
 from dist_plm.config.fields import entries

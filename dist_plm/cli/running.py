@@ -1,4 +1,4 @@
-"""How a command ends: its status, and for a mistake or a failure one line on standard error."""
+"""Runs a command: exit status, and errors as one line on standard error."""
 
 from collections.abc import Callable
 from typing import NoReturn

@@ -1,4 +1,4 @@
-"""Keys as people type them: American spelling, and the known key nearest to a misspelt one."""
+"""Spelling of keys: American variants, and suggestions for misspelt ones."""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ def schema_spelling(name: str) -> str:
 
 
 def respelled(words: Iterable[str]) -> Iterator[str]:
-    """The words of a command line with options, and values of `SPELLED_VALUES`, as the schema spells them."""
+    """The arguments with options, and values of `SPELLED_VALUES`, in the spelling of the schema."""
     previous = ""
     for word in words:
         if word.startswith("--"):
@@ -34,11 +34,11 @@ def respelled(words: Iterable[str]) -> Iterator[str]:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """`; did you mean A or B?` for an unknown option or key, or nothing where none is near.
+    """`; did you mean A or B?` for an unknown option or key, or empty if none is close.
 
     Args:
         name: Without leading dashes.
-        known: All that would be accepted, without leading dashes.
+        known: All valid names, without leading dashes.
     """
     known = list(known)
     keys = [key for key in known if not any(other.startswith(f"{key}.") for other in known)]

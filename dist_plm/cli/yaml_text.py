@@ -1,22 +1,24 @@
-"""The text of a YAML configuration, checked key by key and respelled before it is parsed."""
+"""Preprocesses the text of a YAML configuration: checks keys and normalises their spelling."""
 
 from collections.abc import Collection
 
 import yaml
 
 from dist_plm.cli.spelling import SPELLED_VALUES, schema_spelling, suggestion
+from dist_plm.config.retired import RETIRED, retired_fault
 from dist_plm.files.plain_yaml import PlainLoader
 
 
 def checked_text(text: str, known: Collection[str]) -> str:
-    """`text` with American spelling replaced.
+    """`text` with American spelling replaced, and without retired keys.
 
     Args:
-        text: YAML; text that is no mapping, or no YAML at all, is returned as it is: the parser says what is wrong.
+        text: YAML; text that is not a mapping, or not YAML, is returned unchanged for the parser to report.
         known: All keys with dots.
 
     Raises:
-        ValueError: A key is unknown or stands twice, or there is an alias; in one line, with the number of its line.
+        ValueError: An unknown key, a duplicate key, a retired key at another value, or an alias; one line of text that
+            begins with the number of the line at fault.
     """
     try:
         root = yaml.compose(text, PlainLoader)
@@ -30,10 +32,10 @@ def checked_text(text: str, known: Collection[str]) -> str:
 
 
 def _respell(section: yaml.MappingNode, prefix: str, known: Collection[str]) -> bool:
-    """Whether a word in the section, or below it, was replaced."""
+    """Whether a node in the section, or below it, was replaced or removed."""
     seen: set[str] = set()
     replaced = False
-    for key, value in section.value:
+    for key, value in list(section.value):
         if not isinstance(key, yaml.ScalarNode):
             continue
         spelled = schema_spelling(str(key.value))
@@ -41,9 +43,15 @@ def _respell(section: yaml.MappingNode, prefix: str, known: Collection[str]) -> 
         key.value, name = spelled, f"{prefix}{spelled}"
         where = f"line {key.start_mark.line + 1}: "
         if name in seen:
-            raise ValueError(f"{where}{name} is given twice, and the last would win silently: join them")
+            raise ValueError(f"{where}{name} is a duplicate key, only the last of which would take effect: merge them")
         seen.add(name)
         is_section = any(each.startswith(f"{name}.") for each in known)
+        if name in RETIRED:
+            if fault := retired_fault(name, yaml.load(yaml.serialize(value), PlainLoader)):
+                raise ValueError(f"{where}{fault}")
+            section.value.remove((key, value))
+            replaced = True
+            continue
         if not is_section and name not in known:
             raise ValueError(f"{where}unknown key {name}{suggestion(name, known)}")
         if is_section and isinstance(value, yaml.MappingNode):

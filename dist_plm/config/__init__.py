@@ -1,8 +1,8 @@
 """The configuration schema: one dataclass per section, with defaults and help texts.
 
-Defaults are those of the demo: rendered glyphs and a small network from random weights, minutes on two cores. What
-depends on the data set has no default that suits another one; configs/*.yaml state it, the paper's values among them.
-This module imports nothing heavy, so that `--help` and a wrong key answer at once.
+Defaults are those of the demo: rendered glyphs and a small network from random weights, minutes on two cores. Settings
+for other data sets, the paper's among them, are in configs/*.yaml. This module imports nothing heavy, so that `--help`
+and errors appear at once.
 """
 
 from dataclasses import dataclass, field
@@ -48,26 +48,26 @@ class Config:
     """One experiment.
 
     Args:
-        run_dir: Everything a run writes; the same command with the same folder resumes.
-        seed: Of weights, plans and views.
-        data: Where the images come from.
-        views: How an image becomes views.
+        run_dir: Run directory for everything a run writes; rerunning the command resumes.
+        seed: Random seed of weights, plans and views.
+        data: Data set and loading.
+        views: Augmentation and evaluation crops.
         model: Student and momentum encoder.
-        batch: Assembly of the global batch.
-        index: Search for the neighbours that batches are made of.
-        manifold: Neighbourhoods and similarity.
-        proxies: rho and Psi.
-        loss: Weights of the terms.
-        stml: Of method `stml`.
-        proxy_anchor: Of methods `proxy_anchor`, `dada` and `pseudo_labels`.
-        dada: Of method `dada`.
-        pseudo_labels: Of method `pseudo_labels`.
-        optimiser: Update rule and schedule.
-        warm_up: Phase before the method's own.
-        train: Length, logging, precision.
+        batch: Composition of the global batch.
+        index: Nearest-neighbour index by which batches are composed.
+        manifold: Local neighbourhoods and similarity.
+        proxies: Proxies (rho, Psi).
+        loss: Loss terms and their weights.
+        stml: Settings of method `stml`.
+        proxy_anchor: Settings of methods `proxy_anchor`, `dada` and `pseudo_labels`.
+        dada: Settings of method `dada`.
+        pseudo_labels: Settings of method `pseudo_labels`.
+        optimiser: Optimizer and learning-rate schedule.
+        warm_up: Contrastive phase before the method.
+        train: Method, length, logging, precision.
         evaluation: Metrics.
-        checkpoint: Saving.
-        runtime: Device, threads, timeouts.
+        checkpoint: Checkpointing.
+        runtime: Device, parallel strategy, threads, timeouts.
     """
 
     run_dir: str = key("runs/demo", free=True)
@@ -78,12 +78,12 @@ class Config:
     batch: BatchConfig = field(default_factory=BatchConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
     manifold: ManifoldConfig = field(default_factory=ManifoldConfig)
-    proxies: ProxiesConfig = field(default_factory=ProxiesConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    stml: StmlConfig = field(default_factory=StmlConfig)
-    proxy_anchor: ProxyAnchorConfig = field(default_factory=ProxyAnchorConfig)
-    dada: DadaConfig = field(default_factory=DadaConfig)
-    pseudo_labels: PseudoLabelsConfig = field(default_factory=PseudoLabelsConfig)
+    proxies: ProxiesConfig = key(ProxiesConfig, methods=("plm", "proxy_anchor", "dada", "pseudo_labels"))
+    loss: LossConfig = key(LossConfig, methods=("plm",))
+    stml: StmlConfig = key(StmlConfig, methods=("stml",))
+    proxy_anchor: ProxyAnchorConfig = key(ProxyAnchorConfig, methods=("proxy_anchor", "dada", "pseudo_labels"))
+    dada: DadaConfig = key(DadaConfig, methods=("dada",))
+    pseudo_labels: PseudoLabelsConfig = key(PseudoLabelsConfig, methods=("pseudo_labels",))
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     warm_up: WarmUpConfig = field(default_factory=WarmUpConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -93,7 +93,7 @@ class Config:
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree of settings as {"section.key": value}."""
+    """Flatten nested settings to {"section.key": value}."""
     found: dict[str, Any] = {}
     for name, value in tree.items():
         found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}

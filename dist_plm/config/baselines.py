@@ -1,4 +1,4 @@
-"""What the paper's baselines are trained with, and the supervised method that is built on one of them."""
+"""Settings of the baselines, and of the supervised method that builds on one of them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,11 +11,9 @@ class StmlConfig:
     """Self-taught metric learning (Kim et al., CVPR 2022). The teacher's head is `model.wide_dim`.
 
     Args:
-        sigma: Width of the similarity exp(-|t_i - t_j|^2 / sigma).
-        delta: Relative distance (1 is a row's mean) up to which dissimilar points are pushed apart.
+        delta: Margin up to which dissimilar points are pushed apart, relative to the mean distance of a row.
     """
 
-    sigma: float = key(3.0, above=0)
     delta: float = key(1.0, above=0)
 
 
@@ -24,25 +22,23 @@ class ProxyAnchorConfig:
     """Proxy-Anchor (Kim et al., CVPR 2020), alone and within DADA and pseudo-labels.
 
     Args:
-        margin: Cosine by which a positive must exceed, and a negative stay below, the boundary.
-        alpha_positive: Sharpness of the attraction.
-        alpha_negative: Sharpness of the repulsion.
+        alpha_positive: Scale of the positive terms.
+        alpha_negative: Scale of the negative terms.
     """
 
-    margin: float = 0.1
     alpha_positive: float = key(32.0, above=0)
     alpha_negative: float = key(32.0, above=0)
 
 
 @dataclass
 class PseudoLabelsConfig:
-    """Classes made up by clustering the momentum embeddings, anew at every refresh.
+    """Pseudo-labels by clustering the momentum embeddings, recomputed at every refresh.
 
-    The first rank clusters; the others wait for it, `runtime.timeout_seconds` at most.
+    Rank 0 clusters; the others wait, at most `runtime.timeout_seconds`.
 
     Args:
-        clustering: `k_means`, `ward` (hierarchical), or `random_walk` (around the most visited points of a graph).
-        clusters: How many; each has a proxy.
+        clustering: `k_means`, `ward` (hierarchical), or `random_walk` (MOM, on a nearest-neighbour graph).
+        clusters: Number of clusters; each has a proxy.
     """
 
     clustering: Literal["k_means", "ward", "random_walk"] = "k_means"
@@ -54,15 +50,14 @@ class DadaConfig:
     """Data-augmented domain adaptation (Ren et al., AAAI 2024) around Proxy-Anchor.
 
     Args:
-        proxy_anchor: lambda, weight of the base loss.
-        balance: r, weight of the category discriminator; the domain discriminator has 1 - r.
-        mix: a and b of u ~ Beta(a, b), the share of the proxy in a mixed point.
-        domain_hidden: Width of the domain discriminator.
-        category_hidden: Widths of the category discriminator.
-        dropout: Of the category discriminator.
+        proxy_anchor: Weight of the Proxy-Anchor loss (lambda).
+        balance: Weight of the category discriminator (r); that of the domain discriminator is 1 - r.
+        mix: Parameters a, b of the Beta distribution of mixing weights.
+        domain_hidden: Hidden width of the domain discriminator.
+        category_hidden: Hidden widths of the category discriminator.
+        dropout: Dropout rate of the category discriminator.
         lr: Learning rate of the discriminators.
-        discriminator_steps: Steps of the discriminators before each of the network.
-        warm_up_epochs: Epochs in which the discriminators learn and the network sees the base loss alone.
+        warm_up_epochs: First epochs, in which the network is trained by the Proxy-Anchor loss only.
     """
 
     proxy_anchor: float = key(0.0075, least=0)
@@ -72,5 +67,4 @@ class DadaConfig:
     category_hidden: list[int] = key([512, 128], above=0)
     dropout: float = key(0.5, least=0, below=1)
     lr: float = key(5e-4, above=0)
-    discriminator_steps: int = key(3, above=0)
     warm_up_epochs: int = key(1, least=0)

@@ -1,13 +1,13 @@
-"""What is known of each key alone: its bounds, and whether a resumed run may use another value."""
+"""Metadata of each key: its bounds, whether a resumed run may change it, and which methods read it."""
 
 from collections.abc import Iterator
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Of one key; of each number where its value is a list.
+    """Rules of one key; of each number if its value is a list.
 
     Attributes:
         above: The value is greater; 0 or None.
@@ -15,8 +15,10 @@ class Rules:
         below: The value is smaller; 1 or None, with `least`.
         most: The value is equal or smaller.
         filled: A list is not empty.
-        free: A resumed run may use another value: it changes where, how fast or how verbosely a run works, never what
-            it computes. Of a section: it holds for all of its keys.
+        free: A resumed run may use another value, since it never affects results. Of a section: applies to all of its
+            keys.
+        methods: Of a section: the training methods that read it; empty: all of them.
+        quotient: How a default that is a quotient was computed, shown as a comment in YAML.
     """
 
     above: Literal[0] | None = None
@@ -25,14 +27,16 @@ class Rules:
     most: int | None = None
     filled: bool = False
     free: bool = False
+    methods: tuple[str, ...] = ()
+    quotient: str = ""
 
 
 def key(default: Any, **rules: Any) -> Any:
-    """A field of a section.
+    """Declare a field of a section.
 
     Args:
         default: A value, a list, which each instance copies, or the class of a section.
-        rules: As `Rules` names them.
+        rules: Attributes of `Rules`.
     """
     metadata = {"rules": Rules(**rules)}
     if isinstance(default, list):
@@ -44,14 +48,16 @@ def key(default: Any, **rules: Any) -> Any:
 
 def entries(section: Any, prefix: str = "", *, free: bool = False) -> Iterator[tuple[str, Any, Rules]]:
     """Dotted name, value and rules of every key of a configuration, or of a section."""
-    for each in fields(section):
-        value, rules = getattr(section, each.name), _rules(each, free)
+    for entry in fields(section):
+        value, rules = getattr(section, entry.name), rules_of(entry)
+        rules = replace(rules, free=rules.free or free)
         if is_dataclass(value):
-            yield from entries(value, f"{prefix}{each.name}.", free=rules.free)
+            yield from entries(value, f"{prefix}{entry.name}.", free=rules.free)
         else:
-            yield f"{prefix}{each.name}", value, rules
+            yield f"{prefix}{entry.name}", value, rules
 
 
-def _rules(each: Field, free: bool) -> Rules:
-    rules: Rules = each.metadata.get("rules", Rules())
-    return Rules(rules.above, rules.least, rules.below, rules.most, rules.filled, rules.free or free)
+def rules_of(entry: Field) -> Rules:
+    """The metadata of a field, the defaults if it has none."""
+    rules: Rules = entry.metadata.get("rules", Rules())
+    return rules

@@ -1,4 +1,4 @@
-"""Where images come from, how they become views, and how views make a batch."""
+"""Data set, augmentation, and composition of batches."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,20 +8,20 @@ from dist_plm.config.fields import key
 
 @dataclass
 class DataConfig:
-    """Where the images come from.
+    """Data set and loading.
 
     Args:
         shards: Folder written by `python shards/build.py`, or the URL of one (http, https, s3, gs, ...).
-        train_split: Name of the split that is trained on; only `proxy_anchor` and `dada` read its labels to train.
-        test_split: Name of the split that is evaluated: its images are the queries. Empty: no evaluation.
-        gallery_split: Split that is searched; empty where queries and gallery are one (all but In-Shop).
-        workers: Decoding threads of one rank.
-        prefetch: Batches decoded ahead of the step.
-        cache_dir: Folder on a disk of each node for what is kept of remote or decoded images; empty: that of the user.
-        cache_gb: Most that a node keeps of the images at a URL, GB.
+        train_split: Training split; only `proxy_anchor` and `dada` use its labels.
+        test_split: Test split, whose images are the queries; empty: no evaluation.
+        gallery_split: Gallery split; empty if queries and gallery are the same split (all but In-Shop).
+        workers: Decoding threads per rank.
+        prefetch: Prefetched batches per rank.
+        cache_dir: Folder on a local disk of each node for cached remote or decoded images; empty: the user's cache.
+        cache_gb: Cache size of a node for images at a URL, GB.
         decoded_side: Decode every training image once, into `cache_dir`, with this shorter side in pixels (at least
-            views.resize); 0: from its file, each time. Larger images lose detail: other crops, other numbers.
-        retry_seconds: How long a store that does not answer, or answers wrongly, is asked again.
+            views.resize); 0: decode its file each time. Larger images lose detail, which changes results.
+        retry_seconds: How long failed reads from a URL are retried.
     """
 
     shards: str = key("data/demo", free=True)
@@ -38,20 +38,19 @@ class DataConfig:
 
 @dataclass
 class ViewsConfig:
-    """How an image becomes views: a random resized crop and a flip to train, resize and centre crop to evaluate.
+    """Views of an image: random resized crop and flip for training, resize and centre crop for evaluation.
 
     Args:
         size: Side of a view, pixels.
         resize: Shorter side of the image before the centre crop of evaluation, pixels.
-        count: Views of an image in a batch; all are points of the batch.
-        cached: Random views of each image that the frozen part of the network embeds once, for all epochs (needs
-            model.trainable head or blocks:N); with the evaluation view they are what batches draw from. 0: new views
-            in every epoch.
-        scale: Smallest and largest share of the image's area that a crop covers.
+        count: Views per image in a batch; each is a point of the batch.
+        cached: Cached views per image: random views that the frozen part of the network embeds once for all epochs
+            (needs model.trainable head or blocks:N); batches draw from them and the evaluation view. 0: new views in
+            every epoch.
+        scale: Smallest and largest relative area of a crop.
         flip: Probability of a horizontal flip.
-        brightness: Largest relative change of brightness and of contrast; 0 leaves colours alone.
-        interpolation: Filter that resizes; `auto` is the one of the backbone's pretraining where timm knows it, and
-            `bilinear` for all others.
+        brightness: Largest relative change of brightness and contrast; 0: none.
+        interpolation: Resize filter; `auto` is that of the backbone's pretraining if timm knows it, else `bilinear`.
     """
 
     size: int = key(40, above=0, most=2**12)
@@ -66,21 +65,21 @@ class ViewsConfig:
 
 @dataclass
 class BatchConfig:
-    """The global batch: around seeds (section 3.1.1), or of classes, as the method has it.
+    """The global batch: seeds with their nearest neighbours (section 3.1.1), or classes, depending on the method.
 
-    It is the same on any number of ranks, up to one an image: its images are split over them as evenly as possible.
+    It is independent of the world size, which may be up to the number of its images.
 
     Args:
-        groups: N, seeds or classes drawn for a batch.
-        group_size: k = |B| / N, a seed and its k - 1 nearest neighbours, or images of one class. Single images (1) need
-            no neighbours, and so no sweep, but one where proxies.start is `data`.
-        cover: `random` draws seeds from all images (the paper); `disjoint` reads every image once an epoch at most.
-        locality: Give each group to the node that holds most of its shards. The batches are the same; their points come
-            in another order, so that sums differ in the last bits.
-        epoch_steps: Steps of an epoch, where a refresh is to come before all images were read (0: floor(n / |B|)).
-            Epochs that fit into one pass over the images begin their groups with different ones.
-        refresh_epochs: Epochs between two sweeps of the momentum encoder over the data.
-        micro_batches: Pieces in which a rank embeds its share; the gradient is that of the whole batch.
+        groups: Groups per batch: number of seeds or classes (N).
+        group_size: Images per group (k = |B| / N): a seed and its k - 1 nearest neighbours, or images of one class.
+            Groups of 1 need no neighbours, and so no embedding pass, except for proxies.start `data`.
+        cover: `random` draws seeds from all images (the paper); `disjoint` reads every image at most once per epoch.
+        locality: Assign each group to the node with most of its images cached. Batches are the same, but the order of
+            their points differs, and so the last bits of sums.
+        epoch_steps: Steps per epoch, to refresh the embeddings more often than once per pass over the images (0:
+            floor(n / |B|)). Epochs of the same pass use different seeds.
+        refresh_epochs: Epochs between two embedding passes of the momentum encoder over the data.
+        micro_batches: Micro-batches per rank; the gradient is that of the whole batch.
     """
 
     groups: int = key(20, above=0)

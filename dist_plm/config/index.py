@@ -1,4 +1,4 @@
-"""The search for the neighbours of a plan's seeds."""
+"""Nearest-neighbour index for the composition of batches."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,17 +11,17 @@ class IndexConfig:
     """Index over the momentum embeddings of all training images.
 
     Args:
-        factory: `Flat` compares a seed with every image: exact. Anything else is a factory string of a FAISS IVF index,
-            such as `IVF4096,Flat`, `IVF4096,SQ8` or `IVF4096,PQ32x8`: a seed is compared with the images of its
-            `nprobe` nearest cells, by codes, and the best of them by their embeddings.
-        nprobe: Cells searched for a seed at first.
-        nprobe_max: Cells searched at most; recall below the floor doubles nprobe up to this.
-        recall_floor: Least share of the true neighbours that an approximate index has to find, or the run stops.
-        recall_sample: Seeds on which that is measured against exact search, at every refresh.
-        memory_gb: What the index may take of a rank's memory (GPU memory where it is searched there). It is replicated
-            while it fits, and cut among the ranks beyond that.
-        precision: Of the embeddings on disk.
-        backend: Library of exact search; `auto` is faiss, on the GPU where both are there, else torch.
+        factory: `Flat`: exact search. Otherwise the factory string of a FAISS IVF index, such as `IVF4096,Flat`,
+            `IVF4096,SQ8` or `IVF4096,PQ32x8`: images of the `nprobe` nearest cells are compared by code, and the best
+            re-ranked by their embeddings.
+        nprobe: Initial number of cells searched per seed.
+        nprobe_max: Upper bound of nprobe, which doubles while recall is below the floor.
+        recall_floor: Minimum recall of an approximate index; the run stops below it.
+        recall_sample: Seeds by which the recall is measured against exact search at every refresh.
+        memory_gb: Memory budget of the index per rank, GB (GPU memory if it is searched there). The index is replicated
+            if it fits, else sharded over the ranks.
+        precision: Number format of the embeddings on disk.
+        backend: Library of exact search; `auto` is faiss, on the GPU if both are available, else torch.
     """
 
     factory: str = "Flat"
@@ -35,10 +35,10 @@ class IndexConfig:
 
     @property
     def exact(self) -> bool:
-        """Whether no neighbour can be missed."""
+        """Whether the search is exact."""
         return self.factory == "Flat"
 
     @property
     def item_bytes(self) -> int:
-        """Bytes of a coordinate on disk."""
+        """Bytes per coordinate on disk."""
         return 2 if self.precision == "fp16" else 4

@@ -1,4 +1,4 @@
-"""What is trained on a batch."""
+"""Settings of the method: neighbourhoods, proxies, loss, warm-up."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,25 +8,25 @@ from dist_plm.config.fields import key
 
 @dataclass
 class ManifoldConfig:
-    """Neighbourhoods (section 3.2) and similarity (3.3, 3.5).
+    """Local neighbourhoods (section 3.2) and similarity (3.3, 3.5).
 
     Args:
-        dim: m, the dimension of a linear neighbourhood P_i.
-        k: Nearest neighbours that may join X_i (points of the batch, views included).
-        threshold: T, the quality with which every member must be reconstructed; at 0 all k neighbours join.
-        criterion: `energy` reads T as |UU'v|^2 / |v|^2 >= T; `norm` as |v - UU'v| / |v| <= 1 - T.
-        centre: Where the PCA is centred: the point itself (`anchor`), the `origin`, or the `mean` of X_i.
-        similarity: `graded` is equation 2; `binary` is 1 within a neighbourhood and 0 outside (appendix).
-        n_alpha: Decay of similarity across a neighbourhood (equation 3).
-        n_beta: Decay of similarity along a neighbourhood (equation 4).
-        scope: Where the neighbours of a point come from: the whole batch on any number of ranks (`global`), a rank's
-            groups (`rank`, which needs the same number of whole groups on each), or all training images, as the
-            momentum encoder embedded them at the last refresh (`gallery`); there a point's other views come first.
-        piece: With scope `gallery`: a neighbourhood for each view of an image (`view`), or one around the mean of its
-            views (`image`).
-        project: Compute targets from points projected onto their own neighbourhood, x_i -> c_i + UU'(x_i - c_i), with
-            c_i the mean of X_i. Needs centre `mean`: a neighbourhood centred at x_i holds x_i already.
-        same_image: Force s = 1 between two views of one image.
+        dim: Dimension of a local linear neighbourhood (m, of P_i).
+        k: Candidate members of a local neighbourhood (X_i): nearest points of the batch, views included.
+        threshold: Reconstruction quality that every member must reach (T); at 0 all k candidates are members.
+        criterion: Reading of T: `energy` is |UU'v|^2 / |v|^2 >= T, `norm` is |v - UU'v| / |v| <= 1 - T.
+        centre: Centre of the PCA: the point itself (`anchor`), the `origin`, or the `mean` of the members (X_i).
+        similarity: `graded` (equation 2), or `binary`: 1 within a neighbourhood, 0 outside (appendix).
+        n_alpha: Decay exponent of the similarity orthogonal to a neighbourhood (N_alpha, eq. 3).
+        n_beta: Decay exponent of the similarity along a neighbourhood (N_beta, eq. 4).
+        scope: Candidates for the neighbours of a point: the whole batch (`global`), the rank's groups (`rank`, needs
+            whole groups and as many on each rank), or all training images as embedded at the last refresh (`gallery`),
+            where a point's other views come first.
+        piece: With scope `gallery`: a neighbourhood per view of an image (`view`), or one around the mean of its views
+            (`image`).
+        project: Compute targets from points projected onto their neighbourhood, x_i -> c_i + UU'(x_i - c_i), with c_i
+            the mean of the members (X_i). Needs centre `mean`, since a neighbourhood centred at x_i contains x_i.
+        same_image: Force similarity 1 between two views of one image.
     """
 
     dim: int = key(3, above=0, most=2**16)
@@ -45,13 +45,13 @@ class ManifoldConfig:
 
 @dataclass
 class ProxiesConfig:
-    """Proxies rho and their neighbourhoods Psi (section 3.4), sharded over the ranks.
+    """Learnable proxies (rho) and their neighbourhoods (Psi; section 3.4), sharded over the ranks.
 
     Args:
-        count: P = N_rho; 0 trains without proxies.
-        lr_scale: Learning rate of rho and Psi, as a multiple of the network's.
-        start: `normal` draws rho and Psi from N(0, 1); `data` takes teacher embeddings and their local bases.
-        similarity_gradient: Let s carry gradient into rho and Psi; otherwise s is a constant target.
+        count: Number of proxies (N_rho); 0: none.
+        lr_scale: Learning rate of the proxies, as a multiple of the network's.
+        start: Initialisation: `normal` draws from N(0, 1); `data` copies embeddings and their local bases.
+        similarity_gradient: Backpropagate through the similarity into the proxies; otherwise it is a constant target.
     """
 
     count: int = key(100, least=0)
@@ -62,37 +62,39 @@ class ProxiesConfig:
 
 @dataclass
 class LossConfig:
-    """Equations 6 to 9 as weighted means over pairs.
+    """Loss terms (equations 6 to 9) as weighted means over pairs.
 
-    The paper adds plain sums. At its |B| = 100 images x 2 views, P = 100 and m = 3 they hold 39,800 : 20,000 : 60,000
-    pairs, which is 1 : 0.5025 : 1.5075; as weights of means this ratio holds for any batch.
+    The paper adds sums over pairs. With its 100 images x 2 views, 100 proxies and m = 3 they have 39,800, 20,000 and
+    60,000 pairs; as weights of means, 1 : 20000/39800 : 60000/39800 keeps this ratio for any batch.
 
     Args:
-        delta: Distance of two entirely dissimilar points.
-        relative: Measure delta in the unit in which the targets of a batch are on average as far apart as its points
-            are by the momentum encoder: at 1 the loss neither spreads the batch nor draws it together.
-        point: Weight of the mean of equation 6.
-        proxy: Weight of the mean of equation 7.
-        neighbourhood: Weight of the mean of equation 8.
+        delta: Target distance of two points of similarity 0 (delta, eq. 6 and 7).
+        relative: Scale delta so that the mean target distance of a batch is delta times its mean distance by the
+            momentum encoder: at 1 the loss neither spreads nor contracts the batch.
+        point: Weight of the point-point term (eq. 6).
+        proxy: Weight of the point-proxy term (eq. 7); default 20000/39800.
+        neighbourhood: Weight of the proxy-neighbourhood term (eq. 8); default 60000/39800.
     """
 
     delta: float = key(2.0, above=0)
     relative: bool = False
     point: float = 1.0
-    proxy: float = 20_000 / 39_800
-    neighbourhood: float = 60_000 / 39_800
+    proxy: float = key(20_000 / 39_800, quotient="20000/39800: pairs of eq. 7 per pair of eq. 6 in the paper's batch")
+    neighbourhood: float = key(
+        60_000 / 39_800, quotient="60000/39800: pairs of eq. 8 per pair of eq. 6 in the paper's batch"
+    )
 
 
 @dataclass
 class WarmUpConfig:
-    """A phase before the method's own for random weights: two-view instance discrimination (NT-Xent).
+    """Warm-up phase for random weights: two-view instance discrimination (NT-Xent).
 
-    Where all embeddings coincide every similarity is 1, so an untrained network is a fixed point of the method.
+    If all embeddings coincide every similarity is 1: an untrained network is a fixed point of the method.
 
     Args:
-        epochs: Length of the phase; 0 leaves it out.
+        epochs: Length of the phase; 0: none.
         lr: Learning rate of the phase.
-        temperature: Of the softmax over the batch, also of the methods `instance` and `neighbour_contrast`.
+        temperature: Softmax temperature, also of the methods `instance` and `neighbour_contrast`.
     """
 
     epochs: int = key(8, least=0)

@@ -1,4 +1,4 @@
-"""The networks and how their weights move."""
+"""Networks and optimizer."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,12 +10,12 @@ from dist_plm.config.fields import key
 class LoraConfig:
     """Low-rank adapters on the linear layers of a transformer (Hu et al., ICLR 2022), by peft: W + alpha / rank B A.
 
-    The layers' own weights are frozen, and shared by student and momentum encoder; an export has the sum.
+    The original weights are frozen, and shared by student and momentum encoder; an export has the merged weights.
 
     Args:
-        rank: Of B A; 0: no adapters. They replace the training of all blocks that `model.trainable` names.
+        rank: Rank of the adapters; 0: none. They replace full training of the blocks that `model.trainable` names.
         alpha: Scale of the adapters, divided by the rank.
-        targets: Last names of the layers, such as `qkv` or `fc1`; none: all linear layers of the blocks.
+        targets: Names of the adapted layers, such as `qkv` or `fc1`; empty: all linear layers of the blocks.
     """
 
     rank: int = 0
@@ -29,24 +29,24 @@ class ModelConfig:
 
     Args:
         backbone: `bvlc_googlenet` (this literature's Caffe network), `small`, a classifier of torchvision, `timm/NAME`
-            for any network of timm, or `package.module:function` for one of your own (docs/python.md).
-        weights: Empty for random ones, `imagenet` for torchvision's own, `pretrained` for timm's own, or a file
+            for any network of timm, or `package.module:function` for your own (docs/python.md).
+        weights: Pretrained weights: empty (random), `imagenet` (torchvision), `pretrained` (timm), or a file
             (.safetensors, .pth, .bin, .caffemodel).
-        dim: Dimension D of the embedding.
-        wide_dim: Dimension of a second head g beside the embedding, which teaches in `stml`; 0 leaves it out.
-        layer_norm: Normalise the head's output over its D entries before it is brought to unit length.
-        pooling: Global pooling before the head, of a map's positions or a transformer's patches; `avg_max` is the sum
-            of both. `cls` is the class token (or attention pooling, as in SigLIP), `cls_avg` that beside the mean of
-            the patches, `gem` the generalised mean with a learnable exponent.
-        batch_norm: `frozen` and `synchronised` are exact on any number of ranks; `per_rank` is not.
-        momentum: gamma of equation 1.
-        head_start: The heads at step 0: a random `orthogonal` projection, or the principal directions (`pca`) of the
-            training images' pooled features, each divided by its standard deviation (`whitened`).
-        trainable: What learns: `all`, the `head` alone, or the last N blocks of the backbone with the head, `blocks:N`.
-            What is in front of them is frozen: no gradient, no optimiser state, one copy for student and teacher.
-        lora: Adapters in place of the blocks' own weights.
-        checkpointing: Keep what enters each block alone for the backward, and compute the rest again: less memory, a
-            third more time, the same gradients.
+        dim: Embedding dimension (D).
+        wide_dim: Dimension of a second head (g), the teacher's in `stml`; 0: none.
+        layer_norm: Layer normalisation of the head's output, before l2 normalisation.
+        pooling: Global pooling before the head, over positions or patches; `avg_max` is the sum of both. `cls` is the
+            class token (or attention pooling, as in SigLIP), `cls_avg` its concatenation with the mean of the patches,
+            `gem` the generalised mean with a learnable exponent.
+        batch_norm: Batch normalisation: `frozen` and `synchronised` are independent of the world size, `per_rank` is
+            not.
+        momentum: EMA momentum of the teacher (gamma, eq. 1).
+        head_start: Initialisation of the heads: a random `orthogonal` projection, or the principal directions (`pca`)
+            of the pooled features of the training images, each divided by its standard deviation (`whitened`).
+        trainable: Trainable part: `all`, the `head`, or the last N blocks of the backbone and the head, `blocks:N`. The
+            rest is frozen: no gradient, no optimizer state, one copy for student and teacher.
+        lora: Low-rank adapters.
+        checkpointing: Activation checkpointing: less memory, a third more time, the same gradients.
     """
 
     backbone: str = "small"
@@ -65,20 +65,20 @@ class ModelConfig:
 
 @dataclass
 class OptimiserConfig:
-    """How weights move.
+    """Optimizer and learning-rate schedule.
 
     Args:
-        name: Update rule.
+        name: Optimizer.
         lr: Learning rate of head and backbone.
         backbone_lr_scale: Learning rate of the backbone, as a multiple of the head's.
-        layer_decay: Factor of the learning rate from each block of the backbone to the one before it; 1: none.
-        weight_decay: For the network; proxies have none.
-        schedule: Learning rate over the steps of a phase; `steps` multiplies it by `decay` at each milestone.
+        layer_decay: Layer-wise learning-rate decay per block, from the head down; 1: none.
+        weight_decay: Weight decay of the network; proxies have none.
+        schedule: Schedule over the steps of a phase; `steps` multiplies the rate by `decay` at each milestone.
         milestones: Epochs after which the rate decays.
         decay: Factor at a milestone.
-        warmup_steps: Steps over which the learning rate rises from 0.
-        head_only_epochs: First epochs of a phase, in which the backbone rests.
-        clip_norm: Largest norm of the gradient of all that is trained, proxies included; 0: none.
+        warmup_steps: Steps of linear learning-rate warm-up.
+        head_only_epochs: First epochs of a phase with the backbone frozen.
+        clip_norm: Gradient clipping: largest norm of the gradient of all parameters, proxies included; 0: none.
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"

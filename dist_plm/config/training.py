@@ -1,4 +1,4 @@
-"""A run: its length, its evaluations, its checkpoints, its machine."""
+"""Training, evaluation, checkpoints and runtime."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,22 +8,22 @@ from dist_plm.config.fields import key
 
 @dataclass
 class TrainConfig:
-    """What is trained, how long, and how often it speaks.
+    """Method, length, logging and precision.
 
     Args:
-        method: What is trained on a batch; `proxy_anchor` and `dada` are supervised by the labels of the split.
-        epochs: Epochs of the method's phase; an epoch is floor(n / |B|) steps, or `batch.epoch_steps`.
-        max_steps: Stop after so many steps in all (0: never).
-        evaluate_epochs: Epochs between evaluations; start and end are always evaluated.
+        method: Training objective; `proxy_anchor` and `dada` are supervised by the labels of the split.
+        epochs: Epochs of the method; an epoch is floor(n / |B|) steps, or `batch.epoch_steps`.
+        max_steps: Stop after this total number of steps (0: no limit).
+        evaluate_epochs: Epochs between evaluations; the start and the end are always evaluated.
         log_steps: Steps between log lines.
-        wandb: Project of Weights & Biases that also gets the numbers (`pip install -e '.[wandb]'`); empty: none.
-        report: Write RUN/report.html at the end, where its libraries are installed (`pip install -e '.[report]'`).
-        non_finite: What to do about a step whose loss or gradient is not finite: the step is void either way.
-        precision: Of the encoders (weights stay fp32 in fp16 and bf16); distances, PCA and losses are always fp32 at
-            least. `auto` is bf16 on hardware that multiplies it natively (GPUs from Ampere on, x86 CPUs with
-            AVX512-BF16 or AMX) and fp32 elsewhere and under `runtime.strategy: reproducible`; config.yaml of the run
-            holds the choice, and a resumed run keeps it on any machine. `fp32` is IEEE single precision on GPUs too;
-            `tf32` lets their tensor cores round the factors to 10 bits.
+        wandb: Weights & Biases project to log to as well (`pip install -e '.[wandb]'`); empty: none.
+        report: Write RUN/report.html at the end, if its libraries are installed (`pip install -e '.[report]'`).
+        non_finite: Reaction to a step with a non-finite loss or gradient; its optimizer step is skipped in any case.
+        precision: Precision of the encoders (weights stay fp32 in fp16 and bf16); distances, PCA and losses are at
+            least fp32. `auto` is bf16 on hardware with native support (GPUs from Ampere on, x86 CPUs with AVX512-BF16
+            or AMX), and fp32 elsewhere and under `runtime.strategy: reproducible`; config.yaml of the run stores the
+            choice, and a resumed run keeps it. `fp32` is IEEE single precision on GPUs too; `tf32` allows their tensor
+            cores to round factors to 10 bits.
     """
 
     method: Literal["plm", "instance", "neighbour_contrast", "stml", "proxy_anchor", "dada", "pseudo_labels"] = "plm"
@@ -42,10 +42,10 @@ class EvaluationConfig:
     """Metrics on the test split.
 
     Args:
-        ks: K of recall@K.
-        batch_size: Images in a forward pass of evaluation and sweep.
+        ks: Values of K for recall@K.
+        batch_size: Batch size of evaluation and embedding passes.
         nmi: Cluster the test embeddings and report NMI.
-        raw_pixels: Also report the recall of raw pixels, once, as the floor.
+        raw_pixels: Also report the recall of raw pixels, once, as a lower baseline.
     """
 
     ks: list[int] = key([1, 2, 4, 8], above=0, filled=True)
@@ -56,28 +56,31 @@ class EvaluationConfig:
 
 @dataclass
 class CheckpointConfig:
-    """Saving.
+    """Checkpointing.
 
     Args:
         every_steps: Steps between checkpoints; one is always written at the end and on a signal.
-        keep: Newest checkpoints kept.
-        keep_every_epochs: One is written and kept for good after every so many epochs (0: never).
-        keep_best: Whose recall@1 decides which evaluated checkpoint is written, kept and linked as checkpoints/best.
+        keep: Number of newest checkpoints to keep.
+        keep_every_epochs: Also write a checkpoint every N epochs and never delete it (0: none).
+        keep_best: Network by which the best checkpoint is selected, kept and linked as checkpoints/best.
+        best_by: Criterion of the selection: `recall` (needs labels of the test split), or `label_free`, the agreement
+            of neighbourhoods between two random views of held-out images; `auto` is recall if there are labels.
     """
 
     every_steps: int = key(100, above=0)
     keep: int = key(2, above=0)
     keep_every_epochs: int = 0
     keep_best: Literal["teacher", "student", "none"] = "teacher"
+    best_by: Literal["auto", "recall", "label_free"] = "auto"
 
 
 @dataclass
 class ZeroConfig:
-    """What `runtime.strategy: deepspeed` cuts among the ranks instead of keeping it whole on each (ZeRO).
+    """ZeRO settings of `runtime.strategy: deepspeed`.
 
     Args:
-        stage: 1 cuts the optimiser's state, 2 the gradients too, 3 the weights of student and momentum encoder too.
-        offload: Keep the optimiser's state, and take its step, in host memory.
+        stage: 1 shards the optimizer state, 2 also the gradients, 3 also the weights of student and momentum encoder.
+        offload: Offload optimizer state and step to host memory.
     """
 
     stage: Literal[1, 2, 3] = 2
@@ -86,21 +89,19 @@ class ZeroConfig:
 
 @dataclass
 class RuntimeConfig:
-    """Machine and ranks.
+    """Device, parallel strategy, threads and timeouts.
 
     Args:
-        device: `auto` takes a GPU where there is one.
-        strategy: `ddp` is the fast one; `reproducible` gives the same bits on any number of ranks up to `lanes`;
-            `deepspeed` needs less memory. A run may be resumed under another one.
-        lanes: Pieces into which `reproducible` cuts the global batch, at most one an image; a rank computes whole ones,
-            one at a time. Another number of lanes changes the bits of the result.
-        zero: Of strategy `deepspeed`.
-        compile: Make fused kernels of the networks for the steps (torch.compile, strategy `ddp`); the first step takes
-            minutes.
-        threads: Compute threads of a rank; 0 shares the cores that ranks have in common (`reproducible`: 1, since
-            a kernel on two threads adds up in another order).
-        timeout_seconds: Bound of every wait for another rank.
-        signals: What asks a run to save and leave; SIGINT twice leaves at once.
+        device: `auto` uses a GPU if there is one.
+        strategy: Parallel strategy: `ddp` is the fastest; `reproducible` gives bitwise identical results at any world
+            size up to `lanes`; `deepspeed` needs less memory. A run may be resumed under another one.
+        lanes: Micro-batches of the global batch under `reproducible`, independent of the world size; each rank computes
+            whole ones, one at a time. Another number changes the last bits of the result.
+        zero: Settings of strategy `deepspeed`.
+        compile: Compile the networks to fused kernels (torch.compile, strategy `ddp`); the first step takes minutes.
+        threads: Compute threads per rank; 0 divides the cores among the ranks of a machine (`reproducible`: 1, since
+            the order of a sum depends on the number of threads).
+        timeout_seconds: Time-out of every wait for another rank.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -110,6 +111,3 @@ class RuntimeConfig:
     compile: bool = False
     threads: int = key(0, least=0, most=2**12)
     timeout_seconds: float = key(600.0, above=0, most=10**7)  # four months; torch counts nanoseconds in 64 bits
-    signals: list[Literal["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"]] = field(
-        default_factory=lambda: ["SIGTERM", "SIGINT", "SIGUSR2"]
-    )

@@ -1,4 +1,4 @@
-"""Bytes of any common image file to 8-bit RGB, or a ValueError that says why not."""
+"""Decodes common image formats to 8-bit RGB, or raises a ValueError with the reason."""
 
 import io
 import re
@@ -24,7 +24,7 @@ MAX_SCAN_PIXELS = 16 * MAX_PIXELS
 MAX_SEGMENTS = 10_000
 """Most segments of a JPEG, each up to 64 KB."""
 
-_SEGMENT = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # the start of one; data hold a byte FF before 00, D0-D7 alone
+_SEGMENT = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # a marker; data have FF only before 00 or D0-D7
 _SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
 
 
@@ -40,7 +40,7 @@ def decode(data: bytes) -> Image.Image:
     try:
         return _decoded(data, form)
     except ValueError:
-        # Pillow refuses a PNG for a comment that is too long or has a wrong checksum.
+        # Pillow rejects a PNG with an oversized comment or one with a wrong checksum.
         plain = without_comments(data) if form == PNG else data
         if len(plain) == len(data):
             raise
@@ -48,7 +48,7 @@ def decode(data: bytes) -> Image.Image:
 
 
 def extension(data: bytes) -> str:
-    """The file name extension (without dot) of an image's format, told by its first bytes. Raises ValueError."""
+    """The file name extension (without dot) of an image's format, detected by magic number. Raises ValueError."""
     return _format(data).extension
 
 
@@ -67,7 +67,7 @@ def _decoded(data: bytes, form: Format) -> Image.Image:
             set_transparent(image, data)
         image.load()
         return to_rgb(image)
-    # Pillow's decoders meet damaged bytes with a dozen kinds of exception (OSError, SyntaxError, struct.error, ...).
+    # Pillow's decoders raise a dozen kinds of exception for damaged bytes (OSError, SyntaxError, struct.error, ...).
     except Exception as error:
         raise ValueError(f"damaged image: {error}") from error
 
@@ -78,7 +78,7 @@ def _open(data: bytes, form: Format) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ValueError(f"image too large: {error}") from error
     except Image.UnidentifiedImageError as error:
-        raise ValueError(f"damaged image: it begins as {form.plugin} and can't be read as such") from error
+        raise ValueError(f"damaged image: it starts like {form.plugin} but can't be read as {form.plugin}") from error
     except Exception as error:
         raise ValueError(f"damaged image: {error}") from error
     pixels, most = image.width * image.height, MAX_PIXELS if is_shallow(image) else MAX_DEEP_PIXELS

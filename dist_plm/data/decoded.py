@@ -1,7 +1,7 @@
-"""The decoded cache: images of a split as pixels in files that the ranks of a node map into memory.
+"""Cache of decoded images: the pixels of a split in files that the ranks of a node memory-map.
 
-Decoding a photograph costs more than cutting a view from it, and is the same in every epoch. What it costs in turn is
-disk, and for images larger than `side` detail: a crop of a tenth of the image has a third of the side to draw from.
+Decoding a photograph takes longer than cropping a view, and is the same in every epoch. The price is disk space, and
+detail of images larger than `side`: a crop of a tenth of the area has a third of the side.
 """
 
 import hashlib
@@ -26,11 +26,11 @@ from dist_plm.errors import UserError
 from dist_plm.files.atomic import NO_ROOM, replacing
 from dist_plm.telemetry.progress import Display
 
-SAMPLE = 64  # images from which the size of all is estimated
+SAMPLE = 64  # images by which the total size is estimated
 
 
 class DecodedStore(Store):
-    """A Store whose images are read as pixels from `folder`, which `decode_once` has filled. Bytes are the other's."""
+    """A Store that reads decoded images from `folder`, filled by `decode_once`, and bytes from another store."""
 
     def __init__(self, store: Store, folder: Path) -> None:
         self._store, self._pixels_folder = store, folder
@@ -56,7 +56,7 @@ class DecodedStore(Store):
     def read_image(self, id: int) -> Image.Image:
         """Image `id`, its shorter side reduced. Thread-safe."""
         shard, _, _ = self._row(id)
-        if shard not in self._maps:  # of two threads that come here at once, either's map will do
+        if shard not in self._maps:  # a race of two threads is harmless: both maps are the same
             sizes = np.load(_sizes(self._pixels_folder, shard))
             self._maps[shard] = np.memmap(_pixels(self._pixels_folder, shard), np.uint8, "r"), sizes
         pixels, sizes = self._maps[shard]
@@ -73,24 +73,24 @@ class DecodedStore(Store):
 
 
 def decode_once(store: Store, *, config: DataConfig, world: World, display: Display) -> Store:
-    """The store with its images as pixels of `config.decoded_side`, decoded now where they are not yet. A collective.
+    """The store with its images decoded to `config.decoded_side`; missing ones are decoded now. A collective.
 
-    The ranks of a node decode shards of their own, one file each, in a folder named after the images, their order and
-    the side: another run finds it, and a run that was stopped goes on with it.
+    The ranks of a node decode different shards, one file each, into a folder named by a hash of the images, their order
+    and the side, which other runs reuse and an interrupted run completes.
 
     Raises:
-        UserError: the disk has no room for it, or can't be written.
-        Preempted: a rank was told to leave, and all do so.
+        UserError: The disk is too small, or can't be written.
+        Preempted: A rank caught a signal.
     """
     folder, local = cache_folder(config) / "decoded" / _name(store, config.decoded_side), world.node_size
     missing = [number for number in range(len(store.shards)) if not _pixels(folder, number).exists()]
     _raise_first(_fault(folder, store, missing, config.decoded_side, display), world)
-    # Of all shards, not of those missing: another run may fill the folder, and ranks would see different ones.
+    # Over all shards, not the missing ones: another run may fill the folder, and ranks would see different sets.
     shares = balanced([shard.samples for shard in store.shards], local)
     own = [number for number in shares[world.rank % local] if number in missing]
     total = sum(store.shards[number].samples for number in own)
     with display.phase(f"decode {store.split}", total, "images") as phase:
-        # Shard by shard together: a node that has them all waits no longer for another than a shard takes.
+        # In lockstep, shard by shard, so that no wait for another node is longer than one shard takes.
         for number in [*own, *[None] * (max(world.gather_objects(len(own))) - len(own))]:
             _raise_first(None if number is None else _decode_shard(folder, store, number, config, world), world)
             world.leave_if_told()
@@ -107,14 +107,14 @@ def shrunk(image: Image.Image, side: int) -> Image.Image:
 
 
 def estimated_bytes(store: Store, side: int) -> int:
-    """Bytes that the pixels of a split take, from the sizes of some of its images."""
+    """Estimated size of the decoded split, from a sample of its images."""
     ids = np.linspace(0, len(store) - 1, min(SAMPLE, len(store))).astype(int).tolist()
     areas = [width * height for width, height in (shrunk(store.read_image(id), side).size for id in ids)]
     return int(3 * np.mean(areas) * len(store))
 
 
 def _fault(folder: Path, store: Store, missing: list[int], side: int, display: Display) -> UserError | None:
-    """What is in the way of the files that are missing; announces their size."""
+    """Why the missing files can't be written, None if they can; announces their size."""
     if not missing:
         display.say(f"decoded images of {store.split}: {folder}")
         return None
@@ -135,15 +135,15 @@ def _fault(folder: Path, store: Store, missing: list[int], side: int, display: D
 
 
 def _raise_first(fault: UserError | None, world: World) -> None:
-    """Raise the fault of the first rank that has one, on all."""
+    """Raise the first rank's error on all ranks."""
     if first := next(filter(None, world.gather_objects(fault)), None):
         raise first
 
 
 def _decode_shard(folder: Path, store: Store, number: int, config: DataConfig, world: World) -> UserError | None:
-    """Write the two files of a shard, that of the pixels last, unless told to leave; returns what is in the way."""
+    """Write the two files of a shard, the pixels last, unless a signal arrives; returns an error of the disk."""
     sizes, start = [], 0
-    # On a file system that nodes share, each may be at this shard.
+    # On a shared file system, several nodes may write this shard.
     writer = f"-{socket.gethostname()}-{os.getpid()}"
     try:
         with replacing(_pixels(folder, number), writer=writer) as file:
@@ -161,12 +161,12 @@ def _decode_shard(folder: Path, store: Store, number: int, config: DataConfig, w
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        return UserError(f"{folder} took no more ({error.strerror}): make room, or name another data.cache_dir")
+        return UserError(f"{folder} can't be written ({error.strerror}): free space, or choose another data.cache_dir")
     return None
 
 
 class _Told(Exception):
-    """Leave, and let nothing stay that is not whole."""
+    """Exit, discarding incomplete files."""
 
 
 def _decoded(store: Store, number: int, config: DataConfig) -> Iterator[np.ndarray]:

@@ -1,12 +1,12 @@
-"""The data set on disk: WebDataset tars, three tables a split, and a manifest that binds them.
+"""Format of a data set on disk: WebDataset tars, three tables per split, and a manifest.
 
 manifest.json          this module's `Manifest`
-{split}-000000.tar     "{key}.jpg" (or .png, ...), the image's bytes as they came, then "{key}.json"
+{split}-000000.tar     "{key}.jpg" (or .png, ...), the original bytes of the image, then "{key}.json"
 {split}.offsets.npy    OFFSET_DTYPE, one row a sample; a sample's id is its row
 {split}.labels.npy     int32, an index into the split's classes, -1 where there is none
-{split}.checks.npy     CHECK_DTYPE, by which bytes that came over a network are known to be the sample's
-rejected.jsonl         {"source", "reason"}, one line for each source that could not be read
-ignored.jsonl          the same for each file of a folder that a rule left out
+{split}.checks.npy     CHECK_DTYPE, checksums of the images, for reads over a network
+rejected.jsonl         {"source", "reason"}, one line per source that could not be read
+ignored.jsonl          the same per file of a folder that a rule excluded
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from dist_plm.files.reading import parse_document
 FORMAT = 1
 
 PLAIN_NAME = re.compile(r"\w[\w.+ -]*")
-"""Names of splits and files. A manifest may come from a stranger: no separator (`../x`), no scheme, no hidden file."""
+"""Names of splits and files. A manifest is untrusted: no separator (`../x`), no scheme, no hidden file."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -38,12 +38,12 @@ REJECTED = "rejected.jsonl"
 IGNORED = "ignored.jsonl"
 
 MAX_BYTES = 2**28
-"""Largest file taken for an image, 256 MiB: a worker holds one at a time."""
+"""Largest image file, 256 MiB: each worker holds one."""
 
 LABEL_DTYPE = np.dtype("<i4")
 
 OFFSET_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("size", "<u4")])
-"""Where a sample's image lies: position in the split's list of shards, first byte in that tar, bytes. 16 B packed."""
+"""Location of a sample's image: index in the split's list of shards, offset in that tar, bytes. 16 B packed."""
 
 
 CHECK_DTYPE = np.dtype("<u8")
@@ -71,7 +71,7 @@ class ShardInfo:
 class SplitInfo:
     """One split: its samples, whether any has a label, the names that labels index, its shards in order, its tables.
 
-    `tables` is by the name of the file; empty in a data set of before there were checks, which is read locally only.
+    `tables` is by the name of the file; empty in a data set without checksums, which can only be read locally.
     """
 
     samples: int
@@ -83,16 +83,16 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a data set is.
+    """Description of a data set.
 
     Args:
-        name: For people.
-        fingerprint: SHA-256 (hex) over key, SHA-256 of the bytes, and label of every sample in order; the same
-            for the same content, however it is cut into shards.
+        name: For display.
+        fingerprint: SHA-256 (hex) over key, SHA-256 of the bytes, and label of every sample in order; independent
+            of the partition into shards.
         splits: By name, in order.
-        rejected: Sources that could not be read.
-        ignored: Files of a folder that a rule left out.
-        inputs: SHA-256 (hex) of the list of sources and the cut into shards: tells whether a build would repeat itself.
+        rejected: Number of sources that could not be read.
+        ignored: Number of files of a folder that a rule excluded.
+        inputs: SHA-256 (hex) of the list of sources and the partition into shards; identifies a finished build.
     """
 
     name: str
@@ -111,11 +111,11 @@ class Manifest:
             with path.open("rb") as file:
                 text = file.read(
                     min(MANIFEST_BYTES, os.fstat(file.fileno()).st_size) + 1
-                )  # a buffer of the bound is 64 MiB
+                )  # the size limit as a buffer would be 64 MiB
         except FileNotFoundError:
             raise UserError(
-                f"{folder} holds no data set: {MANIFEST} is missing; name another folder with "
-                "--data.shards (--shards in evaluate and report), or make one with `python shards/build.py`"
+                f"{folder} is not a data set: {MANIFEST} is missing; choose another folder with "
+                "--data.shards (--shards in evaluate and report), or build one with `python shards/build.py`"
             ) from None
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from error
@@ -123,16 +123,16 @@ class Manifest:
 
     @classmethod
     def parse(cls, text: bytes, place: str) -> "Manifest":
-        """The manifest in `text`, which came from `place`. Raises UserError where it is none."""
+        """Parse the manifest in `text`, read from `place`. Raises UserError if it is invalid."""
         try:
             return _parse(parse_document(text, MANIFEST_BYTES))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise UserError(
-                f"{place} is no manifest of format {FORMAT} ({type(error).__name__}: {error}); build the data set again"
+                f"{place} is not a manifest of format {FORMAT} ({type(error).__name__}: {error}); rebuild the data set"
             ) from error
 
     def save(self, folder: str | Path) -> None:
-        """Write `folder`/manifest.json, whole or not at all."""
+        """Write `folder`/manifest.json atomically."""
         document = {"format": self.format, **{k: v for k, v in asdict(self).items() if k != "format"}}
         with replacing(Path(folder) / MANIFEST) as file:
             file.write((json.dumps(document, indent=1) + "\n").encode())
@@ -154,17 +154,17 @@ def checks_path(folder: str | Path, split: str) -> Path:
 
 
 def check_of(sha256: bytes) -> int:
-    """A sample's entry in the table of checks, from the SHA-256 of its image."""
+    """A sample's entry in the checksum table, from the SHA-256 of its image."""
     return int.from_bytes(sha256[:8], "little")
 
 
 def is_sound(data: bytes | memoryview, check: int) -> bool:
-    """Whether these are the bytes of the image with this check."""
+    """Whether the bytes match the checksum of an image."""
     return check_of(hashlib.sha256(data).digest()) == check
 
 
 def fingerprint_line(split: str, key: str, sha256: str, label: int) -> bytes:
-    """What one sample adds to the fingerprint; `label` is -1 where there is none."""
+    """The line of a sample in the input of the fingerprint; `label` is -1 if unlabelled."""
     return f"{split}/{key} {sha256} {label}\n".encode()
 
 

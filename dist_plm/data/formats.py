@@ -1,6 +1,6 @@
-"""Image formats, told by their first bytes whatever the file is called: those that are read, and common others by name.
+"""Image formats by magic number, regardless of the file name: supported ones, and names of common others.
 
-A closed list. Pillow would otherwise try every plugin on untrusted bytes, one of which starts Ghostscript.
+A closed list: Pillow would otherwise try every plugin on untrusted bytes, one of which starts Ghostscript.
 """
 
 import re
@@ -8,13 +8,13 @@ from functools import cache
 from typing import NamedTuple
 
 HEAD = 64
-"""Bytes from which a format is told."""
+"""Bytes needed to detect a format."""
 
 HEIC_INSTALL = "pip install 'dist_plm[heic]'"
 
 
 class Format(NamedTuple):
-    """A format that is read.
+    """A supported format.
 
     Args:
         plugin: Pillow's name.
@@ -31,8 +31,8 @@ TIFF, WEBP, AVIF, HEIC = Format("TIFF", "tif"), Format("WEBP", "webp"), Format("
 
 SUPPORTED = "JPEG, PNG, WebP, BMP, GIF, TIFF and AVIF, and HEIC with pillow-heif"
 
-# ISO base media files say their kind in the brands of their first box, `ftyp`. A HEIC image has one that names the
-# codec or, as AVIF has too, one that names the structure (mif1: ISO/IEC 23008-12, section 10.2).
+# ISO base media files list brands in their first box, `ftyp`. A HEIC image has one that names the codec, or, like
+# AVIF, one that names the structure (mif1: ISO/IEC 23008-12, section 10.2).
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 _AVIF_BRANDS = {b"avif", b"avis"}
 
@@ -41,7 +41,7 @@ _MAGIC = (
     (rb"\x89PNG\r\n\x1a\n", PNG),
     (rb"GIF8[79]a", GIF),
     (rb"BM", BMP),
-    (rb"II\*\0|MM\0\*|II\0\*|MM\*\0|II\+\0|MM\0\+", TIFF),  # two of them are written by broken programs
+    (rb"II\*\0|MM\0\*|II\0\*|MM\*\0|II\+\0|MM\0\+", TIFF),  # two of them come from faulty encoders
     (rb"RIFF....WEBP", WEBP),
 )
 
@@ -69,18 +69,18 @@ _OTHERS = (
 
 
 def sniff(head: bytes) -> Format | None:
-    """The format that is read of which these are the first bytes (up to HEAD are looked at)."""
+    """The supported format of a file that starts with these bytes (HEAD are enough); None for others."""
     found = next((form for magic, form in _MAGIC if re.match(magic, head, re.DOTALL)), None)
     if found is None and head[4:8] == b"ftyp":
         end = min(int.from_bytes(head[:4], "big"), HEAD)
         brands = {head[8:12], *(head[at : at + 4] for at in range(16, end, 4))}
-        # An AVIF image names AVIF; of an image that names neither the codec can't be told.
+        # An AVIF image lists AVIF; an image that lists neither has an unknown codec.
         found = AVIF if brands & _AVIF_BRANDS else HEIC if brands & _HEIC_BRANDS else None
     return found
 
 
 def refusal(head: bytes) -> str:
-    """Why a file that begins like this is not read; empty where it may be."""
+    """Why a file that starts with these bytes can't be an image of the data set; empty if it can."""
     found = sniff(head)
     if found == HEIC and not _has_heif():
         return f"a HEIC image, which needs pillow-heif: {HEIC_INSTALL}"
@@ -89,14 +89,14 @@ def refusal(head: bytes) -> str:
     if not head:
         return "empty file"
     if not any(head):
-        return "not an image: it begins with zeros, as a file does that was not copied whole"
+        return "not an image: it starts with zeros, as an incompletely copied file does"
     other = next((name for magic, name in _OTHERS if re.match(magic, head, re.DOTALL)), "")
     return f"not an image in a supported format: it is {other}; supported are {SUPPORTED}" if other else "not an image"
 
 
 @cache
 def _has_heif() -> bool:
-    """Whether Pillow opens HEIC; registers pillow-heif with it where that is installed."""
+    """Whether HEIC can be decoded; registers pillow-heif with Pillow if it is installed."""
     try:
         from pillow_heif import register_heif_opener
     except ImportError:

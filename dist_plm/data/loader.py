@@ -1,8 +1,8 @@
-"""From a plan to prefetched batches: threads read, decode and cut the views of the images that a rank trains on.
+"""Prefetching loader: threads read, decode and augment the images of this rank in the order of the plan.
 
-Threads and not processes: pread, JPEG decoding and Pillow's resize release the GIL, so there is nothing to fork, to
-pickle or to leave behind, and a signal to the process group meets one process. On photographs of 256 px a loader with
-one thread takes 1.35 ms of CPU an image (two views of 227 px), a bare loop over the same decoding 1.28 ms: 95 %.
+Threads, not processes: pread, JPEG decoding and Pillow's resize release the GIL, and there is nothing to fork, pickle
+or clean up. On photographs of 256 px a loader with one thread takes 1.35 ms of CPU per image (two views of 227 px), a
+bare loop over the same decoding 1.28 ms: 95 %.
 """
 
 import time
@@ -29,9 +29,8 @@ class Batch:
         step: Position in the epoch's plan.
         ids: int64 [b], sample ids.
         views: uint8 [b * count, 3, size, size], image-major: view v of ids[i] is row i * count + v.
-        labels: int64 [b], classes of the images, where they are asked for.
-        neighbours: float32 [b, k, D], embeddings of the nearest training images of each image, where they are asked
-            for.
+        labels: int64 [b], classes of the images, on request.
+        neighbours: float32 [b, k, D], embeddings of the nearest training images of each image, on request.
     """
 
     step: int
@@ -42,7 +41,7 @@ class Batch:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on `device`; from pinned memory the copy does not wait, and later kernels of the stream see it done."""
+    """The batch on `device`; non-blocking from pinned memory, and ordered before later kernels of the stream."""
     held = (batch.ids, batch.views, batch.labels, batch.neighbours)
     tensors = (None if t is None else t.to(device, non_blocking=True) for t in held)
     with part("copy"):
@@ -50,25 +49,25 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 class Loader:
-    """Batches of one epoch, in the order of the plan, decoded ahead of the step.
+    """Prefetched batches of one epoch, in the order of the plan.
 
-    A view is a function of (seed, epoch, id, view), so the batches are the same bytes for any number of ranks, workers
-    and batches ahead. Leaving the iteration early, by `break` or an exception, joins the threads.
+    A view is a function of (seed, epoch, id, view), so the batches are identical at any world size, number of workers
+    and prefetch depth. Leaving the iteration early, by `break` or an exception, joins the threads.
 
     Args:
         store: The split.
         plan_rows: int64 [steps, b], this rank's sample ids of every step of the epoch.
         node_rows: int64 [steps, B], those of all ranks that share the store's cache; this rank's where not given.
-        labels: int64 [n], classes of all images, to be handed out with them; or None.
-        around: Called with ids int64 [b] for the embeddings of their nearest images [b, k, D], to be handed out with
-            them; or None.
-        views: How an image becomes `views.count` views.
+        labels: int64 [n], classes of all images, to be returned with the batches; or None.
+        around: Called with ids int64 [b] for the embeddings of their nearest images [b, k, D], to be returned with
+            the batches; or None.
+        views: Augmentation.
         seed: Of the run.
         epoch: Number of the epoch.
         first_step: Step to begin with; what lies before is not read.
         workers: Decoding threads.
-        prefetch: Batches in the making beyond the one that the caller holds.
-        pin: Put batches in page-locked memory, from which a GPU copies while it computes.
+        prefetch: Prefetched batches beyond the one that the caller holds.
+        pin: Use page-locked memory, from which a GPU copies asynchronously.
 
     Attributes:
         wait_seconds: Time that the caller has spent waiting for batches so far, seconds.
@@ -102,36 +101,35 @@ class Loader:
         return max(0, len(self.plan_rows) - self.first_step)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Raises at the step that holds the sample: UserError or RunFailure where it cannot be read, RuntimeError for a
-        bug."""
+        """Raises at the step of the faulty sample: UserError or RunFailure if unreadable, RuntimeError for a bug."""
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
         ahead: deque[tuple[Batch, list[Future[None]]]] = deque()
         step, first, last = self.first_step, self.first_step, len(self.plan_rows)
         try:
-            with self.store.foresee(self.node_rows[first:]) as foresight:
+            with self.store.prefetch(self.node_rows[first:]) as prefetcher:
                 for _ in range(len(self)):
                     asked = time.perf_counter()
                     with part("decode"):
-                        while len(ahead) <= self.prefetch and step < last and foresight.ready(step - first, not ahead):
+                        while len(ahead) <= self.prefetch and step < last and prefetcher.ready(step - first, not ahead):
                             ahead.append(self._begin(step, pool))
                             step += 1
                         batch, images = ahead.popleft()
-                        # One wake-up a batch. Waiting for each image in turn takes the GIL from the workers at every
-                        # image: three context switches and 5 % of the CPU time.
+                        # Wait once per batch: a wait per image takes the GIL from the workers each time, three
+                        # context switches and 5 % of the CPU time.
                         wait(images, return_when=FIRST_EXCEPTION)
                     for image in images:
                         image.result()
                     self.wait_seconds += time.perf_counter() - asked
                     yield batch
-                    foresight.advance()
+                    prefetcher.advance()
         finally:
             pool.shutdown(cancel_futures=True)
 
     def _begin(self, step: int, pool: ThreadPoolExecutor) -> tuple[Batch, list[Future[None]]]:
-        """Hand out the images of a step: one task for each distinct image, which writes all rows that it fills."""
+        """Submit the images of a step: one task per distinct image, which writes all of its rows."""
         size, count = self.views.size, self.views.count
-        # A fresh tensor, not a ring: a caller may keep a batch, and torch's caching host allocator hands page-locked
-        # memory out again only when the copies that were queued from it are done.
+        # A new tensor, not a ring buffer: a caller may keep a batch, and torch's caching host allocator reuses pinned
+        # memory only when the copies queued from it are done.
         ids = self._integers(self.plan_rows[step])
         labels = None if self.labels is None else self._integers(self.labels[self.plan_rows[step]])
         views = torch.empty(len(ids) * count, 3, size, size, dtype=torch.uint8, pin_memory=self.pin)

@@ -1,4 +1,4 @@
-"""Which reads of a plan fall to which node: ranks of a node share a disk and what it holds of remote images."""
+"""Assignment of a plan's reads to nodes, whose ranks share a disk cache of remote images."""
 
 import numpy as np
 
@@ -23,15 +23,15 @@ def node_rows(plan: np.ndarray, shares: Shares, world: World) -> np.ndarray:
 
 
 def near_shards(plan: np.ndarray, store: Store, nodes: Shares) -> np.ndarray:
-    """The plan with the groups of each step in another order, so that a node reads most of its images from its shards.
+    """The plan with the groups of each step reordered, so that a node reads most of its images from its own shards.
 
-    Shard s of S belongs to node s * nodes // S: neighbours in the list, which a build in the order of clusters makes
-    alike. Every node reads as many images as before; of all orders of the groups the one with the most images at home
-    is taken (linear assignment), so that epoch after epoch a node's cache meets the same images again.
+    Shard s of S belongs to node s * nodes // S: consecutive shards, similar images if built in cluster order.
+    Every node reads as many images as before. A linear assignment maximises the images read from the node's own shards,
+    so that its cache is hit in every epoch.
 
     Args:
         plan: int64 [steps, groups, group_size].
-        store: Whose offset table says where an image lies.
+        store: Provides the offset table.
         nodes: Images of each node; a group may lie on two.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Data sets opened by where they lie, in a folder or at a URL."""
+"""Opens data sets in a folder or at a URL."""
 
 import numpy as np
 
@@ -11,18 +11,18 @@ from dist_plm.data.store import Store
 
 
 def open_split(data: DataConfig, split: str) -> Store:
-    """The split of `data.shards`. Raises UserError where it can't be read."""
+    """The split of `data.shards`. Raises UserError if it can't be read."""
     return RemoteStore(data, split) if is_url(data.shards) else Store(data.shards, split)
 
 
 def open_test(data: DataConfig) -> tuple[Store, Store]:
-    """Queries and gallery: one and the same Store where they are one split, and a query must not find itself."""
+    """Queries and gallery: the same Store object if they are one split, where a query must not retrieve itself."""
     queries = open_split(data, data.test_split)
     return queries, queries if data.gallery_split in ("", data.test_split) else open_split(data, data.gallery_split)
 
 
 def labels_as(queries: Store, gallery: Store) -> np.ndarray:
-    """Labels int64 [G] of a gallery in the numbers of the queries' classes, by name: splits number their own.
+    """Labels int64 [G] of a gallery as indices of the queries' classes, matched by name, since splits number their own.
 
     A class that the queries do not have gets a number that they do not have.
     """
@@ -34,5 +34,5 @@ def labels_as(queries: Store, gallery: Store) -> np.ndarray:
 
 
 def manifest_of(data: DataConfig) -> Manifest:
-    """The manifest of `data.shards`. Raises UserError where there is none."""
+    """The manifest of `data.shards`. Raises UserError if there is none."""
     return Manifest.load(mirror(data) if is_url(data.shards) else data.shards)

@@ -1,4 +1,4 @@
-"""A picture as a caller has it (path, bytes, open file, PIL image, array) to the same RGB pixels."""
+"""Converts a path, bytes, open file, PIL image or array to the same RGB pixels."""
 
 import os
 import stat
@@ -18,15 +18,15 @@ Picture = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
 
 
 def open_picture(picture: Picture) -> Image.Image:
-    """RGB, upright, transparent parts on white: the same pixels however the picture is given.
+    """RGB, upright, transparent parts on white: the same pixels for every kind of input.
 
     Arrays are uint8 or uint16, [height, width] or [height, width, 1-4 channels]. A PIL image that was already loaded
-    shows what Pillow kept of its file: of a transparent colour in 16-bit RGB the upper bytes, in 2 or 4 bits nothing.
+    has what Pillow kept of its file: of a transparent colour the upper bytes in 16-bit RGB, nothing in 2 or 4 bits.
 
     Raises:
-        ValueError: No image, a damaged one, or one without pixels.
+        ValueError: Not an image, damaged, or without pixels.
         OSError: The path can't be read.
-        TypeError: Of none of these kinds.
+        TypeError: None of these kinds.
     """
     if isinstance(picture, Image.Image):
         return _of_pillow(picture)
@@ -41,20 +41,20 @@ def open_picture(picture: Picture) -> Image.Image:
         return decode(data)
     if read:
         raise TypeError("a file opened as text: open it with mode 'rb'")
-    raise TypeError(f"{type(picture).__name__} is no picture: give a path, bytes, a PIL image or a uint8 array")
+    raise TypeError(f"{type(picture).__name__} is not an image: pass a path, bytes, a PIL image or a uint8 array")
 
 
 def read_file(path: Path, offset: int = 0, size: int | None = None, refused: Callable[[bytes], str] = refusal) -> bytes:
-    """The bytes of an image file, or of the stretch of a file that holds one. What is no image is read no further.
+    """The bytes of an image file, or of a byte range that holds one. Other files are not read beyond their first bytes.
 
     Args:
-        refused: Says from the first bytes why the file is not wanted; empty where it is.
+        refused: Returns from the first bytes why the file is refused; empty if it is accepted.
 
     Raises:
         OSError: Missing, unreadable, or not a regular file.
         ValueError: Refused, larger than MAX_BYTES, or shorter than `size`.
     """
-    # Without O_NONBLOCK, opening a pipe waits for somebody to write.
+    # Without O_NONBLOCK, opening a pipe blocks until there is a writer.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
@@ -80,12 +80,12 @@ def _of_pillow(image: Image.Image) -> Image.Image:
     try:
         image.load()
         return to_rgb(image)
-    except Exception as error:  # Pillow meets damaged bytes with a dozen kinds of exception
+    except Exception as error:  # Pillow raises a dozen kinds of exception for damaged bytes
         raise ValueError(f"damaged image: {error}") from error
 
 
 def _undecoded(image: Image.Image) -> bytes | None:
-    """The file behind an image that Pillow has opened and not yet read, where it is of a kind that `decode` reads."""
+    """The file behind an image that Pillow has opened but not loaded, if `decode` supports its format."""
     file: Any = getattr(image, "fp", None)
     if not isinstance(image, ImageFile.ImageFile) or not image.tile or not file or image.tell():
         return None

@@ -1,4 +1,4 @@
-"""Where data lies: shards in a folder or at a URL, and the folder in which a node keeps what it fetched or decoded."""
+"""Locations of data: shards in a folder or at a URL, and the cache folder of a node."""
 
 import os
 from dataclasses import replace
@@ -9,20 +9,20 @@ from dist_plm.data.format import MANIFEST
 
 
 def is_url(place: object) -> bool:
-    """Whether a data set lies at a URL, not in a folder."""
+    """Whether the location of a data set is a URL."""
     return "://" in str(place)
 
 
 def cache_folder(data: DataConfig) -> Path:
-    """Where a node keeps what it fetched or decoded: `data.cache_dir`, else the user's cache."""
+    """Cache folder for fetched and decoded images: `data.cache_dir`, else the user's cache."""
     return Path(data.cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dist_plm")
 
 
 def of_run(config: Config, run: Path) -> Config:
-    """The configuration of a run with its data set where it is seen from here.
+    """The configuration of a run with `data.shards` resolved from the current folder.
 
-    A relative `data.shards` was relative to the folder in which training was started. From another folder, or where
-    both were moved together, it is looked for from each folder above the run.
+    A relative `data.shards` is relative to the folder in which training was started. From another folder, or if both
+    were moved together, it is looked up from each parent folder of the run.
     """
     shards = config.data.shards
     if not shards or is_url(shards) or Path(shards).is_absolute() or (Path(shards) / MANIFEST).exists():

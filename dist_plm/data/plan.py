@@ -1,7 +1,7 @@
-"""An epoch's batches, decided before it starts: int64 sample ids [steps, groups, group_size] for the global batch.
+"""Plan of an epoch's batches, computed in advance: int64 sample ids [steps, groups, group_size].
 
 A group is a seed and its nearest neighbours (section 3.1.1 of the paper), or images of one class. A rank reads its
-images of every step, so the plan is the same for any number of ranks.
+part of every step, so the plan is independent of the world size.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,10 +15,10 @@ from dist_plm.errors import UserError
 
 Neighbours = Callable[[np.ndarray, int], np.ndarray]  # seeds int64 [S], depth -> ids [S, depth], nearest first, no seed
 
-RANDOM_DEPTH = 2  # neighbours asked for first, in groups: most of the 2 k are free, and the rest is asked for where not
-DISJOINT_DEPTH = 8  # late groups find most neighbours used: of 2 k, 4 k, 8 k on clusters of 50, 73, 88, 94 % are near
-LEAST_SEARCHED = 1_024  # seeds searched at once: fewer do not fill a block of the search
-MOST_SEARCHED = 65_536  # their neighbours are all that is held at once, besides 8 bytes an image
+RANDOM_DEPTH = 2  # multiple of the group size requested at first: most of the 2 k are unused, else more are requested
+DISJOINT_DEPTH = 8  # late groups find most neighbours used: with 2 k, 4 k, 8 k on clusters of 50, 73, 88, 94 % are near
+LEAST_SEARCHED = 1_024  # seeds per search: fewer do not fill a block of the search
+MOST_SEARCHED = 65_536  # bounds the memory, besides 8 bytes per image
 
 
 def make_plan(n: int, *, batch: BatchConfig, seed: int, epoch: int, neighbours: Neighbours) -> np.ndarray:
@@ -27,12 +27,12 @@ def make_plan(n: int, *, batch: BatchConfig, seed: int, epoch: int, neighbours: 
 
 
 def plan_blocks(n: int, *, batch: BatchConfig, seed: int, epoch: int, neighbours: Neighbours) -> Iterator[np.ndarray]:
-    """The plan of one epoch over n images, a pure function of its arguments, some steps at a time.
+    """The plan of one epoch over n images, a pure function of its arguments, in blocks of steps.
 
-    `batch.cover` says how. With `random` the seeds are a random sample of all images, and an image appears at most once
-    in a batch: one that is already there is passed over for the next nearest, since its two views would otherwise enter
-    the loss twice, as identical points. With `disjoint` an image appears at most once an epoch: seeds are drawn from
-    what is left, take the nearest of what is left, and fill up at random where the nearest 8 k are all used.
+    With `batch.cover: random` seeds are a random sample of all images, and an image appears at most once in a batch: a
+    duplicate is replaced by the next nearest, since its views would enter the loss twice, as identical points. With
+    `disjoint` an image appears at most once in an epoch: seeds are drawn from the unused images, take the nearest
+    unused ones, and groups are filled up at random if the nearest 8 k are all used.
 
     Args:
         n: Images of the split.
@@ -40,7 +40,7 @@ def plan_blocks(n: int, *, batch: BatchConfig, seed: int, epoch: int, neighbours
         seed: Of the run.
         epoch: Counted from 0.
         neighbours: Called as (seeds int64 [S], depth) -> ids [S, depth]: the nearest images of every seed, nearest
-            first, without the seed. Seeds are asked for once, about n / k a pass, and again only to look deeper.
+            first, without the seed. Each seed is searched once, about n / k per pass, or again at a larger depth.
 
     Yields:
         int64 [some, groups, group_size]; the steps add up to `plan_steps`. The order of all images is held, 8 n
@@ -57,7 +57,7 @@ def plan_blocks(n: int, *, batch: BatchConfig, seed: int, epoch: int, neighbours
     if batch.cover == "disjoint":
         yield from _disjoint(order, steps, batch, neighbours)
     else:
-        # A copy, so that the rest of the order is given back.
+        # A copy, so that the rest of the order can be freed.
         seeds, order = order[: steps * batch.groups].reshape(steps, batch.groups).copy(), order[:0]
         yield from _random(seeds, batch, neighbours)
 
@@ -71,8 +71,8 @@ def random_plan(n: int, batch: BatchConfig, seed: int, epoch: int) -> np.ndarray
 def class_plan(labels: np.ndarray, batch: BatchConfig, seed: int, epoch: int) -> np.ndarray:
     """A plan in which a group holds images of one class, and a batch as many classes as it has groups.
 
-    Every class is as likely as any other. Its images come in a random order, again from the start when all were read;
-    a class smaller than a group fills it by repetition.
+    Classes are drawn uniformly. The images of a class come in a random order, repeated when all were read; a class
+    smaller than a group repeats images within it.
 
     Args:
         labels: int [n], the class of each image; images of class -1 are left out.
@@ -89,7 +89,7 @@ def class_plan(labels: np.ndarray, batch: BatchConfig, seed: int, epoch: int) ->
     order = order[np.argsort(labels[order], kind="stable")]
     _, first, count = np.unique(labels[order], return_index=True, return_counts=True)
     if not len(order):
-        raise UserError("no image has a class that batches could be made of: name a labelled split as data.train_split")
+        raise UserError("no image of the split has a label: choose a labelled split by data.train_split")
     random, rounds = _generator(seed, epoch, 2), -(-batch.groups // len(first))
     draws = [
         np.concatenate([random.choice(len(first), min(batch.groups, len(first)), replace=False) for _ in range(rounds)])
@@ -182,7 +182,7 @@ def _disjoint(order: np.ndarray, steps: int, batch: BatchConfig, neighbours: Nei
     groups: list[list[int]] = []
     made = done = 0
     while made < count:
-        # Some of these seeds join another's group before their turn: a quarter at a time searches few in vain.
+        # Some of these seeds join another seed's group before their turn: searching a quarter at a time wastes few.
         most = max(LEAST_SEARCHED, (count - made) // 4)
         window = order[done : done + MOST_SEARCHED]
         free = np.flatnonzero(~np.frombuffer(taken, dtype=bool)[window])[:most]

@@ -1,4 +1,4 @@
-"""Plans on disk: .npy, written whole or not at all, known by their hash, and mapped rather than read."""
+"""Plans on disk: .npy files, written atomically, verified by hash, and memory-mapped."""
 
 import hashlib
 from collections.abc import Iterable
@@ -12,15 +12,15 @@ from dist_plm.files.reading import map_array
 
 
 def save_plan(path: str | Path, plan: np.ndarray) -> str:
-    """Write a plan as .npy, whole or not at all; the same plan gives the same bytes. Returns their sha256 in hex."""
+    """Write a plan as .npy atomically and deterministically. Returns the sha256 in hex."""
     return save_blocks(path, plan.shape, (plan,))
 
 
 def save_blocks(path: str | Path, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> str:
-    """As `save_plan`, for a plan of this shape whose blocks come one after another, each written before the next.
+    """As `save_plan`, for a plan of this shape that arrives in blocks.
 
     Raises:
-        ValueError: the blocks are not of this shape together.
+        ValueError: The blocks don't add up to this shape.
     """
     header = {"descr": "<i8", "fortran_order": False, "shape": tuple(shape)}
     entries = 0
@@ -35,7 +35,7 @@ def save_blocks(path: str | Path, shape: tuple[int, ...], blocks: Iterable[np.nd
 
 
 def load_plan(path: str | Path, sha256: str) -> np.ndarray:
-    """Map a saved plan into memory, read-only; UserError where the file is missing or not the one with this hash."""
+    """Memory-map a saved plan, read-only; UserError if the file is missing or has another hash."""
     try:
         found = _sha256(path)
     except OSError as error:
@@ -51,8 +51,24 @@ def load_plan(path: str | Path, sha256: str) -> np.ndarray:
         plan = map_array(Path(path))
         if plan.dtype != np.dtype("<i8"):
             raise ValueError(f"numbers of type {plan.dtype}")
-    except ValueError as error:  # a stranger writes a hash that fits
+    except ValueError as error:  # a manipulated file may have the right hash
         raise UserError(f"the plan {path} can't be read ({error}): restore it, or start in another run_dir") from error
+    return plan
+
+
+def check_ids(plan: np.ndarray, path: str | Path, *, dims: int, below: int, least: int = 0) -> np.ndarray:
+    """`plan`, if it has `dims` dimensions and its numbers are from `least` to `below` - 1; else UserError.
+
+    A hash tells of damage alone: whoever writes a file can write a hash that fits. A negative id would read an image
+    from the end of the data set.
+    """
+    fault = ""
+    if plan.ndim != dims or plan.size == 0:
+        fault = f"shape {plan.shape}, not {dims} dimensions"
+    elif plan.min() < least or plan.max() >= below:
+        fault = f"numbers from {plan.min()} to {plan.max()}, not from {least} to {below - 1}"
+    if fault:
+        raise UserError(f"the plan {path} can't be read ({fault}): restore it, or start in another run_dir")
     return plan
 
 

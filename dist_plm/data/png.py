@@ -1,7 +1,7 @@
-"""What Pillow does not do for a PNG: ignore damaged or oversized comments, and tell a transparent colour in its bits.
+"""Workarounds for Pillow's PNG reader: damaged or oversized comments, and the scale of a transparent colour.
 
 PNG is a signature of 8 bytes and chunks: length (4 bytes), type (4), data, CRC-32 of type and data (4). A type that
-begins with a small letter is ancillary: a reader may ignore it (PNG specification, third edition, sections 5.3, 5.4).
+begins with a lowercase letter is ancillary: a reader may ignore it (PNG specification, 3rd edition, sections 5.3, 5.4).
 """
 
 import io
@@ -20,7 +20,7 @@ XMP, XMP_BYTES = b"XML:com.adobe.xmp\0", 1 << 20
 
 
 def without_comments(data: bytes) -> bytes:
-    """The file without ancillary chunks that don't show; the same bytes where it has none or is no PNG."""
+    """The file without ancillary chunks that don't affect the pixels; unchanged if it has none or is not a PNG."""
     kept, at = [data[:8]], 8
     for _ in range(MAX_CHUNKS):
         length, kind = struct.unpack(">I4s", data[at : at + 8]) if at + 8 <= len(data) else (0, b"")

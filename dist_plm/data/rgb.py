@@ -1,4 +1,4 @@
-"""Pixels of any mode to upright 8-bit RGB, transparent parts on white."""
+"""Converts pixels of any mode to upright 8-bit RGB, transparent parts on white."""
 
 from types import MappingProxyType
 from typing import Any
@@ -24,7 +24,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """An image that was loaded, as upright RGB; it may be the same object, which is never changed.
 
     Raises:
-        ValueError: floating-point pixels, which have no agreed range.
+        ValueError: Floating-point pixels, whose range is not defined.
     """
     rgb = _in_strips(image)
     method = _UPRIGHT.get(_orientation(image))
@@ -40,7 +40,7 @@ def from_array(pixels: np.ndarray) -> Image.Image:
     """RGB from uint8 or uint16 [h, w] or [h, w, c], c = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha).
 
     Raises:
-        ValueError: another type or shape.
+        ValueError: Another dtype or shape.
     """
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and not 1 <= pixels.shape[2] <= 4):
         raise ValueError(f"an array of shape {list(pixels.shape)}: an image is [height, width] or [height, width, 1-4]")
@@ -56,17 +56,17 @@ def from_array(pixels: np.ndarray) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's or XMP's, 1 to 8; 1 where there is none or it can't be read."""
+    """Orientation by EXIF or XMP, 1 to 8; 1 if it is missing or can't be read."""
     try:
         found = image.getexif().get(ORIENTATION, 1)
-    # Damaged EXIF is met with many kinds of exception; the pixels are sound, and viewers show them as they lie.
+    # Damaged EXIF raises many kinds of exception; the pixels are intact, and viewers show them unrotated.
     except Exception:
         return 1
     return found if isinstance(found, int) else 1
 
 
 def _in_strips(image: Image.Image) -> Image.Image:
-    """RGB, converted a few rows at a time where that takes steps in between, which would each be as large."""
+    """RGB, converted a few rows at a time if the conversion needs intermediate images."""
     tags = getattr(image, "tag_v2", {})
     rows = max(1, STRIP // max(1, image.width))
     if is_shallow(image) or image.height <= rows:

@@ -6,10 +6,10 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
 
-# Far below the 1,024 descriptors that a process may have open by default, far above the shards a batch touches at once.
+# Far below the default limit of 1,024 open descriptors, far above the number of shards that a batch reads from.
 OPEN_SHARDS = 256
 
-ADVICE = "find out what else is damaged: python shards/verify.py"
+ADVICE = "check the whole data set: python shards/verify.py"
 
 
 class Shard(NamedTuple):
@@ -32,7 +32,7 @@ class _Descriptor:
 
 
 class ShardFiles:
-    """Files that are opened when they are read; of more than OPEN_SHARDS those read last stay open."""
+    """Files opened on demand; the OPEN_SHARDS most recently used stay open."""
 
     def __init__(self, paths: list[Path]) -> None:
         self._paths = paths
@@ -48,14 +48,14 @@ class ShardFiles:
             OSError: The file can't be read.
             ValueError: The files are closed.
         """
-        # The reference lives as long as this frame, and with it the descriptor. No lock where none is closed early.
+        # The reference keeps the descriptor open during this call. No lock is needed if all files stay open.
         descriptor = None if self._evicts else self._open.get(shard)
         if descriptor is None:
             descriptor = self._descriptor(shard)
         return os.pread(descriptor.fd, size, offset)
 
     def close(self) -> None:
-        """Reads that are under way finish, later ones raise ValueError."""
+        """Close all files; running reads finish, later ones raise ValueError."""
         with self._lock:
             self._closed = True
             self._open.clear()

@@ -19,20 +19,20 @@ from dist_plm.data.shard_files import ADVICE, Shard, ShardFiles
 from dist_plm.errors import UserError
 from dist_plm.files.reading import parse_document
 
-ABOUT_BYTES = 1 << 20  # of what a shard says of an image
+ABOUT_BYTES = 1 << 20  # of an image's JSON record
 
 _REBUILD = "rebuild the data set: python shards/build.py"
 
 
-class Foresight:
-    """What a store makes of knowing what will be read; nothing, where all lies on its disk."""
+class Prefetcher:
+    """Prefetcher of a store for reads that are known in advance; a no-op for a local store."""
 
     def ready(self, step: int, wait: bool) -> bool:
-        """Whether to begin with a step now; with `wait`, when it is so."""
+        """Whether the data of a step are available; with `wait`, block until they are."""
         return True
 
     def advance(self) -> None:
-        """One more step has been read."""
+        """Mark one more step as read."""
 
 
 class Store:
@@ -43,15 +43,15 @@ class Store:
         split: Name of one of its splits.
 
     Attributes:
-        place: Where it lies, for people and for whoever opens it again.
-        offsets: OFFSET_DTYPE [n], where each image lies; memory-mapped.
+        place: Folder or URL, for display and for reopening.
+        offsets: OFFSET_DTYPE [n], location of each image; memory-mapped.
         labels: int32 [n], indices into `classes`, -1 where unlabelled; memory-mapped.
         classes: Names of the classes of this split.
         fingerprint: sha256 over the content of the data set, hexadecimal.
         shards: The tars of the split, in order.
 
     Raises:
-        UserError: If the folder is no data set, has no such split, or its files are not those that the manifest lists.
+        UserError: The folder is not a data set, lacks the split, or has other files than the manifest lists.
     """
 
     def __init__(self, folder: str | Path, split: str) -> None:
@@ -84,7 +84,7 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Close the shards; reads that are under way finish, later ones raise ValueError."""
+        """Close the shards; running reads finish, later ones raise ValueError."""
         self._files.close()
 
     def read(self, id: int) -> bytes:
@@ -104,11 +104,11 @@ class Store:
         return data
 
     def about(self, id: int) -> dict[str, Any]:
-        """What the shard says of image `id`: label, class, split, source. Thread-safe.
+        """JSON record of image `id`: label, class, split, source. Thread-safe.
 
         Raises:
             IndexError: If `id` is not in [0, len(store)).
-            UserError: If the shard cannot be read or says nothing.
+            UserError: The shard can't be read or has no record.
         """
         shard, offset, size = self._row(id)
         try:
@@ -117,14 +117,14 @@ class Store:
             length = tarfile.TarInfo.frombuf(self._bytes(shard, at, tarfile.BLOCKSIZE), "utf-8", "strict").size
             return parse_document(self._bytes(shard, at + tarfile.BLOCKSIZE, min(length, ABOUT_BYTES + 1)), ABOUT_BYTES)
         except (OSError, OverflowError, ValueError, TypeError, RecursionError, tarfile.TarError) as error:
-            raise UserError(self._broken(id, f"what is said of it cannot be read ({error})")) from error
+            raise UserError(self._broken(id, f"its JSON record cannot be read ({error})")) from error
 
     def read_image(self, id: int) -> Image.Image:
         """Image `id`, decoded to RGB and upright. Thread-safe.
 
         Raises:
             IndexError: If `id` is not in [0, len(store)).
-            UserError: If the bytes cannot be read or are no image.
+            UserError: The bytes can't be read or are not an image.
         """
         data = self.read(id)
         try:
@@ -133,30 +133,30 @@ class Store:
             raise UserError(self._broken(id, str(error))) from error
 
     def in_order(self, shard_index: int) -> Generator[tuple[str, Any], None, None]:
-        """Name of each image of a shard, from the first to the last, and what `decoded` makes an image of.
+        """(name, undecoded image for `decoded`) of each image of a shard, in order.
 
         Raises:
-            UserError: If the shard is damaged, or does not hold as many images as the manifest says.
+            UserError: The shard is damaged, or has another number of images than the manifest says.
         """
-        # Training alone reads by offset and starts without webdataset.
+        # Training reads by offset only, and starts without importing webdataset.
         from dist_plm.data.tar import images
 
         return images(self.shards[shard_index])
 
     def decoded(self, item: Any) -> Image.Image:
-        """An image that `in_order` handed out, RGB and upright. Thread-safe. Raises ValueError for what is none."""
+        """Decode an item of `in_order` to upright RGB. Thread-safe. Raises ValueError if it is not an image."""
         return decode(item)
 
     @contextmanager
-    def foresee(self, rows: np.ndarray) -> Iterator[Foresight]:
-        """Within this context the images `rows` [steps, b] are read on this node, step by step."""
-        yield Foresight()
+    def prefetch(self, rows: np.ndarray) -> Iterator[Prefetcher]:
+        """Context in which the images `rows` [steps, b] are read on this node, step by step."""
+        yield Prefetcher()
 
     def _row(self, id: int) -> tuple[int, int, int]:
         if not 0 <= id < len(self.offsets):
             raise IndexError(f"sample {id} is not in [0, {len(self)}) of split '{self.split}'")
         row: tuple[int, int, int] = self.offsets.item(id)  # half a microsecond less than .offsets[id].item()
-        if row[2] > MAX_BYTES:  # what a stranger's table says must not decide how much memory is asked for
+        if row[2] > MAX_BYTES:  # an untrusted table must not determine the size of an allocation
             raise UserError(self._broken(id, f"{row[2]:,} bytes, at most {MAX_BYTES:,}"))
         return row
 
@@ -179,7 +179,7 @@ class Store:
                 )
 
     def _check_bounds(self) -> None:
-        """First and last row of each shard: the table belongs to these tars. Rows between would page it all in."""
+        """Check the first and last row of each shard against its tar; all rows would read the whole table."""
         for number, shard in enumerate(self.shards):
             if shard.samples == 0:
                 continue
@@ -192,13 +192,13 @@ class Store:
 
 
 def table(path: Path, dtype: np.dtype, samples: int) -> np.ndarray:
-    """A table of a split, mapped into memory. Raises UserError where it is not of this shape and type."""
+    """A memory-mapped table of a split. Raises UserError if it has another shape or type."""
     try:
         # An empty file cannot be mapped.
         table = np.load(path, mmap_mode="r" if samples else None, allow_pickle=False)
         if not isinstance(table, np.ndarray):
             raise ValueError("it is an archive")
-    # NumPy meets damaged bytes with a dozen kinds of exception (EOFError, BadZipFile, TokenError, MemoryError, ...).
+    # NumPy raises a dozen kinds of exception for damaged bytes (EOFError, BadZipFile, TokenError, MemoryError, ...).
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise UserError(f"{path} cannot be read ({reason}); {_REBUILD}") from error

@@ -1,6 +1,6 @@
-"""The sequential sweep: shards are read from front to back and become batches to embed.
+"""Sequential reads of whole shards as batches of evaluation views, for embedding passes.
 
-A batch never crosses a shard and depends on nothing but the shard, so an embedding does not depend on who reads it.
+A batch never crosses a shard and depends on the shard only, so an embedding does not depend on the rank.
 """
 
 from collections import deque
@@ -33,8 +33,8 @@ def sweep_shards(
 ) -> Generator[tuple[int, Iterator[torch.Tensor]], None, None]:
     """One view of each sample of some shards, in order.
 
-    While the caller works on one batch, one thread reads on and `workers` threads decode, be it in another shard: two
-    more batches at most.
+    While the caller works on a batch, one thread reads and `workers` threads decode up to two more batches, also
+    across shards.
 
     Args:
         store: The split.
@@ -64,13 +64,13 @@ def sweep_shards(
 
 
 class Ahead(Generic[Item, Made]):
-    """What `make` makes of items, in their order, by threads that work ahead of the caller.
+    """Ordered parallel map with prefetching: results of `make` over items, computed by threads ahead of the caller.
 
     Args:
-        groups: Of items; one thread draws them in order and goes on to the next group while the caller is in one.
-        make: Called by `workers` threads at once.
-        workers: Threads that make.
-        most: Results that are held or under way at most.
+        groups: Groups of items; one thread iterates over them, ahead of the caller.
+        make: Called by `workers` threads concurrently.
+        workers: Number of threads.
+        most: Upper bound of pending and unread results.
     """
 
     def __init__(
@@ -82,14 +82,14 @@ class Ahead(Generic[Item, Made]):
         most: int,
     ) -> None:
         self._make = make
-        # A group ends with None. An error comes behind all that was drawn before it.
+        # None marks the end of a group. An error follows all items before it.
         self._found: SimpleQueue[Future[Made] | Exception | None] = SimpleQueue()
         self._free, self._closed = Semaphore(most), Event()
         self._pool = ThreadPoolExecutor(workers + 1, thread_name_prefix="sweep")
         self._pool.submit(self._draw, groups)
 
     def batches(self, size: int) -> Iterator[list[Made]]:
-        """The results of the next group, `size` at a time, the rest last. An error ends the work on all groups."""
+        """The results of the next group in batches of `size`, the last may be smaller. An error ends all groups."""
         pending: list[Future[Made]] = []
         try:
             while (found := self._found.get()) is not None:
@@ -105,7 +105,7 @@ class Ahead(Generic[Item, Made]):
             raise
 
     def close(self) -> None:
-        """Join the threads, and close the group that is being drawn."""
+        """Join the threads, and close the current group."""
         self._closed.set()
         self._free.release()
         self._pool.shutdown(cancel_futures=True)
@@ -125,7 +125,7 @@ class Ahead(Generic[Item, Made]):
 
     def _joined(self, pending: list[Future[Made]]) -> list[Made]:
         """The results of `pending`, which is empty afterwards."""
-        # One wake-up a batch: waiting for each in turn takes the GIL from the workers once an image.
+        # Wait once per batch: a wait per image takes the GIL from the workers each time.
         wait(pending, return_when=FIRST_EXCEPTION)
         made = [future.result() for future in pending]
         self._free.release(len(pending))

@@ -1,4 +1,4 @@
-"""The images of a local shard from front to back, grouped into samples by `webdataset`."""
+"""Sequential reads of a local shard, grouped into samples by `webdataset`."""
 
 import re
 import tarfile
@@ -30,7 +30,7 @@ def images(shard: Shard) -> Generator[tuple[str, bytes], None, None]:
                     )
                 found += 1
                 yield sample["__key__"], sample[images[0]]
-        # A stranger's headers also lead tarfile to numbers that are none, and into one another.
+        # Manipulated headers make tarfile parse invalid numbers, and overlapping members.
         except (tarfile.TarError, ValueError, RecursionError) as error:
             raise UserError(f"{shard.path} is not an intact tar; {ADVICE} {shard.path.parent}") from error
     if found != shard.samples:
@@ -40,11 +40,11 @@ def images(shard: Shard) -> Generator[tuple[str, bytes], None, None]:
 
 
 def _members(shard: Shard, file: BinaryIO) -> Iterator[dict[str, Any]]:
-    """What webdataset's own reader of tars yields; that one unpacks compressed files and reads members of any size."""
+    """As webdataset's own tar reader, which decompresses files and reads members of any size."""
     with tarfile.open(fileobj=file, mode="r|", tarinfo=SmallHeader) as tar:
         for member in tar:
             tar.members.clear()  # type: ignore[attr-defined]  # else it keeps every header
-            # What a shard says of its images is not wanted here, and reading it would take a third of the time.
+            # JSON records are skipped: reading them would take a third of the time.
             if not member.isreg() or member.name.endswith(".json") or _META.match(member.name):
                 continue
             if member.size > MAX_BYTES:

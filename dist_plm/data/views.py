@@ -1,7 +1,7 @@
-"""Views of an image: random resized crop and flip to train, resize and centre crop to evaluate.
+"""Views of an image: random resized crop and flip for training, resize and centre crop for evaluation.
 
-What is drawn for a view is a pure function of (seed, epoch, sample, view): no order of reading, no number of ranks or
-threads changes a pixel, and there is no generator state to save.
+The random numbers of a view are a pure function of (seed, epoch, sample, view): pixels depend neither on the order of
+reads nor on the number of ranks or threads, and there is no generator state to save.
 """
 
 import math
@@ -11,7 +11,7 @@ from PIL import Image
 
 from dist_plm.config import ViewsConfig
 
-# Aspect ratios of a crop and the number of tries to fit one, as everywhere since Inception's training.
+# Aspect ratios of a crop and the number of attempts, the standard values since Inception.
 RATIO = (3 / 4, 4 / 3)
 TRIES = 10
 
@@ -19,7 +19,7 @@ Box = tuple[float, float, float, float]
 
 
 def train_view(image: Image.Image, *, config: ViewsConfig, seed: int, epoch: int, sample: int, view: int) -> np.ndarray:
-    """Random resized crop, flip and, where the config asks for it, a change of brightness and contrast.
+    """Random resized crop, flip, and optional brightness and contrast jitter.
 
     Args:
         image: RGB, any size from 1 x 1.
@@ -44,15 +44,15 @@ def train_view(image: Image.Image, *, config: ViewsConfig, seed: int, epoch: int
 def eval_view(image: Image.Image, *, config: ViewsConfig) -> np.ndarray:
     """Shorter side to `config.resize`, then the centre `config.size` x `config.size`; needs size <= resize.
 
-    Only the box that the crop keeps is resampled, once and straight from the image: the pixels of resize and then
-    crop, give or take one level of 255, and a strip of 1 x 10,000 never becomes 256 x 2,560,000.
+    Only the crop box is resampled, once and directly from the image: the pixels of resize and crop to within one level
+    of 255, and a strip of 1 x 10,000 never becomes 256 x 2,560,000.
 
     Returns:
         uint8 [3, size, size], contiguous.
     """
     width, height = image.size
     short = min(width, height)
-    # Whole pixels of the resized image, rounded as torchvision's Resize and CenterCrop round.
+    # Whole pixels of the resized image, rounded like torchvision's Resize and CenterCrop.
     resized = (config.resize * width // short, config.resize * height // short)
     left, top = (round((side - config.size) / 2) for side in resized)
     box = (
@@ -80,7 +80,7 @@ def _generator(seed: int, epoch: int, sample: int, view: int) -> np.random.Gener
 def _random_box(size: tuple[int, int], config: ViewsConfig, draw: np.random.Generator) -> Box:
     """Share of the area uniform in `config.scale`, aspect ratio log-uniform in RATIO, position uniform.
 
-    An image so long that no such box fits in TRIES gives its largest central box with an allowed ratio.
+    If no box fits within TRIES, as in a very long image, the largest central box with an allowed ratio.
     """
     width, height = size
     low, high = config.scale
@@ -101,7 +101,7 @@ def _change_light(image: Image.Image, most: float, draw: np.random.Generator) ->
     """Multiply by a brightness factor, then stretch about the mean grey by a contrast factor, each in 1 -+ `most`."""
     brightness, contrast = (1 + most * (2 * draw.random() - 1) for _ in range(2))
     grey = np.asarray(image.convert("L")).mean() * brightness
-    # Both changes map a channel value to a value, so one table of 256 entries does them in one pass, rounded once.
+    # Both are point operations on a channel, so one lookup table of 256 entries does them in one pass, rounded once.
     table = (np.arange(256) * brightness - grey) * contrast + grey
     return image.point(np.rint(table).clip(0, 255).astype(int).tolist() * 3)
 

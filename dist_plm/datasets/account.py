@@ -1,4 +1,4 @@
-"""What became of every file of a source: taken, rejected for a reason, or ignored by a rule."""
+"""Summary of all files of a source: used, rejected for a reason, or ignored by a rule."""
 
 import json
 import re
@@ -8,13 +8,13 @@ from pathlib import Path
 
 
 def account(source: str, taken: int, rejected: Iterable[str], ignored: Iterable[str]) -> str:
-    """A table of files whose three parts add up to all.
+    """A table of the files of a source by outcome.
 
     Args:
-        source: Where the files are.
+        source: Name of the source.
         taken: Files that became images.
         rejected: The reason of each file that could not be read as an image.
-        ignored: The rule by which each other file was not looked at.
+        ignored: The rule by which each other file was skipped.
     """
     reasons, rules = Counter(map(_kind, rejected)), Counter(map(_kind, ignored))
     lines = [f"files of {source}: {taken + reasons.total() + rules.total():,}", f"{taken:>11,}  taken"]
@@ -33,7 +33,7 @@ def reasons(path: Path) -> Iterator[str]:
 
 
 def _kind(reason: str) -> str:
-    """A reason without what differs from file to file."""
+    """A reason without file-specific details."""
     if reason.startswith("not an image in"):
         return reason.split(";")[0]
     return re.sub(r"\d[\d,.]*", "N", reason.split(":")[0].splitlines()[0])

@@ -1,20 +1,13 @@
-"""Command lines that answer a mistake in one line."""
+"""Types of the options of the shard builder and the launcher."""
 
 import argparse
-from typing import NamedTuple, NoReturn
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser without the usage before its error; status 2."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} ({self.prog} --help)\n")
+from typing import NamedTuple
 
 
 def positive(text: str) -> int:
-    """A whole number above 0."""
+    """A positive integer."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""A whole data set from a source: cut into shards, written in parallel, bound by tables and a manifest; resumable."""
+"""Resumable, parallel build of a data set: shards, then tables and manifest."""
 
 import errno
 import fcntl
@@ -42,7 +42,7 @@ REQUEST = "request{}.json"
 
 
 class Finished(NamedTuple):
-    """A written shard, as much of it as a build keeps in memory."""
+    """The facts of a written shard that a build keeps in memory."""
 
     record: Path
     split: str
@@ -51,16 +51,16 @@ class Finished(NamedTuple):
 
 
 def build(source: Source, out: Path, *, shard_bytes: int, workers: int) -> Manifest:
-    """Write `source` into the folder `out`, going on where an earlier run was stopped.
+    """Write `source` into the folder `out`, resuming an interrupted build.
 
     Args:
         source: What to write.
-        out: New, empty, or holding (a part of) this very data set.
+        out: New, empty, or with (a part of) this data set.
         shard_bytes: A shard is closed when its images reach this size.
-        workers: Processes; the result does not depend on it.
+        workers: Number of processes; the result does not depend on it.
 
     Raises:
-        UserError: `out` holds something else, another build is writing to it, or no image of a split can be read.
+        UserError: `out` has other contents, another build is writing to it, or no image of a split can be read.
     """
     if (out / MANIFEST).exists() and not (out / BUILD).exists():
         return _unless_other(source, out, shard_bytes)
@@ -76,15 +76,15 @@ def build(source: Source, out: Path, *, shard_bytes: int, workers: int) -> Manif
 
 
 def build_part(source: Source, out: Path, part: Part, *, shard_bytes: int, workers: int) -> int:
-    """Write every `part.of`-th shard into `out`, beside other parts under way on this and other machines.
+    """Write every `part.of`-th shard into `out`, concurrently with other parts on this and other machines.
 
-    `build` afterwards finds them finished, and binds them.
+    `build` then completes the data set.
 
     Returns:
-        The number of shards of this part; 0 where all is bound already.
+        The number of shards of this part; 0 if the data set is complete.
 
     Raises:
-        UserError: `out` holds something else, or a build of the whole is writing to it.
+        UserError: `out` has other contents, or a build without parts is writing to it.
     """
     if (out / MANIFEST).exists() and not (out / BUILD).exists():
         _unless_other(source, out, shard_bytes)
@@ -101,7 +101,7 @@ def build_part(source: Source, out: Path, part: Part, *, shard_bytes: int, worke
 
 
 def plan(source: Source, out: Path, shard_bytes: int) -> Iterator[ShardTask]:
-    """Cut the entries into shards, holding no more than one of them."""
+    """Partition the entries into shards, with at most one shard in memory."""
     for split, entries in groupby(source.entries(), key=lambda entry: entry.split):
         number, size = 0, 0
         pending: list[Entry] = []
@@ -127,23 +127,25 @@ def _unless_other(source: Source, out: Path, shard_bytes: int) -> Manifest:
 
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """What a disk refuses while a data set is written into `out`, as UserError: sources name their own faults."""
+    """Converts disk errors while a data set is written into `out` to UserError."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or error
         if error.errno in NO_ROOM:
-            raise UserError(f"--out {out} took no more ({reason}): make room, and the same command goes on") from error
-        if error.errno in (errno.EAGAIN, errno.ENOMEM):  # no process or memory to be had
-            raise UserError(f"the system stopped the build ({reason}): the same command goes on") from error
+            raise UserError(
+                f"--out {out} is out of space ({reason}): free space, then rerun the command to resume"
+            ) from error
+        if error.errno in (errno.EAGAIN, errno.ENOMEM):  # out of processes or memory
+            raise UserError(f"the system stopped the build ({reason}): rerun the command to resume") from error
         raise UserError(f"--out {out} can't be written ({reason}): choose another folder") from error
 
 
 @contextmanager
 def _building(source: Source, out: Path, shard_bytes: int, part: Part | None = None) -> Iterator[None]:
-    """Claim `out` for this build; .build goes away when all is bound, and stays for the next run otherwise.
+    """Lock `out` for this build; .build is removed when the data set is complete.
 
-    Parts share the claim, and each has its own copy of the request: no two of them write one file.
+    Parts share the lock, and each has its own copy of the request, so that no two write the same file.
     """
     classes = hashlib.sha256(json.dumps(source.classes).encode()).hexdigest()
     request = json.dumps({"name": source.name, "classes": classes, "shard_bytes": shard_bytes})
@@ -155,7 +157,7 @@ def _building(source: Source, out: Path, shard_bytes: int, part: Part | None = N
             if found != request:
                 raise UserError(f"--out {out} holds part of another data set ({found}): remove it, or choose another")
     elif out.is_dir() and any(path != work for path in out.iterdir()):
-        raise UserError(f"--out {out} is not empty and holds no data set: choose another folder")
+        raise UserError(f"--out {out} is not empty and not a data set: choose another folder")
     work.mkdir(parents=True, exist_ok=True)
     with open(work / "lock", "w") as lock:
         try:
@@ -170,7 +172,7 @@ def _building(source: Source, out: Path, shard_bytes: int, part: Part | None = N
 
 
 def _bind(source: Source, out: Path, finished: list[Finished], inputs: str) -> Manifest:
-    """Tables, rejected.jsonl and manifest from the records of all shards; the manifest comes last."""
+    """Write tables, rejected.jsonl and manifest from the records of all shards; the manifest last."""
     rejected = (each for shard in finished for each in load_record(shard.record).rejected)
     rejections = _list(out / REJECTED, rejected)
     ignored = 0 if source.ignored is None else _list(out / IGNORED, source.ignored())
@@ -179,7 +181,7 @@ def _bind(source: Source, out: Path, finished: list[Finished], inputs: str) -> M
     for split, classes in source.classes.items():
         shards = [shard for shard in finished if shard.split == split]
         if not any(shard.samples for shard in shards):
-            raise UserError(f"no image of the split '{split}' can be read; {out / REJECTED} and {IGNORED} say why")
+            raise UserError(f"no image of the split '{split}' can be read: see {out / REJECTED} and {IGNORED}")
         splits[split] = _bind_split(out, split, classes, shards, fingerprint.update)
     _remove_strays(out, splits)
     manifest = Manifest(source.name, fingerprint.hexdigest(), splits, rejections, ignored, inputs)
@@ -188,7 +190,7 @@ def _bind(source: Source, out: Path, finished: list[Finished], inputs: str) -> M
 
 
 def _list(path: Path, files: Iterable[tuple[str, str]]) -> int:
-    """Write names of files with the reason of each, a line of JSON each; their number."""
+    """Write file names and reasons as JSON lines; returns their number."""
     count = 0
     with replacing(path) as log:
         for count, (name, reason) in enumerate(files, 1):  # noqa: B007 (the last is the number of lines)
@@ -199,7 +201,7 @@ def _list(path: Path, files: Iterable[tuple[str, str]]) -> int:
 def _bind_split(
     out: Path, split: str, classes: list[str], finished: list[Finished], fingerprint: Callable[[bytes], None]
 ) -> SplitInfo:
-    """The tables of a split, record by record; `fingerprint` takes in its samples. Empty shards are left out."""
+    """Write the tables of a split and update `fingerprint` with its samples. Empty shards are skipped."""
     finished = [shard for shard in finished if shard.samples]
     shards, labelled, samples = [], False, sum(shard.samples for shard in finished)
     paths = {offsets_path(out, split): OFFSET_DTYPE, labels_path(out, split): LABEL_DTYPE}
@@ -226,13 +228,13 @@ def _bind_split(
 
 
 def table_info(path: Path) -> TableInfo:
-    """What the manifest says of a table."""
+    """The manifest's entry of a table."""
     with open(path, "rb") as file:
         return TableInfo(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _remove_strays(out: Path, splits: dict[str, SplitInfo]) -> None:
-    """Shards that an earlier, interrupted run wrote and this one does not have, and files it left half written."""
+    """Remove shards of an interrupted build that this one does not have, and incomplete files."""
     kept = {shard.file for info in splits.values() for shard in info.shards}
     for path in [*out.glob("*.tar"), *out.glob(".*.tmp")]:
         if path.name not in kept:

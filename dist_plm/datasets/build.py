@@ -1,7 +1,7 @@
-"""Make a data set: `python shards/build.py KIND --source DIR --out DIR`, or `demo --images N --out DIR`.
+"""Build a data set: `python shards/build.py KIND --source DIR --out DIR`, or `demo --images N --out DIR`.
 
-The same command again resumes a build that was stopped, and does nothing when it is complete. With
-`--order-by INDEX` images that are alike, by an index of `python -m dist_plm.embed`, lie side by side.
+Rerunning the command resumes an interrupted build, and does nothing if it is complete. `--order-by INDEX` stores
+similar images side by side, by an index of `python -m dist_plm.embed`.
 """
 
 import argparse
@@ -10,10 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+from dist_plm.cli.parsers import OneLineParser
 from dist_plm.data.format import IGNORED, REJECTED, Manifest
 from dist_plm.datasets import demo
 from dist_plm.datasets.account import account, reasons
-from dist_plm.datasets.arguments import Parser, megabytes, part, positive
+from dist_plm.datasets.arguments import megabytes, part, positive
 from dist_plm.datasets.assembly import build, build_part, writing
 from dist_plm.datasets.entry import Source
 from dist_plm.datasets.order import order_by
@@ -22,12 +23,12 @@ from dist_plm.errors import UserError
 from dist_plm.files.names import escape_streams
 
 SHARD_MB = 16.0
-# Glyphs are small: about 1,200 of them, so that a few ranks have a shard each even of a small set.
+# About 1,200 glyphs, so that a small data set still has a shard for each of a few ranks.
 DEMO_SHARD_MB = 2.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the exit status: 0 done, 1 stopped, 2 wrong usage."""
+    """Run the command. Exit status 0 done, 1 interrupted, 2 usage error."""
     escape_streams()
     options = parser().parse_args(arguments)
     started = time.monotonic()
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("interrupted; rerun the command to resume", file=sys.stderr)
         return 1
     print(summary(manifest, source, options.out))
     print(f"{options.out} complete after {time.monotonic() - started:.1f} s", file=sys.stderr)
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def refuse_within(options: argparse.Namespace) -> None:
-    """UserError where the output would become part of its own source: of a plain folder every file is an entry."""
+    """Raise UserError if the output would lie within its own source, a folder of which every file is an entry."""
     if options.kind != "folder":
         return
     out, source = (Path(os.path.realpath(path)) for path in (options.out, options.source))
@@ -62,12 +63,12 @@ def _build_part(source: Source, options: argparse.Namespace) -> int:
     written = build_part(
         source, options.out, options.part, shard_bytes=round(options.shard_size * 1e6), workers=options.workers
     )
-    print(f"part {options.part}: {written:,} shards; when all parts are done, the same line without --part binds them")
+    print(f"part {options.part}: {written:,} shards; when all parts are done, run the command without --part to finish")
     return 0
 
 
 def summary(manifest: Manifest, source: Source, out: Path) -> str:
-    """A line for each split and one for the whole; splits that are not the official ones; what became of each file."""
+    """A line per split, one for the data set, deviations from the official splits, and files by outcome."""
     lines = [f"{manifest.name}: {note}" for note in source.notes]
     for split, info in manifest.splits.items():
         size = sum(shard.bytes for shard in info.shards) / 1e6
@@ -95,19 +96,19 @@ def _source(options: argparse.Namespace) -> Source:
     return order_by(source, options.order_by) if options.order_by else source
 
 
-def parser() -> Parser:
+def parser() -> OneLineParser:
     """The command line."""
-    parser = Parser(prog="python shards/build.py", description=__doc__)
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", parser_class=Parser)
+    parser = OneLineParser(prog="python shards/build.py", description=__doc__)
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", parser_class=OneLineParser)
     for kind, layout in KINDS.items():
         sub = kinds.add_parser(kind, help=str(layout.__doc__).splitlines()[0], description=layout.__doc__)
-        sub.add_argument("--source", type=Path, required=True, help="folder, or an uncompressed tar of it")
+        sub.add_argument("--source", type=Path, required=True, help="folder, an uncompressed tar, or a list")
         _add_common(sub, SHARD_MB)
-    sub = kinds.add_parser("demo", help="rendered glyphs, made on the spot", description=demo.__doc__)
+    sub = kinds.add_parser("demo", help="rendered glyphs, without a source", description=demo.__doc__)
     sub.add_argument("--images", type=positive, default=6000, help="images of both splits (default: %(default)s)")
     sub.add_argument("--classes", type=positive, default=0, help="glyphs of both splits (default: one per 50 images)")
     sub.add_argument("--size", type=positive, default=64, help="side of an image, pixels (default: %(default)s)")
-    sub.add_argument("--seed", type=int, default=0, help="of glyphs and images (default: %(default)s)")
+    sub.add_argument("--seed", type=int, default=0, help="seed of glyphs and images (default: %(default)s)")
     _add_common(sub, DEMO_SHARD_MB)
     return parser
 
@@ -119,15 +120,15 @@ def _add_common(parser: argparse.ArgumentParser, shard_mb: float) -> None:
         type=megabytes,
         default=shard_mb,
         metavar="MB",
-        help="of its images (default: %(default)s)",
+        help="size of a shard (default: %(default)s)",
     )
     parser.add_argument(
         "--order-by",
         type=Path,
         metavar="INDEX",
-        help="write images that are alike side by side, by this index of them (python -m dist_plm.embed)",
+        help="store similar images side by side, by this index of the images (python -m dist_plm.embed)",
     )
-    parser.add_argument("--part", type=part, metavar="I/N", help="write the shards I, I + N, ... alone")
+    parser.add_argument("--part", type=part, metavar="I/N", help="write only the shards I, I + N, ...")
     parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes (default: %(default)s)")
 
 

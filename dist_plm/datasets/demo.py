@@ -1,7 +1,6 @@
 """Rendered glyphs: a class is a character, an image shows it in a new pose, stroke, colour and background.
 
-Shape is all that tells classes apart. Image i is a pure function of (seed, i), and the glyphs of the test split are
-not in the train split.
+Classes differ in shape only. Image i is a pure function of (seed, i), and the splits have no glyph in common.
 """
 
 import io
@@ -16,14 +15,14 @@ from dist_plm.datasets.entry import Entry, Source
 from dist_plm.datasets.glyphs import BOX, FIELD, MAX_CLASSES, Glyph, choose, distance_field
 from dist_plm.errors import UserError
 
-# Two hues for all images. A hue of its own would tell an image from all others without a look at its shape, and a view
-# keeps the hue: a network that learns to tell images apart would learn colours and nothing else. For the same reason
-# the ink is always the darker; brightness, which views change, may vary.
+# Two hues for all images. A random hue would identify an image without its shape, and augmentation keeps the hue: a
+# network trained to tell images apart would learn colours only. For the same reason the ink is always darker;
+# brightness, which augmentation changes, may vary.
 PAPER = np.array([255, 244, 222], np.float32)
 INK = np.array([150, 190, 255], np.float32)
 
 IMAGES_PER_CLASS = 50
-# Bytes of a 64-pixel image, measured; only the cut into shards depends on it.
+# Bytes of a 64-pixel image, measured; only the partition into shards depends on it.
 _BYTES_PER_PIXEL = 0.4
 
 

@@ -1,4 +1,4 @@
-"""What a data set is made of before it is written: an `Entry` for each image, and the `Source` that lists them."""
+"""Input of a build: an `Entry` for each image, and the `Source` that lists them."""
 
 import hashlib
 import re
@@ -12,7 +12,7 @@ from dist_plm.data.picture import read_file
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One image to be. Its `repr` is its identity: what it shows decides whether a finished shard can be reused.
+    """One image to be written. Its `repr` is its identity, by which finished shards are reused.
 
     Args:
         split: Split it belongs to.
@@ -34,13 +34,13 @@ class Entry:
         return key_of(self.source)
 
     def read(self) -> bytes:
-        """The image file's bytes. Raises OSError or ValueError where there are none."""
+        """The image file's bytes. Raises OSError or ValueError if it can't be read."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry(Entry):
-    """An image in a file of its own, or in a stretch of one (a member of a tar).
+    """An image in a file, or in a byte range of one (a member of a tar).
 
     Args:
         path: The file.
@@ -54,7 +54,7 @@ class FileEntry(Entry):
         return self._read(refusal)
 
     def read_any(self) -> bytes:
-        """The bytes, of an image or of anything else. Raises as `read`."""
+        """The bytes of any file, not only an image. Raises as `read`."""
         return self._read(lambda head: "")
 
     def _read(self, refused: Callable[[bytes], str]) -> bytes:
@@ -68,14 +68,14 @@ class Source:
     """A data set to be written.
 
     Args:
-        name: For people.
+        name: For display.
         classes: Class names of each split, in the order of the splits; empty where nothing is labelled.
-        entries: Starts a fresh iteration over all entries, split after split in the order of `classes`.
-        total: Number of entries, None where only the iteration tells.
-        official: Samples of each split in the complete data set, where that is known.
-        ignored: Starts an iteration over (path, rule) of the files that are no entries; None where a list names the
-            entries, so that other files are not looked at.
-        notes: What was understood of the layout, for people.
+        entries: Returns a new iterator over all entries, split by split in the order of `classes`.
+        total: Number of entries; None if unknown.
+        official: Number of samples of each split of the complete data set, if known.
+        ignored: Returns an iterator over (path, rule) of skipped files; None if a list names the entries, so that other
+            files are not visited.
+        notes: Interpretation of the layout, for display.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Source:
 def key_of(source: str) -> str:
     """A name that is safe in a tar: at most 65 letters, digits, - and _, ending in 64 bits of the source's hash.
 
-    It depends on the source alone, so that no list of names is held, and a damaged source is told from its key.
+    A function of the source only, so that no list of names is needed, and a key reveals a damaged source.
     """
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", PurePosixPath(source).stem)[:48]
     return f"{stem}-{hashlib.sha256(source.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"

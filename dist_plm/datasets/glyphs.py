@@ -1,4 +1,4 @@
-"""Which glyphs are the classes of the demo: characters whose shapes stay apart when turned, mirrored and scaled."""
+"""Glyphs of the demo's classes: characters whose shapes stay distinct when rotated, mirrored and scaled."""
 
 import unicodedata
 from collections.abc import Iterator
@@ -40,8 +40,8 @@ class Glyph(NamedTuple):
 def choose(count: int, seed: int) -> list[Glyph]:
     """The first `count` (at most MAX_CLASSES) distinct glyphs in a random order; a longer list starts like a shorter.
 
-    Two glyphs are alike where one, turned by a multiple of 90 degrees or mirrored, covers the other: views may be
-    mirrored and poses turn, and neither may carry a glyph into another class.
+    Two glyphs are the same if one, rotated by a multiple of 90 degrees or mirrored, covers the other: views may be
+    mirrored and poses are rotated, which must not change the class.
     """
     chosen: list[Glyph] = []
     known = np.empty((0, _DESCRIPTOR**2), np.float32)
@@ -63,7 +63,7 @@ def choose(count: int, seed: int) -> list[Glyph]:
 def distance_field(glyph: Glyph) -> Image.Image:
     """Signed distance to the glyph's outline, positive inside, in pixels of the field: mode F, FIELD x FIELD.
 
-    A field can be warped, thickened and outlined at any scale with smooth edges, where a bitmap would show its grain.
+    A field can be warped, thickened and outlined at any scale with smooth edges, unlike a bitmap.
     """
     ink = np.asarray(_drawn(glyph, 4 * FIELD, 4 * BOX)) > 127
     # Each transform counts to the centre of the nearest pixel across the outline, which lies half a pixel nearer.
@@ -89,7 +89,7 @@ def _is_candidate(character: str) -> bool:
 
 
 def _descriptor(glyph: Glyph) -> np.ndarray | None:
-    """The glyph's shape without scale: [20, 20], mean 0, norm 1. None where it is too thin or too small to tell."""
+    """The glyph's shape without scale: [20, 20], mean 0, norm 1. None if it is too thin or too small."""
     ink = np.asarray(_drawn(glyph, 2 * FIELD, 2 * BOX), np.float32) / 255
     side = np.ptp(np.argwhere(ink > 0.5), axis=0).min() if (ink > 0.5).any() else 0
     if side < BOX or not 0.12 < ink.sum() / (2 * BOX) ** 2 < 0.7:

@@ -1,4 +1,4 @@
-"""Check one shard to the last byte against the tables and its samples' own checksums."""
+"""Verifies every byte of a shard against the tables and its samples' checksums."""
 
 import hashlib
 import json
@@ -27,13 +27,13 @@ BLOCK = tarfile.BLOCKSIZE
 
 @dataclass(frozen=True)
 class Check:
-    """A shard to be checked.
+    """A shard to be verified.
 
     Args:
         folder: Data set.
         split: Split of the shard.
         number: Position of the shard in its split.
-        info: What the manifest says of it.
+        info: Its entry in the manifest.
         first: Id of its first sample.
         classes: Names of the split's classes.
     """
@@ -47,11 +47,11 @@ class Check:
 
 
 class Damage(Exception):
-    """The first thing that is wrong in a shard."""
+    """The first error in a shard."""
 
 
 class _Member(NamedTuple):
-    """A file in a tar, from the byte `start` of its header."""
+    """A file in a tar, whose header starts at byte `start`."""
 
     name: str
     start: int
@@ -59,7 +59,7 @@ class _Member(NamedTuple):
 
 
 def check_shard(task: Check) -> tuple[list[bytes], str]:
-    """The fingerprint lines of a shard's samples up to the first problem, and that problem ("" where there is none)."""
+    """The fingerprint lines of a shard's samples up to the first error, and that error ("" for none)."""
     lines: list[bytes] = []
     rows = slice(task.first, task.first + task.info.samples)
     offsets = np.load(offsets_path(task.folder, task.split), mmap_mode="r")[rows]
@@ -89,7 +89,7 @@ def _check_sample(task: Check, file: BinaryIO, row: np.void, label: int, check: 
         _damaged(task, described.name, described.start, f"{key}.json was expected")
     sha256 = hashlib.sha256(image.data).hexdigest()
     if check is not None and check != check_of(bytes.fromhex(sha256)):
-        _damaged(task, image.name, data, "the SHA-256 of its bytes is not the one in the table of checks")
+        _damaged(task, image.name, data, "the SHA-256 of its bytes is not the one in the checksum table")
     _check_description(task, described, key, label)
     if json.loads(described.data)["sha256"] != sha256:
         _damaged(task, image.name, data, "the SHA-256 of its bytes is not the one in its description")
@@ -104,7 +104,7 @@ def _check_sample(task: Check, file: BinaryIO, row: np.void, label: int, check: 
 
 
 def _check_description(task: Check, described: _Member, key: str, label: int) -> None:
-    """The JSON must be, byte for byte, what the builder writes for the table's label and the key's source."""
+    """Check that the JSON equals what the builder writes for the table's label and the key's source."""
     known = None if label < 0 else label
     try:
         document = json.loads(described.data)

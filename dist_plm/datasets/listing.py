@@ -1,4 +1,4 @@
-"""What lies in a folder on a disk, or in one of a tar: names, kinds, and where the bytes of a file are."""
+"""Directory listings on disk or in a tar: names, types, and locations of files."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from dist_plm.errors import UserError
 from dist_plm.files.tar_header import SmallHeader
 
 MOST_LINKS = 40
-"""Links on the way to one file of a tar, as of Linux (path_resolution(7))."""
+"""Limit of symbolic links in a path of a tar, as in Linux (path_resolution(7))."""
 
 _OUTSIDE = ("/", "..")
 
@@ -22,9 +22,9 @@ class Item(NamedTuple):
     """An entry of a folder.
 
     Args:
-        name: Of the entry alone.
-        folder: The identity of a folder, the same by whatever link it is reached; None of everything else.
-        link: Whether a symbolic link leads there.
+        name: Base name.
+        folder: Identity of a folder, independent of the link to it; None for other entries.
+        link: Whether it is a symbolic link.
     """
 
     name: str
@@ -67,20 +67,20 @@ def _folder(entry: "os.DirEntry[str]") -> Hashable:
         if not entry.is_dir():
             return None
         status = entry.stat()
-    except OSError:  # a link that leads to itself, or where nobody may look
+    except OSError:  # a circular link, or no permission
         return None
     return status.st_dev, status.st_ino
 
 
 @dataclass(frozen=True, slots=True)
 class _Link:
-    """A second name in a tar: of a member (hard), or of a path seen from its folder."""
+    """A link in a tar: hard, to a member, or symbolic, to a path relative to its folder."""
 
     target: str
     hard: bool
 
 
-_Place = tuple[int, int]  # first byte and size; (0, -1) of what is no regular file
+_Place = tuple[int, int]  # offset and size; (0, -1) if not a regular file
 _Node = Union[dict[str, "_Node"], _Place, _Link]  # noqa: UP007 (a name in quotes takes no |)
 
 
@@ -91,10 +91,10 @@ class TarListing:
     """The members of an uncompressed tar, their links resolved.
 
     Attributes:
-        astray: Names of members that no folder can hold: their path leads out, or through a file.
+        astray: Members with an invalid path, which leads out of the tar or through a file.
 
     Raises:
-        UserError: It can't be read, is compressed, no tar, or holds two files of one name.
+        UserError: It can't be read, is compressed, not a tar, or has two files of the same name.
     """
 
     def __init__(self, path: Path) -> None:
@@ -112,7 +112,7 @@ class TarListing:
             raise UserError(f"{path} is not an uncompressed tar ({error}); unpack it and give the folder") from error
 
     def items(self, path: str) -> list[Item]:
-        """As of a folder. Raises NotADirectoryError."""
+        """As for a folder. Raises NotADirectoryError."""
         folder = self._resolve(path)
         if not isinstance(folder, dict):
             raise NotADirectoryError(errno.ENOTDIR, "no folder of the tar", path)
@@ -127,7 +127,7 @@ class TarListing:
         return id(self._resolve(path))
 
     def above(self) -> list[Hashable]:
-        """Nothing contains a tar."""
+        """Empty: a tar has no parent folder."""
         return []
 
     def locate(self, path: str) -> tuple[Path, int, int]:
@@ -161,7 +161,7 @@ class TarListing:
             folder[name] = (member.offset_data, member.size) if plain else _NOTHING
 
     def _resolve(self, path: str) -> _Node | None:
-        """The node at a path from the root, through links, as a kernel walks; None where there is none."""
+        """The node at a path from the root, following links like a kernel; None if there is none."""
         way: list[_Node] = [self._root]
         ahead = path.split("/")[::-1]
         links = 0
@@ -190,6 +190,6 @@ class TarListing:
 
 
 def unreadable(path: Path, error: Exception) -> UserError:
-    """What is said of a list, tar or folder of a source that can't be read."""
+    """The error for an unreadable list, tar or folder of a source."""
     reason = getattr(error, "strerror", None) or error
-    return UserError(f"{path} can't be read ({reason}): allow it to be read, or copy it again")
+    return UserError(f"{path} can't be read ({reason}): check its permissions, or copy it again")

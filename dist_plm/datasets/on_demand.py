@@ -1,4 +1,4 @@
-"""The demo's data set, built where training asks for it and it is missing."""
+"""Builds the demo's data set if training needs it and it is missing."""
 
 import os
 import sys
@@ -18,13 +18,13 @@ POLL_SECONDS = 0.2
 
 
 def build_if_missing(config: DataConfig, timeout_seconds: float) -> None:
-    """Render the demo's data set if it is what `config` names and is not there; the first rank does, the others wait.
+    """Render the demo's data set on rank 0 if `config` names it and it is missing; the other ranks wait.
 
     Args:
-        timeout_seconds: How long the others wait.
+        timeout_seconds: Time-out of the wait.
 
     Raises:
-        UserError: it can't be written, or a rank does not see what the first one wrote.
+        UserError: It can't be written, or is not visible to a rank.
     """
     out = Path(config.shards)
     manifest = out / MANIFEST
@@ -41,7 +41,7 @@ def build_if_missing(config: DataConfig, timeout_seconds: float) -> None:
     while not manifest.exists():
         if time.monotonic() - started > timeout_seconds:
             raise UserError(
-                f"{out} did not appear within {timeout_seconds:,.0f} s on rank {place().rank}: the first rank "
-                "writes it, on a disk that all ranks must see"
+                f"{out} did not appear within {timeout_seconds:,.0f} s on rank {place().rank}: rank 0 "
+                "writes it, to a disk that all ranks must share"
             )
         time.sleep(POLL_SECONDS)

@@ -1,7 +1,6 @@
-"""Images in the order of clusters of their embeddings: what is read together then lies together.
+"""Order of images by clusters of their embeddings, so that images read together are stored together.
 
-k-means (faiss) makes clusters; Ward's tree over their centres (scipy), read from leaf to leaf, puts those that are
-alike side by side.
+Clusters by k-means (faiss), ordered by the leaves of a Ward tree over their centres (scipy).
 """
 
 import json
@@ -17,19 +16,19 @@ from dist_plm.errors import UserError
 from dist_plm.index.directory import EMBEDDINGS, ROWS, SUMMARY, file_of
 from dist_plm.index.faiss_library import require_faiss
 
-IMAGES_PER_CLUSTER = 16  # several clusters for what is one in truth: one that covers two of them would mix them
-MAX_CLUSTERS = 4096  # the tree takes their square in memory
+IMAGES_PER_CLUSTER = 16  # small, since a cluster that covers two true ones would mix them
+MAX_CLUSTERS = 4096  # the tree needs quadratic memory
 ITERATIONS = 10
 
 
 def order_by(source: Source, index: Path) -> Source:
-    """The source with the images of each split in the order of their clusters; those that have no embedding come last.
+    """The source with the images of each split in cluster order; images without an embedding come last.
 
     Args:
         index: Written by `python -m dist_plm.embed` from the same images; all its rows take part.
 
     Raises:
-        UserError: It is no index, or has none of the images.
+        UserError: It is not an index, or has none of the images.
     """
     try:
         generation = int(json.loads((index / SUMMARY).read_text(encoding="utf-8")).get("generation", 1))
@@ -41,9 +40,9 @@ def order_by(source: Source, index: Path) -> Source:
             raise ValueError("it is empty")
         place = dict(zip(names, cluster_order(embeddings).tolist(), strict=True))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, RecursionError) as error:
-        raise UserError(f"--order-by {index} is no index of `python -m dist_plm.embed` ({error})") from error
+        raise UserError(f"--order-by {index} is not an index of `python -m dist_plm.embed` ({error})") from error
     if not any(entry.source in place for entry in source.entries()):
-        raise UserError(f"--order-by {index} has none of these images: it knows {names[0]!r} and others")
+        raise UserError(f"--order-by {index} has none of these images; it has {names[0]!r} and others")
 
     def entries() -> Iterator[Entry]:
         for _, split in groupby(source.entries(), key=lambda entry: entry.split):
@@ -53,7 +52,7 @@ def order_by(source: Source, index: Path) -> Source:
 
 
 def cluster_order(embeddings: np.ndarray) -> np.ndarray:
-    """The position [n] of each row of float32 [n, D] in the order of clusters; rows of one cluster as they come."""
+    """The position [n] of each row of float32 [n, D] in cluster order, stable within a cluster."""
     from scipy.cluster.hierarchy import leaves_list, ward
 
     faiss = require_faiss("--order-by")

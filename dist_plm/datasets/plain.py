@@ -1,4 +1,4 @@
-"""A tree of images that no list describes: which folders are splits and which classes, which files are left out."""
+"""Folders of images without a list: rules for splits, classes and ignored files."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ SPLITS = {
     "query": ("query", "queries"),
     "gallery": ("gallery",),
 }
-"""Names of the folder of each split, in any case."""
+"""Folder names of each split, case-insensitive."""
 
-_WORDS = {word: split for split, words in SPLITS.items() for word in words}
+WORDS = {word: split for split, words in SPLITS.items() for word in words}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a tree is read.
+    """Interpretation of a folder.
 
     Args:
         roots: Folder of each split; "" is the source itself.
-        aside: The rule that leaves out files beside those folders.
-        notes: The same for people.
+        aside: The rule that ignores files outside of those folders.
+        notes: The interpretation, for display.
     """
 
     roots: dict[str, str]
@@ -36,16 +36,16 @@ class Layout:
 
 
 def folder(source: str | Path) -> Source:
-    """Any tree of images: a class is a folder right below its split, an image above those has none.
+    """A folder of images: classes are the subfolders of a split; images directly in the split are unlabelled.
 
-    Splits are folders called train, val, test, query and gallery at the top; where there are none, all is `train`. A
-    single folder at the top that holds others is gone through. Every file is an entry, whatever its name, or left out
-    by a rule.
+    Splits are top-level folders called train, val, test, query and gallery; without any, all images are `train`. A
+    single top-level folder that contains folders is descended into. Every file is an entry, whatever its name, unless a
+    rule ignores it.
     """
     tree = Tree(source)
     layout = layout_of(tree)
     classes = {split: tree.folders(root) for split, root in layout.roots.items()}
-    if "gallery" in classes:  # what is searched for and what is searched are compared by label
+    if "gallery" in classes:  # queries and gallery are compared by label
         searched = [split for split in ("test", "query", "gallery") if split in classes]
         shared = sorted({name for split in searched for name in classes[split]})
         classes |= dict.fromkeys(searched, shared)
@@ -59,7 +59,7 @@ def folder(source: str | Path) -> Source:
                 first = path[len(root) + 1 if root else 0 :].split("/")
                 name = first[0] if len(first) > 1 else None
                 if name and name not in numbers:
-                    raise UserError(f"{path} came while --source {source} was read: the same command reads it anew")
+                    raise UserError(f"{path} appeared while --source {source} was read: rerun the command")
                 yield tree.entry(path, split=split, label=numbers[name] if name else None, class_name=name)
 
     def ignored() -> Iterator[tuple[str, str]]:
@@ -75,32 +75,32 @@ def layout_of(tree: Tree) -> Layout:
     """The splits of a tree.
 
     Raises:
-        UserError: two folders mean one split.
+        UserError: Two folders denote the same split.
     """
     root, notes = _sole_root(tree)
     below = f"{root}/" if root else ""
-    named = [(name, _WORDS[name.lower()]) for name in tree.folders(root) if name.lower() in _WORDS]
-    others = [name for name in tree.folders(root) if name.lower() not in _WORDS]
+    named = [(name, WORDS[name.lower()]) for name in tree.folders(root) if name.lower() in WORDS]
+    others = [name for name in tree.folders(root) if name.lower() not in WORDS]
     found = dict.fromkeys(split for _, split in named)
-    # One folder that is called as a split, among others that are not, is a class: trains beside buses and cars.
+    # A single folder with the name of a split, among other folders, is a class: train beside bus and car.
     if len(found) < 2 and (others or not found or tree.has_images(root)):
         if found:
-            notes.append(f"{below}{named[0][0]}/ is a class: what lies beside it is no split")
-        return Layout({"train": root}, f"beside {root}/, which holds all folders of images", tuple(notes))
+            notes.append(f"{below}{named[0][0]}/ is a class: the folders beside it are not splits")
+        return Layout({"train": root}, f"outside of {root}/, with all folders of images", tuple(notes))
     for split in found:
         if len(same := [f"{below}{name}" for name, meant in named if meant == split]) > 1:
-            raise UserError(f"{' and '.join(same)} in {tree.source} both mean the split {split}: join or rename them")
+            raise UserError(f"{' and '.join(same)} in {tree.source} both denote the split {split}: merge or rename")
     roots = {split: below + next(n for n, s in named if s == split) for split in SPLITS if split in found}
     notes += [f"split {split}: {folder}/" for split, folder in roots.items() if folder != split]
-    return Layout(roots, f"beside the splits {', '.join(roots)}", tuple(notes))
+    return Layout(roots, f"outside of the splits {', '.join(roots)}", tuple(notes))
 
 
 def _sole_root(tree: Tree) -> tuple[str, list[str]]:
-    """The folder below which the classes or splits lie: past folders that are alone and hold folders."""
+    """The folder of the classes or splits, below single folders."""
     root = ""
-    while len(names := tree.folders(root)) == 1 and names[0].lower() not in _WORDS:
+    while len(names := tree.folders(root)) == 1 and names[0].lower() not in WORDS:
         inner = f"{root}/{names[0]}" if root else names[0]
         if not tree.folders(inner) or tree.has_images(root):
             break
         root = inner
-    return root, [f"read from {root}/, which holds all folders of images"] if root else []
+    return root, [f"read from {root}/, which contains all folders of images"] if root else []

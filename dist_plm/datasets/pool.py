@@ -1,4 +1,4 @@
-"""Processes that work through an endless list of tasks in order, a few ahead of the reader."""
+"""Ordered parallel map over processes, with bounded prefetch."""
 
 import multiprocessing
 import os
@@ -14,14 +14,14 @@ Result = TypeVar("Result")
 
 
 def ordered(function: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
-    """`map` over processes: results in the order of the tasks, at most 2 x workers tasks drawn ahead of the reader.
+    """`map` over processes: results in the order of the tasks, at most 2 x workers tasks ahead of the reader.
 
-    One worker works in this process. `function` must be importable, tasks and results picklable.
+    A single worker runs in this process. `function` must be importable, tasks and results picklable.
     """
     if workers == 1:
         yield from map(function, tasks)
         return
-    # Spawned, not forked: the progress display has a thread, and a fork would copy its locks as they happen to be.
+    # Spawned, not forked: a fork would copy locks that the thread of the progress display may hold.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
     pending: deque[Future[Result]] = deque()
@@ -37,7 +37,7 @@ def ordered(function: Callable[[Task], Result], tasks: Iterable[Task], workers: 
 
 
 def _follow_parent() -> None:
-    """A worker whose parent was killed would wait for its next task for ever, and race the build that resumes."""
+    """End a worker whose parent was killed: it would wait forever, and race the resumed build."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -1,4 +1,4 @@
-"""The official layouts of the retrieval benchmarks as lists of entries; plain folders are in plain.py.
+"""Official layouts of the retrieval benchmarks; for other folders see plain.py.
 
 The zero-shot protocol of deep metric learning: no class of the test split is in the train split.
 """
@@ -10,8 +10,10 @@ from pathlib import Path
 import scipy.io
 
 from dist_plm.datasets.entry import Entry, Source
+from dist_plm.datasets.listed import listed
 from dist_plm.datasets.plain import folder
 from dist_plm.datasets.tree import Tree
+from dist_plm.datasets.webdataset_tars import webdataset_tars
 from dist_plm.errors import UserError
 
 Listed = tuple[str, str, str]
@@ -29,7 +31,7 @@ def cub200(source: str | Path) -> Source:
     listed = []
     for image, path in tree.lines(index, 2):
         if classes.get(image) not in names:
-            raise UserError(f"{labels} or classes.txt says nothing about image {image} ({path})")
+            raise UserError(f"{labels} or classes.txt does not list image {image} ({path})")
         number = classes[image]
         listed.append(("train" if number <= 100 else "test", names[number], f"{root}images/{path}"))
     ordered = sorted(names)
@@ -50,7 +52,7 @@ def cars196(source: str | Path) -> Source:
         listed = [("train" if number <= 98 else "test", called[number], path) for path, number in rows]
     except (LookupError, AttributeError, TypeError, ValueError) as error:
         raise UserError(
-            f"{tree.source / annotations}, or a file beside it, is no list of Cars-196 "
+            f"{tree.source / annotations}, or a file beside it, is not an annotation file of Cars-196 "
             f"({type(error).__name__}: {error}): copy it again"
         ) from error
     return _source("cars196", tree, listed, {"train": names[:98], "test": names[98:]}, {"train": 8054, "test": 8131})
@@ -89,7 +91,15 @@ def inshop(source: str | Path) -> Source:
     return _source("inshop", tree, listed, numbered, {"train": 25882, "query": 14218, "gallery": 12612})
 
 
-KINDS = {"cub200": cub200, "cars196": cars196, "sop": sop, "inshop": inshop, "folder": folder}
+KINDS = {
+    "cub200": cub200,
+    "cars196": cars196,
+    "sop": sop,
+    "inshop": inshop,
+    "folder": folder,
+    "list": listed,
+    "tars": webdataset_tars,
+}
 
 
 def _source(
@@ -128,6 +138,6 @@ def _mat(tree: Tree, path: str) -> dict:
     data = tree.data(path)
     try:
         return scipy.io.loadmat(io.BytesIO(data), squeeze_me=True, struct_as_record=False)
-    # SciPy meets damaged bytes with many kinds of exception (MatReadError, zlib.error, struct.error, ...).
+    # SciPy raises many kinds of exception for damaged bytes (MatReadError, zlib.error, struct.error, ...).
     except Exception as error:
         raise UserError(f"{path} cannot be read as a MATLAB file: {error}") from error

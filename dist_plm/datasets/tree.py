@@ -1,7 +1,7 @@
-"""A folder, or a tar of one, read in place through the same few verbs; a tar is never extracted.
+"""Uniform access to a folder or a tar of one; a tar is never extracted.
 
-The builder of shards and `embed` find images by it: every file is looked at, whatever its name, but for those that a
-rule leaves out, which are named.
+The shard builder and `embed` find images by it: every file is visited, whatever its name, unless a rule ignores it,
+which is reported.
 """
 
 import os
@@ -16,7 +16,7 @@ from dist_plm.datasets.listing import DiskListing, Item, TarListing, unreadable
 from dist_plm.errors import UserError
 
 NESTED_LINKS = 8
-"""Linked folders inside of linked folders that are followed: two links a folder make 2^8 paths, not 2^40."""
+"""Depth limit of nested links to folders: two links per folder make 2^8 paths, not 2^40."""
 
 HIDDEN = "hidden, or made by the operating system"
 _SYSTEM = {
@@ -29,7 +29,7 @@ _ASTRAY = "its path leads out of the tar, or through a file"
 
 
 class Found(NamedTuple):
-    """A file of a tree: its relative path, and the rule that leaves it out, empty where it is to be read."""
+    """A file of a tree: its relative path, and the rule that ignores it, empty if it is to be read."""
 
     path: str
     rule: str = ""
@@ -37,7 +37,7 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class _Folder:
-    """A folder that is being walked: its path with a slash, and what is known of the way to it."""
+    """A folder being traversed: its path with a slash, and the links on the path."""
 
     prefix: str
     items: Iterator[Item]
@@ -67,26 +67,26 @@ class Tree:
         return next((path for path in candidates if self._listing.locate(path)[2] >= 0), None)
 
     def require(self, what: str, *candidates: str) -> str:
-        """As `find`; UserError naming the layout (`what`) where there is none."""
+        """As `find`; raises UserError naming the layout (`what`) if there is none."""
         found = self.find(*candidates)
         if found is None:
             raise UserError(f"--source {self.source} is not {what}: found none of {', '.join(candidates)}")
         return found
 
     def data(self, path: str) -> bytes:
-        """The whole of a small file. Raises UserError where it can't be had."""
+        """The contents of a small file. Raises UserError if it can't be read."""
         try:
             return self.entry(path, split="", label=None, class_name=None).read_any()
         except (OSError, ValueError) as error:
             raise unreadable(self.source / path, error) from error
 
     def lines(self, path: str, fields: int, skip: int = 0) -> list[list[str]]:
-        """The white-space separated fields of each line after the first `skip`; the last field may hold blanks."""
+        """The white-space separated fields of each line after the first `skip`; the last field may contain spaces."""
         try:
             lines = self.data(path).decode().splitlines()
         except UnicodeDecodeError as error:
             where = f"{error.reason} at byte {error.start}"
-            raise UserError(f"{self.source / path} is no text in UTF-8 ({where}): save it as such") from error
+            raise UserError(f"{self.source / path} is not UTF-8 text ({where}): save it as UTF-8") from error
         rows = []
         for number, line in enumerate(lines, 1):
             row = line.split(maxsplit=fields - 1)
@@ -98,39 +98,42 @@ class Tree:
         return rows
 
     def table(self, path: str, number: int) -> dict[str, str]:
-        """The two fields of each line, first to second; field `number` is a whole number in all of them."""
+        """The two fields of each line, first to second; field `number` must be an integer."""
         rows = self.lines(path, 2)
         for row in rows:
             if not re.fullmatch(r"[0-9]{1,9}", row[number]):
                 where = f"{row[number]!r} in the line {' '.join(row)!r}"
-                raise UserError(f"{self.source / path}: {where} is no whole number; take the list as published")
+                raise UserError(f"{self.source / path}: {where} is not an integer; use the published list")
         return dict(rows)
 
-    def entry(self, path: str, **described: Any) -> FileEntry:
-        """The entry for a relative path, there or not (a missing one is rejected when it is read)."""
+    def entry(self, path: str, *, name: str = "", **described: Any) -> FileEntry:
+        """The entry for a relative path; a missing file is rejected when it is read.
+
+        Args:
+            name: In its data set; by default the path.
+        """
         parts = PurePosixPath(path).parts
         if not parts or ".." in parts or path.startswith("/"):
             raise UserError(f"{path!r} leads out of the source {self.source}")
         file, offset, size = self._listing.locate(path)
-        return FileEntry(source=path, path=file, offset=offset, size=size, **described)
+        return FileEntry(source=name or path, path=file, offset=offset, size=size, **described)
 
     def folders(self, path: str = "") -> list[str]:
-        """Names of the folders right below `path` that no rule leaves out, sorted."""
+        """Names of the subfolders of `path` that no rule ignores, sorted."""
         start = self._start(path)
         below = ((item, self._rule(item, start)) for item in start.items)
         return [item.name for item, rule in below if item.folder is not None and not rule]
 
     def has_images(self, path: str = "") -> bool:
-        """Whether a file right below `path` begins as an image does."""
+        """Whether a file directly in `path` starts like an image."""
         start = self._start(path)
         files = (item for item in start.items if item.folder is None and not self._rule(item, start))
         return any(self._begins_as_image(start.prefix + item.name) for item in files)
 
     def walk(self, path: str = "") -> Iterator[Found]:
-        """All files below `path`, in one order everywhere; holds the names of the folders on the way.
+        """All files below `path`, in the same order on every machine.
 
-        Links to folders are followed but for those that lead in a circle. What a rule leaves out is found too, file by
-        file.
+        Links to folders are followed unless they are circular. Ignored files are listed as well.
         """
         way = [self._start(path)]
         while way:
@@ -149,7 +152,7 @@ class Tree:
             yield from (Found(name, _ASTRAY) for name in self._listing.astray)
 
     def _rule(self, item: Item, within: _Folder) -> str:
-        """The rule that leaves out an entry of a folder."""
+        """The rule that ignores an entry of a folder."""
         if within.rule:
             return within.rule
         if item.name.startswith(".") or item.name.lower() in _SYSTEM:
@@ -159,7 +162,7 @@ class Tree:
         return _TOO_MANY_LINKS if item.folder and item.link and within.links == NESTED_LINKS else ""
 
     def _start(self, path: str) -> _Folder:
-        """The folder at `path`, and by which links one comes there."""
+        """The folder at `path`, with the links on the path."""
         links, known, parts = 0, set(self._listing.above()), PurePosixPath(path).parts
         try:
             known.add(self._listing.identity(""))
@@ -174,7 +177,7 @@ class Tree:
         return _Folder(f"{path}/" if path else "", items, frozenset(known), links, "")
 
     def _items(self, path: str, rule: str) -> Iterator[Item] | None:
-        """Entries of a folder. UserError where it can't be read; None where a rule leaves it out anyway."""
+        """Entries of a folder; None if it can't be read but a rule ignores it anyway. Raises UserError otherwise."""
         try:
             return iter(self._listing.items(path))
         except OSError as error:

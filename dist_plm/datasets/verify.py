@@ -1,7 +1,7 @@
-"""Check a data set to the last byte: `python shards/verify.py DIR`.
+"""Verify every byte of a data set: `python shards/verify.py DIR`.
 
-Reads every shard from end to end and compares it with what the tables, the manifest and the samples' own checksums
-say. A header is known from its file's name and size, so that no byte of a tar goes unchecked.
+Compares every shard with the tables, the manifest and the samples' checksums. Headers are determined by file name
+and size, so that no byte of a tar is unchecked.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from dist_plm.cli.parsers import OneLineParser
 from dist_plm.data.format import (
     CHECK_DTYPE,
     IGNORED,
@@ -23,7 +24,7 @@ from dist_plm.data.format import (
     offsets_path,
 )
 from dist_plm.data.store import table
-from dist_plm.datasets.arguments import Parser, positive
+from dist_plm.datasets.arguments import positive
 from dist_plm.datasets.assembly import table_info
 from dist_plm.datasets.inspection import Check, check_shard
 from dist_plm.datasets.pool import ordered
@@ -33,9 +34,9 @@ from dist_plm.files.names import escape_streams
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the exit status: 0 all is well, 1 damaged, 2 not a data set."""
+    """Run the command. Exit status 0 intact, 1 damaged, 2 not a data set."""
     escape_streams()
-    parser = Parser(prog="python shards/verify.py", description=__doc__)
+    parser = OneLineParser(prog="python shards/verify.py", description=__doc__)
     parser.add_argument("folder", type=Path, help="data set written by shards/build.py")
     parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -49,12 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"damaged: {problem}")
     if not problems:
         samples = sum(info.samples for info in manifest.splits.values())
-        print(f"{options.folder} is whole: {samples:,} samples, fingerprint {manifest.fingerprint}")
+        print(f"{options.folder} is intact: {samples:,} samples, fingerprint {manifest.fingerprint}")
     return 1 if problems else 0
 
 
 def check(folder: Path, manifest: Manifest, workers: int) -> Iterator[str]:
-    """What is wrong with a data set, the first problem of each file; nothing where all is well."""
+    """Errors of a data set, the first of each file; none if it is intact."""
     problems = [problem for split in manifest.splits for problem in _check_tables(folder, manifest, split)]
     if problems:
         yield from problems
@@ -74,7 +75,7 @@ def check(folder: Path, manifest: Manifest, workers: int) -> Iterator[str]:
     # Last, since the shards tell where in a table the damage is.
     for name, known in ((name, known) for info in manifest.splits.values() for name, known in info.tables.items()):
         if not problems and table_info(folder / name) != known:
-            yield f"{name}: its bytes are not those that the manifest knows"
+            yield f"{name}: its SHA-256 is not the one in the manifest"
     for name, count in ((REJECTED, manifest.rejected), (IGNORED, manifest.ignored)):
         found = (folder / name).read_bytes().count(b"\n") if (folder / name).exists() else 0
         if found != count:

@@ -1,7 +1,7 @@
-"""Writes one shard: reads its entries, keeps what decodes, names what does not, and records what it wrote.
+"""Writes one shard: reads its entries, rejects those that don't decode, and records the result.
 
-A record lies in the folder .build of the data set while that is being built; with the digest of the shard's entries it
-tells a later run that this shard is finished. Headers hold no time and no owner: the same entries give the same bytes.
+Records lie in the folder .build of the data set during a build. By the digest of the shard's entries they tell a
+resumed build that the shard is finished. Headers have no time or owner: the same entries give the same bytes.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ class ShardTask:
 
 @dataclass
 class ShardRecord:
-    """What was written.
+    """Record of a written shard.
 
     Args:
         split: Split of the shard.
@@ -60,7 +60,7 @@ class ShardRecord:
 
 
 def finish_shard(task: ShardTask) -> Path:
-    """Write a shard, or find it written by an earlier run from the same entries; the path of its record."""
+    """Write a shard, unless an earlier build wrote it from the same entries; returns the path of its record."""
     path = task.folder / BUILD / f"{task.file}.json"
     inputs = task.digest()
     if not _is_finished(task.folder / task.file, path, inputs):
@@ -76,7 +76,7 @@ def load_record(path: Path) -> ShardRecord:
 
 
 def header(name: str, size: int) -> bytes:
-    """The block before a file in a shard; name and size alone decide it."""
+    """The header block of a file in a shard, a function of name and size."""
     return _info(name, size).tobuf(tarfile.USTAR_FORMAT)
 
 
@@ -87,7 +87,7 @@ def describe(split: str, source: str, label: int | None, class_name: str | None,
 
 
 def _is_finished(tar: Path, path: Path, inputs: str) -> bool:
-    # The record is renamed into place after its tar, so one that is there speaks of a whole tar.
+    # The record is renamed into place after its tar, so an existing record implies a complete tar.
     try:
         record = load_record(path)
         return record.inputs == inputs and record.bytes == tar.stat().st_size

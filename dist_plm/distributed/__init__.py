@@ -1,1 +1,1 @@
-"""The process group: connecting, the World with all collectives, liveness of ranks, signals, launcher variables."""
+"""The process group: connecting, the World with all collectives, ranks' shares of a batch, lost ranks, signals."""

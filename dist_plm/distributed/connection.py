@@ -1,4 +1,4 @@
-"""Joining the ranks of a run, on the device and with the threads that are this one's, and leaving them."""
+"""Setup and teardown of the process group: rendezvous, device and compute threads of this rank."""
 
 import os
 import socket
@@ -24,13 +24,13 @@ NCCL_PATIENCE = 3  # times runtime.timeout_seconds
 
 
 def connect(config: RuntimeConfig, preemption: Preemption | None = None) -> World:
-    """Join the process group described by the environment (`env://`: torchrun's variables), or stand alone.
+    """Join the process group described by the environment (`env://`, torchrun's variables); one rank without them.
 
     Args:
-        preemption: Who hears of signals, in a command that can leave and go on later.
+        preemption: Receives signals, in a command that can be preempted and resumed.
 
     Raises:
-        UserError: a GPU was asked for and there is none, or the environment is incomplete or contradicts itself.
+        UserError: A GPU was requested and there is none, or the environment variables are incomplete or inconsistent.
     """
     rank, size, local_rank = place()
     device = choose_device(config, local_rank)
@@ -45,17 +45,17 @@ def connect(config: RuntimeConfig, preemption: Preemption | None = None) -> Worl
         world = World(rank, size, local_rank, device=device, health=health, preemption=preemption, timeout=timeout)
         cores, sizes = zip(*world.gather_objects((_cores(), number("LOCAL_WORLD_SIZE", 1))), strict=True)
         if health:
-            health.compare(world.gather_objects(time.monotonic()))  # all left the exchange above at about the same time
+            health.compare(world.gather_objects(time.monotonic()))  # ranks leave the exchange above together
     share = fair_share(rank, list(cores))
     torch.set_num_threads(config.threads or (1 if config.strategy == "reproducible" else share))
     return replace(world, node_size=node_size(sizes))
 
 
 def patient_nccl(timeout: timedelta) -> None:
-    """Let NCCL's watchdog wait longer than gloo does.
+    """Give NCCL's watchdog a longer time-out than gloo.
 
-    It aborts the process at its time-out, without the words of `World.waiting`. The agreements of a step travel over
-    gloo, so that a rank that hangs is found and named by them first.
+    The watchdog aborts the process at its time-out, without the diagnosis of `World.waiting`. At every log step the
+    ranks first meet in a collective over gloo, which times out before and names the rank that hangs.
     """
     group = dist.distributed_c10d._get_default_group()
     group._get_backend(torch.device("cuda"))._set_default_timeout(NCCL_PATIENCE * timeout)
@@ -77,14 +77,14 @@ def _meet(rank: int, size: int, backend: str, timeout: timedelta) -> None:
 
 
 def node_size(said: Sequence[int]) -> int:
-    """Ranks of each node, from what each rank says of its own; 1 where nodes have different numbers of them."""
+    """Ranks per node, from the local world size that each rank reports; 1 if it differs between nodes."""
     return said[0] if said[0] > 0 and len(set(said)) == 1 and len(said) % said[0] == 0 else 1
 
 
 def fair_share(rank: int, cores: list[set[tuple[str, int]]]) -> int:
-    """How many cores `rank` may keep busy, from those that each rank may run on.
+    """Number of compute threads for `rank`, from the CPU affinity of every rank.
 
-    torchrun's ranks share all that the machine gives them; Slurm may have bound each task to its own.
+    Ranks of torchrun share all cores of the machine; Slurm may have bound each task to cores of its own.
     """
     sharing = sum(bool(cores[rank] & others) for others in cores)
     return max(1, len(cores[rank]) // sharing)
@@ -92,21 +92,21 @@ def fair_share(rank: int, cores: list[set[tuple[str, int]]]) -> int:
 
 def _cores() -> set[tuple[str, int]]:
     """(host, number) of the cores that this process may run on."""
-    # Only Linux says which.
+    # Only Linux reports the affinity.
     numbers = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     return {(socket.gethostname(), number) for number in numbers}
 
 
 def _not_met(error: Exception, rank: int, port: int, timeout: timedelta) -> Exception:
-    """What to tell a person when the ranks did not find each other."""
+    """The error to raise after a failed rendezvous."""
     if "EADDRINUSE" in str(error):
         return UserError(
-            f"port {port} of this machine is taken, perhaps by another run: give torchrun another --master_port, "
+            f"port {port} of this machine is in use, perhaps by another run: give torchrun another --master_port, "
             "or --standalone on one machine"
         )
     return RunFailure(
-        f"rank {rank} did not meet the others at {os.environ['MASTER_ADDR']} port {port} within "
-        f"{timeout.total_seconds():,.0f} s: check that all nodes started, and that this address can be reached from all"
+        f"rank {rank} could not connect to the other ranks at {os.environ['MASTER_ADDR']} port {port} within "
+        f"{timeout.total_seconds():,.0f} s: check that all nodes started and can reach this address"
     )
 
 

@@ -1,4 +1,4 @@
-"""Which device a rank computes on, and the settings of the process that must precede the first use of a GPU."""
+"""Device selection, and process settings that must precede the first use of a GPU."""
 
 import os
 import re
@@ -15,21 +15,21 @@ LEAST_DRIVER = {11: "450.80", 12: "525.60", 13: "580"}
 
 
 def choose_device(config: RuntimeConfig, local_rank: int) -> torch.device:
-    """The device of this rank, made the current one.
+    """The device of this rank, set as the current one.
 
     Raises:
-        MachineError: a GPU was asked for, or is evidently here, and can't be used.
+        MachineError: A GPU was requested or is present, but can't be used.
     """
     if config.device == "cpu":
         return torch.device("cpu")
     if config.strategy == "reproducible":
-        # cuBLAS reads it when it makes its first handle: two buffers of fixed size and no choice by free memory.
+        # cuBLAS reads it with its first handle: two workspaces of fixed size make its choice of kernels deterministic.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not available:
         _refuse_unusable(config)
         return torch.device("cpu")
-    # Slurm may show each task its own GPU alone (--gpus-per-task, --gpu-bind): that is number 0 to all of them.
+    # Slurm may make only one GPU visible to each task (--gpus-per-task, --gpu-bind): its index is 0 in all of them.
     number = 0 if available == 1 and "SLURM_PROCID" in os.environ else local_rank
     if number >= available:
         raise MachineError(
@@ -41,7 +41,7 @@ def choose_device(config: RuntimeConfig, local_rank: int) -> torch.device:
 
 
 def _refuse_unusable(config: RuntimeConfig) -> None:
-    """A run that should have had GPUs must not train on the CPU without a word."""
+    """Raise MachineError instead of silently training on the CPU of a machine that has an unusable GPU."""
     evidence = gpu_evidence()
     if config.device == "cuda" and not evidence:
         raise MachineError("runtime.device is cuda and this machine has no NVIDIA GPU: set --runtime.device cpu")
@@ -61,7 +61,7 @@ def _refuse_unusable(config: RuntimeConfig) -> None:
 
 
 def gpu_evidence() -> str:
-    """What says that this process was meant to have a GPU, in words; empty where nothing does."""
+    """Why this process is expected to have a GPU, for a message; empty if there is no sign of one."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1", "NoDevFiles"):
         return ""  # hidden on purpose
@@ -75,10 +75,10 @@ def gpu_evidence() -> str:
 
 
 def set_arithmetic(*, precision: str, reproducible: bool, device: torch.device) -> None:
-    """How this process multiplies float32, and whether its kernels may add up in an order that varies.
+    """Set the float32 precision of matrix products and convolutions, and whether kernels must be deterministic.
 
-    cuDNN's convolutions are TF32 by default, whose 10 bits of mantissa are neither what `fp32` says nor enough for the
-    band of the local response norm. `reproducible` also forbids kernels that add with atomics or are chosen by timing.
+    cuDNN's convolutions use TF32 by default. Its 10-bit mantissa contradicts `fp32`, and is too coarse for the local
+    response normalisation. `reproducible` also disables kernels that use atomics, and autotuning.
 
     Args:
         precision: `tf32` multiplies and convolves in TF32; anything else leaves float32 at IEEE precision.
@@ -92,6 +92,6 @@ def set_arithmetic(*, precision: str, reproducible: bool, device: torch.device) 
     if reproducible:
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
-        # A warning names an operation that has no such kernel: the promise of equal bits does not hold for it.
+        # torch warns about operations without a deterministic kernel: their results may differ in the last bits.
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

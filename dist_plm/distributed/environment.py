@@ -1,4 +1,4 @@
-"""What torchrun and its like say in the environment."""
+"""Environment variables set by torchrun and compatible launchers."""
 
 import os
 from typing import NamedTuple
@@ -15,10 +15,10 @@ class Place(NamedTuple):
 
 
 def place() -> Place:
-    """Which rank this process is; alone where the environment says nothing.
+    """Rank and world size of this process; a world of one where the environment has no such variables.
 
     Raises:
-        UserError: the variables contradict each other, or are no numbers.
+        UserError: The variables are inconsistent, or not numbers.
     """
     size, rank, local = number("WORLD_SIZE", 1, least=1), number("RANK", 0), number("LOCAL_RANK", 0)
     if rank >= size and "WORLD_SIZE" not in os.environ:
@@ -34,7 +34,7 @@ def place() -> Place:
 
 
 def speaks() -> bool:
-    """Whether this process says what all ranks see alike: the first rank, or one whose place is unclear."""
+    """Whether this process prints messages that concern all ranks: rank 0, or a process without a valid rank."""
     try:
         return place().rank == 0
     except UserError:

@@ -1,6 +1,6 @@
-"""What ranks tell each other once a second, beside the collectives: that they live, where, and whether to leave.
+"""Heartbeats between ranks, once a second and independent of collectives: liveness, position and pending signals.
 
-A failed collective can name its cause by it, and a signal that one rank caught reaches ranks that are busy for long.
+They name the rank that made a collective fail, and forward a signal to ranks that are in a long computation.
 """
 
 import json
@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, replace
 import torch.distributed as dist
 
 BEAT_SECONDS = 1.0
-SILENT_SECONDS = 5.0  # five missed beats: a process that is only busy still beats, from a thread of its own
+SILENT_SECONDS = 5.0  # five missed heartbeats; a busy process still sends them, from a separate thread
 
 
 @dataclass
 class Beat:
-    """A sign of life: when by the sender's monotonic clock, at which step, and in which collective or other work."""
+    """A heartbeat: the sender's monotonic clock, its step, and the collective or other work it is in."""
 
     time: float = 0.0
     step: int = 0
@@ -24,10 +24,10 @@ class Beat:
 
 
 class Health:
-    """Publishes this rank's beats in the process group's store and reads those of the others.
+    """Publishes this rank's heartbeats in the process group's store and reads those of the others.
 
     Attributes:
-        told: Signal that this rank caught, 0 for none; the others will hear of it.
+        told: Signal that this rank caught, 0 for none; forwarded to the other ranks.
         heard: Signal that any rank caught, 0 for none so far.
     """
 
@@ -41,11 +41,11 @@ class Health:
         self._thread.start()
 
     def compare(self, clocks: list[float]) -> None:
-        """Take note of the ranks' monotonic clocks, read at about the same moment: each began with its own host."""
+        """Store the offsets between the ranks' monotonic clocks, which start at a different time on each host."""
         self._ahead = [clock - clocks[self.rank] for clock in clocks]
 
     def diagnose(self) -> str:
-        """After a failure: wait for silence to show, then say which rank is to blame and where it was last."""
+        """Diagnose a failed collective: wait until a dead rank misses heartbeats, then name it."""
         deadline = time.monotonic() + SILENT_SECONDS + 2 * BEAT_SECONDS
         while True:
             beats = {rank: self._read(rank) for rank in range(self.size) if rank != self.rank}
@@ -60,7 +60,7 @@ class Health:
         behind = [rank for rank, beat in beats.items() if beat and beat.step < self.beat.step]
         elsewhere = behind or [rank for rank, beat in beats.items() if beat and beat.doing != self.beat.doing]
         where = ", ".join(f"rank {rank} is at step {b.step} in {b.doing}" for rank in elsewhere if (b := beats[rank]))
-        return f"all ranks still run: {where or 'all in the same place'}; {here}"
+        return f"all ranks are alive: {where or 'all in the same place'}; {here}"
 
     def close(self) -> None:
         self._stop.set()
@@ -75,7 +75,7 @@ class Health:
                     self._store.set("leave", str(self.told))
                 if self._store.check(["leave"]):
                     self.heard = int(self._store.get("leave"))
-            except RuntimeError:  # the store died with its host; the collectives will say so
+            except RuntimeError:  # the store is gone with its host; collectives will fail too
                 return
 
     def _read(self, rank: int) -> Beat | None:
@@ -90,5 +90,5 @@ class Health:
 
 def _describe(rank: int, beat: Beat | None, now: float) -> str:
     if beat is None:
-        return f"rank {rank} died or froze (never heard of, or the host of the store is gone)"
-    return f"rank {rank} died or froze at step {beat.step} in {beat.doing}, last heard {now - beat.time:.0f} s ago"
+        return f"rank {rank} died or froze (no heartbeat received, or the host of the store is gone)"
+    return f"rank {rank} died or froze at step {beat.step} in {beat.doing}, last heartbeat {now - beat.time:.0f} s ago"

@@ -1,4 +1,4 @@
-"""Signals noticed by a thread: a Python handler waits until the main thread returns from C++, which may take hours.
+"""Signals read by a thread: a Python handler only runs when the main thread returns from C++, perhaps hours later.
 
 The C level of CPython's handlers writes each signal's number to a file at once (`signal.set_wakeup_fd`), whatever the
 main thread does; a thread reads it there.
@@ -18,9 +18,9 @@ from dist_plm.distributed.torchrun import leave_status
 
 @contextmanager
 def listening(heard: Callable[[int], None]) -> Iterator[None]:
-    """Call `heard` with the number of each signal that has a handler of Python's, in a thread.
+    """Call `heard` in a thread with the number of each signal that has a Python handler.
 
-    In another thread than the main one, where Python allows no handlers, nothing is heard.
+    Does nothing outside of the main thread, where Python allows no handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -46,18 +46,18 @@ def listening(heard: Callable[[int], None]) -> Iterator[None]:
 
 @contextmanager
 def ending_at_once(doing: str, status: int | None = None, caught: int = 0) -> Iterator[None]:
-    """End the process at the first signal: nothing was begun that could be lost.
+    """Exit at the first signal, while there is no work yet that could be lost.
 
     Args:
-        doing: What is interrupted, for the message; one rank of each machine prints it.
+        doing: The interrupted activity, for the message that one rank per machine prints.
         status: Exit status; None for the shell's, 128 + the signal.
-        caught: A signal that came before; 0 for none.
+        caught: A signal received earlier; 0 for none.
     """
 
     def leave(number: int) -> None:
         if place().local == 0:
             name = signal.Signals(number).name
-            print(f"{name} while {doing}: nothing was begun; rerun the command to start", file=sys.stderr, flush=True)
+            print(f"{name} while {doing}: nothing was started; rerun the command", file=sys.stderr, flush=True)
         leave_status(code := 128 + number if status is None else status, "")
         os._exit(code)
 

@@ -1,4 +1,4 @@
-"""The network interface that ranks of several nodes reach each other by."""
+"""Choice of the network interface that connects the nodes."""
 
 import fcntl
 import ipaddress
@@ -11,10 +11,10 @@ _VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
 def choose_interface(master: str) -> None:
-    """Name the interface on the route to `master`, where gloo would take the loopback one.
+    """Set gloo's interface to the one that routes to `master`, where it would choose the loopback interface.
 
-    gloo binds to the address that this host's own name resolves to. Debian and many clusters resolve it to 127.0.1.1,
-    which no other node can reach. A variable that is set already is left as it is.
+    gloo binds to the address that the host name resolves to: 127.0.1.1 on Debian and many clusters, which no other
+    node can reach. An interface that the environment already names is kept.
     """
     if not _is_loopback(socket.gethostname()) or _is_loopback(master):
         return
@@ -24,7 +24,7 @@ def choose_interface(master: str) -> None:
 
 
 def interface_towards(host: str) -> str:
-    """The interface whose address packets to `host` leave with; empty where there is no route. Sends nothing."""
+    """The interface that routes to `host`; empty if there is no route. Sends no packet."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((host, 9))

@@ -1,4 +1,4 @@
-"""Signals that ask a run to leave. A handler only sets a flag; the loop acts on it when all ranks agree."""
+"""Signals that trigger checkpoint and exit: a handler sets a flag, the loop acts on it when all ranks agree."""
 
 import os
 import signal
@@ -10,13 +10,14 @@ from types import FrameType
 
 from dist_plm.distributed.listening import listening
 
-PREEMPTED = 75  # EX_TEMPFAIL: saved, run the same command again
-WATCH_SECONDS = 0.5  # between two looks at whether the launcher lives
-UNWIND_SECONDS = 2.0  # for an orderly end at the second SIGINT, before the process is ended in whatever it waits for
+PREEMPTED = 75  # EX_TEMPFAIL: a checkpoint was saved, rerun the command to resume
+SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
+WATCH_SECONDS = 0.5  # interval of the check whether the launcher is alive
+UNWIND_SECONDS = 2.0  # for a clean exit after the second SIGINT, before the process is killed
 
 
 class Preempted(Exception):
-    """All ranks agreed to leave because of `signal`."""
+    """All ranks agreed to exit because of `signal`."""
 
     def __init__(self, number: int, outcome: str = "") -> None:
         super().__init__(f"{signal.Signals(number).name}: {outcome}")
@@ -24,24 +25,23 @@ class Preempted(Exception):
 
 
 class Preemption:
-    """Catches signals while in scope; a second SIGINT leaves at once.
+    """Catches signals while in scope; a second SIGINT exits at once.
 
-    A torchrun that was killed leaves its ranks behind, where the next start would meet them in the run directory: to
-    a rank the loss of its launcher is a SIGTERM.
+    Ranks whose torchrun was killed would keep the run directory locked: the loss of the launcher counts as a SIGTERM.
 
     Args:
-        names: Which, as `runtime.signals` names them.
+        names: Signals that make the run checkpoint and exit.
 
     Attributes:
-        signal: The number of the first signal caught, 0 so far none.
+        signal: Number of the first signal caught, 0 for none.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str] = SIGNALS) -> None:
         self.signal = 0
         self._interrupted = False
         self._left = threading.Event()
         self._listening = ExitStack()
-        self._interrupts = 0  # heard by the thread, which may be ahead of the handler
+        self._interrupts = 0  # counted by the thread, which may run before the handler
         self._numbers = [signal.Signals[name] for name in names]
 
     def __enter__(self) -> "Preemption":
@@ -64,7 +64,7 @@ class Preemption:
         self.signal = self.signal or number
 
     def _heard(self, number: int) -> None:
-        """End at the second SIGINT even where the main thread waits in C++ and runs no handler."""
+        """Exit at the second SIGINT even if the main thread is blocked in C++ and runs no handler."""
         self._interrupts += number == signal.SIGINT
         if self._interrupts == 2 and not self._left.wait(UNWIND_SECONDS):
             os._exit(128 + number)

@@ -1,4 +1,4 @@
-"""Settings of a process that must be made before it imports torch: how malloc keeps memory, how OpenMP threads wait."""
+"""Process settings that must precede the import of torch: malloc's retention of memory, waiting OpenMP threads."""
 
 import ctypes
 import os
@@ -9,17 +9,17 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _PAD = 1 << 28  # bytes by which the heap grows at a time
 _CHOSEN = ("TRIM_THRESHOLD", "TOP_PAD", "MMAP_MAX", "MMAP_THRESHOLD")  # a user may set these for glibc as MALLOC_NAME_
 
-# What libgomp and Intel's libiomp read once, when they are loaded. Threads that spin between two parallel regions take
-# the cores from whatever else runs there: decoding threads, other ranks.
+# libgomp and Intel's libiomp read these when they are loaded. Threads that spin between two parallel regions take
+# CPU time from decoding threads and other ranks.
 _OPENMP = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 
 
 def prepare_process() -> None:
-    """Keep freed memory in the process, and let idle OpenMP threads sleep; what the environment already sets stays.
+    """Keep freed memory in the process, and let idle OpenMP threads sleep; settings of the environment take precedence.
 
-    By default glibc maps each large tensor anew and returns it to the system when it is freed, and the kernel clears
+    By default glibc maps each large tensor anew and returns it to the system when it is freed, and the kernel zeroes
     every page again at the next step: half of the CPU time of a training step on 112 px. The peak of resident memory is
-    that of the largest step plus fragmentation (benchmarks/cpu_speed.md). Without effect outside of glibc.
+    that of the largest step plus fragmentation (benchmarks/cpu_speed.md). No effect without glibc.
     """
     for name, value in _OPENMP.items():
         os.environ.setdefault(name, value)
@@ -33,7 +33,7 @@ def prepare_process() -> None:
 
 
 def limit_threads(threads: int) -> None:
-    """Compute with so many threads in torch and FAISS; 0 changes nothing."""
+    """Set the number of compute threads of torch and FAISS; 0 keeps their defaults."""
     import faiss
     import torch
 

@@ -1,4 +1,4 @@
-"""Who does what: consecutive rows of a global batch on each rank, and work of known sizes in balanced parts."""
+"""Partitioning over ranks: consecutive rows of a global batch, and load balancing of tasks of known size."""
 
 import heapq
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from dist_plm.config import Config
 
 @dataclass(frozen=True)
 class Shares:
-    """How the rows of a global batch lie on the ranks: consecutive blocks, in rank order.
+    """Partition of the rows of a global batch into consecutive blocks, in rank order.
 
     Args:
         sizes: Rows of each rank.
@@ -21,7 +21,7 @@ class Shares:
 
     @classmethod
     def even(cls, total: int, ranks: int) -> "Shares":
-        """As equal as possible: the first total mod ranks ranks hold one row more (13 13 13 13 12 12 12 12 of 100)."""
+        """As even as possible: the first `total % ranks` ranks have one row more (13 13 13 13 12 12 12 12 of 100)."""
         size, more = divmod(total, ranks)
         return cls(more * (size + 1,) + (ranks - more) * (size,))
 
@@ -53,11 +53,11 @@ class Shares:
         return slice(self.offsets[rank], self.offsets[rank + 1])
 
     def times(self, count: int) -> "Shares":
-        """The same with `count` rows in place of each, such as the views of an image."""
+        """The same partition with `count` rows in place of each row, such as the views of an image."""
         return Shares(tuple(count * size for size in self.sizes))
 
     def joined(self, parts: int) -> "Shares":
-        """Consecutive shares merged into `parts`, as equal in number as possible: those of a node's ranks."""
+        """Consecutive shares merged into `parts` of about the same number of ranks, such as the ranks of a node."""
         ends = self.offsets
         firsts = Shares.even(len(self.sizes), parts).offsets
         return Shares(tuple(ends[last] - ends[first] for first, last in pairwise(firsts)))
@@ -66,8 +66,8 @@ class Shares:
 def batch_shares(config: Config, ranks: int) -> Shares:
     """Images of a global batch on each rank.
 
-    Any number of ranks up to that of the images. Strategy `reproducible` gives whole lanes to a rank, and so takes no
-    more ranks than lanes.
+    Any number of ranks up to that of the images. Strategy `reproducible` assigns whole lanes to a rank, which limits
+    the number of ranks to that of the lanes.
     """
     if config.runtime.strategy == "reproducible":
         return lanes(config).joined(ranks)
@@ -75,9 +75,10 @@ def batch_shares(config: Config, ranks: int) -> Shares:
 
 
 def lanes(config: Config) -> Shares:
-    """Images of each of `runtime.lanes`, at most one lane an image, whatever the number of ranks.
+    """Images of each lane (micro-batch), independent of the world size; at most one lane per image.
 
-    They differ by one at most, and larger ones are spread out: ranks with equally many lanes differ by one image too.
+    Lanes differ by at most one image, and the larger ones are interleaved, so that ranks with the same number of lanes
+    also differ by at most one image.
     """
     images = config.batch.images
     count = min(config.runtime.lanes, images)
@@ -85,10 +86,10 @@ def lanes(config: Config) -> Shares:
 
 
 def balanced(sizes: Sequence[int], parts: int) -> list[list[int]]:
-    """Positions of `sizes` for each of `parts`, ascending: the largest first, each to whoever has least so far.
+    """Indices into `sizes` for each of `parts`, ascending: greedy assignment, largest first, to the smallest part.
 
-    The longest-processing-time rule (Graham 1969): the fullest part has at most 4/3 of the best possible. Ties go to
-    the first, so that ranks that know the sizes agree without a word.
+    The longest-processing-time rule (Graham 1969): the largest part is at most 4/3 of the optimum. Ties go to the
+    first part, so that all ranks compute the same assignment without communication.
     """
     loads = [(0, part) for part in range(parts)]
     shares: list[list[int]] = [[] for _ in range(parts)]

@@ -1,14 +1,14 @@
-"""What torchrun prints and exits with when ranks of this package end: nothing after their own last line, their status.
+"""Plug-in for torchrun: it exits with the ranks' status and prints nothing after their last line.
 
-torchrun ends with its own traceback and a summary, some 30 lines below the ranks' error, and status 1 whatever theirs
-was. It loads the entry points of the group `torchrun.handlers` (plug-ins for other rendezvous) before it does anything;
-`plug_in` here is one. In a torchrun that starts a module of this package, and in no other process, it
+By default torchrun prints a traceback and a summary, some 30 lines below the ranks' error, and exits with status 1
+whatever theirs was. At its start it loads the entry points of the group `torchrun.handlers` (plug-ins for other
+rendezvous), of which `plug_in` is one. In a torchrun that starts a module of this package, and in no other process, it
 
-- drops torch's warning about OMP_NUM_THREADS (`runtime.threads` decides) and its notes about ranks that it stops;
-- makes a folder, named to the ranks by an environment variable, in which a rank leaves the status that it ends with;
-- exits with that status when torchrun fails, and prints one line where a rank was killed and so could not say why.
+- drops torch's warning about OMP_NUM_THREADS (`runtime.threads` decides) and its messages about ranks that it stops;
+- creates a folder, passed to the ranks in an environment variable, in which each rank records its exit status;
+- exits with that status when torchrun fails, and prints one line for a rank that was killed without a message.
 
-In a torchrun without the plug-in (package not installed) a rank's line also goes to the error file of torch's summary.
+Without the plug-in (package not installed) a rank's last line also goes to the error file of torch's summary.
 """
 
 import atexit
@@ -38,11 +38,11 @@ NOISE = ("OMP_NUM_THREADS", "closing signal", "death signal", "failed (exitcode"
 
 
 def leave_status(status: int, line: str) -> None:
-    """Tell torchrun how this rank ends, where there is one.
+    """Report the exit status of this rank to torchrun, if there is one.
 
     Args:
-        status: Exit status that follows.
-        line: What the rank printed last.
+        status: Exit status of the rank.
+        line: Last line that the rank printed.
     """
     with suppress(OSError):
         if folder := os.environ.get(FOLDER):
@@ -54,7 +54,7 @@ def leave_status(status: int, line: str) -> None:
 
 
 def plug_in() -> Callable[..., Any]:
-    """The entry point. Returns what torch registers as a rendezvous."""
+    """The entry point. Returns the rendezvous handler that torch registers."""
     if starts_this_package(sys.argv) and "TORCHELASTIC_RUN_ID" not in os.environ:
         for name in LOGGERS:
             logging.getLogger(name).addFilter(lambda record: not any(each in record.getMessage() for each in NOISE))
@@ -65,30 +65,30 @@ def plug_in() -> Callable[..., Any]:
 
 
 def starts_this_package(words: list[str]) -> bool:
-    """Whether these are the words of a `torchrun ... -m dist_plm.MODULE`."""
+    """Whether this command line is a `torchrun ... -m dist_plm.MODULE`."""
     return any(flag in ("-m", "--module") and word.partition(".")[0] == "dist_plm" for flag, word in pairwise(words))
 
 
 def ending(error: BaseException, statuses: set[int]) -> tuple[int, str]:
-    """Exit status of torchrun, and what is left to print; status 0 where torch should print what it always does.
+    """Exit status of torchrun and a last line to print; status 0 to keep torch's own output.
 
     Args:
-        error: What ends torchrun: ChildFailedError after a rank's failure, SignalException after a signal to torchrun.
-        statuses: Those that ranks left.
+        error: Exception that ends torchrun: ChildFailedError after a rank's failure, SignalException after a signal.
+        statuses: Exit statuses recorded by the ranks.
     """
     kind = type(error).__name__
     status = next((each for each in (2, 1, 75) if each in statuses), 0)
     if kind == "SignalException":
-        # Ranks that left nothing were stopped in their imports, by the signal itself.
+        # Ranks without a recorded status were stopped by the signal while importing.
         return status or 128 + int(error.sigval), ""  # type: ignore[attr-defined]
     if kind != "ChildFailedError":
         return 0, ""
     rank, failure = error.get_first_failure()  # type: ignore[attr-defined]
     if failure.exitcode >= 0:
-        return status, ""  # 0: a traceback, which the summary of torch helps to place
+        return status, ""  # 0: a traceback, which torch's summary helps to locate
     name = signal.Signals(-failure.exitcode).name
-    hint = ": out of memory? (dmesg says so)" if name == "SIGKILL" else ""
-    return status if status not in (0, 75) else 1, f"error: rank {rank} was ended by {name}{hint}"
+    hint = ": out of memory? (see dmesg)" if name == "SIGKILL" else ""
+    return status if status not in (0, 75) else 1, f"error: rank {rank} was killed by {name}{hint}"
 
 
 def _replace_excepthook(folder: Path) -> None:
@@ -107,4 +107,4 @@ def _replace_excepthook(folder: Path) -> None:
 
 
 def _no_rendezvous(*_: object) -> Any:
-    raise ValueError("--rdzv-backend dist_plm is no rendezvous: leave the option out")
+    raise ValueError("--rdzv-backend dist_plm is not a rendezvous backend: omit the option")

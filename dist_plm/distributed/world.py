@@ -1,4 +1,4 @@
-"""The ranks of a run. The only module that calls collectives; with one rank every one of them is the identity."""
+"""The ranks of a run. The only module that calls collectives; each is the identity for a world size of 1."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from dist_plm.distributed.shares import Shares
 from dist_plm.errors import RunFailure
 from dist_plm.telemetry.parts import part
 
-# One of these is in the message of a RuntimeError of gloo about a peer that is gone, or of NCCL's watchdog.
+# Substrings of the RuntimeError that gloo raises for a lost peer, and of NCCL's watchdog.
 _TRANSPORT = ("gloo", "nccl", "connection", "timed out", "timeout", "peer", "socket")
 
 # torch 2.13 renamed the two tensor collectives and warns about the old names; 2.11 has only those.
@@ -32,15 +32,15 @@ T = TypeVar("T")
 
 
 class RankFailure(RunFailure):
-    """A collective did not end: another rank died, or hung for longer than `runtime.timeout_seconds`."""
+    """A collective failed: another rank died, or hung for longer than `runtime.timeout_seconds`."""
 
 
 class _GatherRows(torch.autograd.Function):
-    """x_r [b_r, ...] on each rank r -> [sum_r b_r, ...] on all. The adjoint of a copy to every rank is the sum of what
-    comes back from every rank: with L = sum_r L_r, dL/dx_r = sum_q (dL_q/dx_gathered)[rows of r], a reduce-scatter.
+    """x_r [b_r, ...] on each rank r -> [sum_r b_r, ...] on all. The adjoint of a copy to every rank is the sum of the
+    gradients of all ranks: with L = sum_r L_r, dL/dx_r = sum_q (dL_q/dx_gathered)[rows of r], a reduce-scatter.
 
-    Both collectives move equal blocks (gloo has no other), so each rank's rows are padded to the largest share: at most
-    one row more where shares are even."""
+    Both collectives need blocks of equal size in gloo, so each rank's rows are padded to the largest share: by at most
+    one row for even shares."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, rows: Tensor, shares: Shares) -> Tensor:
@@ -64,7 +64,7 @@ class _GatherRows(torch.autograd.Function):
 
 
 def _padded(blocks: Sequence[Tensor], rows: int) -> Tensor:
-    """Blocks [b_r, ...] one after another, each followed by zeros up to `rows`."""
+    """Blocks [b_r, ...] concatenated, each zero-padded to `rows`."""
     zeros = blocks[0].new_zeros((rows - min(map(len, blocks)), *blocks[0].shape[1:]))
     return torch.cat([each for block in blocks for each in (block, zeros[: rows - len(block)])])
 
@@ -87,7 +87,7 @@ class _AllReduceSum(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class World:
-    """Rank `rank` of `size`, computing on `device`; nodes of `node_size` ranks each, of 1 where they differ in size."""
+    """Rank `rank` of `size`, computing on `device`; `node_size` ranks per node, 1 if nodes differ in size."""
 
     rank: int = 0
     size: int = 1
@@ -104,7 +104,7 @@ class World:
 
     @property
     def told(self) -> int:
-        """A signal to leave that this rank caught, or another one about a second ago; 0 for none. Waits for nobody."""
+        """Signal that this rank caught, or another one about a second ago; 0 for none. Non-blocking."""
         own = self.preemption.signal if self.preemption else 0
         if not self.health:
             return own
@@ -112,13 +112,13 @@ class World:
         return own or self.health.heard
 
     def at(self, step: int) -> None:
-        """Tell the other ranks, in case they ask, how far this one is."""
+        """Set the step that this rank's heartbeats report."""
         if self.health:
             self.health.beat.step = step
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Around whatever waits for other ranks: a lost one ends the wait with its name.
+        """Context of every wait for other ranks: a lost rank ends it with a RankFailure that names it.
 
         NCCL, the store and the rendezvous raise torch's DistError. gloo raises a plain RuntimeError that names the
         transport; other RuntimeErrors pass through.
@@ -137,10 +137,10 @@ class World:
             self.health.beat.doing = "its own work"
 
     def gather_rows(self, rows: Tensor, shares: Shares | None = None) -> Tensor:
-        """[b, ...] on each rank -> [sum of b, ...] in the order of the ranks, with exact gradient.
+        """All-gather with exact gradient: [b, ...] on each rank -> [sum of b, ...], in rank order.
 
         Args:
-            shares: How many rows each rank has; None: as many as this one.
+            shares: Rows of each rank; None: the same number on all.
         """
         if self.size == 1:
             return rows
@@ -149,12 +149,12 @@ class World:
             return _GatherRows.apply(rows, shares)
 
     def own_rows(self, rows: Tensor, shares: Shares | None = None) -> Tensor:
-        """Where `gather_rows` puts the rows [b, ...] of this rank: int64 [b]."""
+        """Positions of this rank's rows [b, ...] in the result of `gather_rows`: int64 [b]."""
         first = self.shares_of(rows, shares).offsets[self.rank]
         return first + torch.arange(len(rows), device=rows.device)
 
     def shares_of(self, rows: Tensor, shares: Shares | None) -> Shares:
-        """How many rows each rank has where this one has `rows`: `shares`, or as many on each if None."""
+        """Rows of each rank: `shares`, or the number of `rows` on all ranks if None."""
         if shares is None or self.size == 1:
             return Shares(self.size * (len(rows),))
         if (len(shares.sizes), shares.sizes[self.rank]) != (self.size, len(rows)):
@@ -162,7 +162,7 @@ class World:
         return shares
 
     def exchange_rows(self, rows: Tensor) -> Tensor:
-        """[W b, ...] with b rows for each rank -> [W b, ...], the b rows of each rank for this one, in their order."""
+        """All-to-all: [W b, ...] with b rows for each rank -> [W b, ...], the b rows of each rank for this one."""
         if self.size == 1:
             return rows
         received = torch.empty_like(rows, memory_format=torch.contiguous_format)
@@ -177,51 +177,64 @@ class World:
         with part("gather"), self.waiting(f"all-reduce of {tuple(value.shape)}"):
             return _AllReduceSum.apply(value)
 
-    def any(self, flag: Tensor) -> Tensor:
-        """Whether `flag` (scalar bool) is set on any rank, as 0 or 1 on the device: nobody waits to read it."""
-        value = flag.to(torch.float32)
-        if self.size > 1:
-            with part("gather"), self.waiting("agreement on the step"):
-                dist.all_reduce(value, op=dist.ReduceOp.MAX)
-        return value
+    def end_of_step(self, void: Tensor) -> tuple[Tensor, bool]:
+        """Agreement at the end of a step: one all-reduce on the device. A collective.
+
+        It also carries a signal to exit, without a copy to the host: the all-reduce asks whether any rank has *not*
+        heard of one, and only a rank that has heard reads the result. Every rank thus either contributed "not heard"
+        and knows the result, or reads it, and all exit after the same step: the first at which all have heard.
+
+        Args:
+            void: Whether the step must not count (scalar bool).
+
+        Returns:
+            Whether it is void on any rank, as 0 or 1 on the device, without synchronisation; and whether all ranks have
+            heard of a signal, the same on all ranks.
+        """
+        told, value = self.told != 0, void.to(torch.float32)
+        if self.size == 1:
+            return value, told
+        both = torch.stack([value, value.new_full((), 0.0 if told else 1.0)])
+        with part("gather"), self.waiting("all-reduce of the step's state"):
+            dist.all_reduce(both, op=dist.ReduceOp.MAX)
+            return both[0], told and both[1].item() == 0
 
     def agree(self, flag: int) -> int:
-        """The largest flag of all ranks: a decision is taken together or not at all. Travels over the CPU group."""
+        """The maximum of a flag over the ranks, by an all-reduce on the CPU group."""
         if self.size == 1:
             return flag
         value = torch.tensor(flag, dtype=torch.int64)
-        with self.waiting("agreement of the ranks"):
+        with self.waiting("all-reduce of a flag"):
             dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return int(value)
 
     def leave_if_told(self) -> None:
-        """Raise Preempted on all ranks if any was told to leave. A collective."""
+        """Raise Preempted on all ranks if any caught a signal. A collective."""
         if number := self.agree(self.told):
             raise Preempted(number)
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """One small picklable object of each rank, on all ranks. The ranks of a run trust each other."""
+        """All-gather of one small picklable object per rank; the ranks of a run trust each other."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        with self.waiting("exchange between the ranks"):
+        with self.waiting("all-gather of objects"):
             dist.all_gather_object(values, value)
         return values
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What the first rank makes, picklable, on all ranks; the others wait for it."""
+        """Call `make` on rank 0 and broadcast its picklable result."""
         if self.size == 1:
             return make()
         values: list[Any] = [make() if self.is_first else None]
-        with self.waiting("word of the first rank"):
+        with self.waiting("broadcast from rank 0"):
             dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]
 
     def from_first_at_length(self, make: Callable[[], T]) -> T:
         """As `from_first`, for work that may take longer than `runtime.timeout_seconds`.
 
-        The ranks exchange a number twice a second meanwhile: a first rank that died ends the wait of the others, one
-        that is busy does not.
+        Meanwhile the ranks all-reduce a number twice a second: the wait ends if rank 0 died, not if it is busy.
         """
         if self.size == 1:
             return make()
@@ -232,13 +245,13 @@ class World:
             return self.from_first(lambda: made.result())  # type: ignore[union-attr]
 
     def barrier(self, what: str) -> None:
-        """Wait for all ranks at `what`, `runtime.timeout_seconds` at most."""
+        """Wait for all ranks at `what`, at most `runtime.timeout_seconds`."""
         if self.size > 1:
             self.gather_objects(what)
 
     def new_group(self) -> dist.ProcessGroup:
-        """All ranks once more, on the CPU, for a thread whose collectives must not meet the others'. A collective."""
-        # torch would wait for half an hour on any group but the first.
+        """A second CPU group of all ranks, for collectives of another thread. A collective."""
+        # The time-out of a new group is 30 minutes by default, whatever that of the first.
         group = dist.new_group(backend="gloo", timeout=self.timeout)
         assert isinstance(group, dist.ProcessGroup)
         return group

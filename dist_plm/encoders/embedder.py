@@ -1,4 +1,4 @@
-"""A trained network ready for use: images in, points on the unit sphere out, without gradient."""
+"""A trained network for inference: images to unit vectors, without gradient."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +13,13 @@ from dist_plm.parallel.strategy import PRECISIONS
 
 @dataclass(frozen=True)
 class Embedder:
-    """A network f, what its images go through before, and where it comes from.
+    """A network f with its preprocessing and origin.
 
     Args:
         network: f, as `ready` returns it.
         model: The network's architecture.
         views: `resize` and `size` of its images; the rest is for training.
-        precision: In which it was trained and embeds, as `train.precision`.
+        precision: Precision of training and inference, as `train.precision`.
         source: run, model (student or teacher), step, epochs, fingerprint of the data, versions.
     """
 
@@ -36,7 +36,7 @@ class Embedder:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the network."""
         return self.network.head.weight.device
 
     def embed(self, views: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class Embedder:
 
 
 def ready(network: Encoder, precision: str, device: torch.device) -> Encoder:
-    """The network in evaluation mode, without gradients, where and in the precision in which it embeds."""
+    """The network in evaluation mode, without gradients, on its device and in its precision."""
     dtype = PRECISIONS["fp64"] if precision == "fp64" else PRECISIONS["fp32"]
-    # Convolutions over channels-last maps, as in training: the same kernels and so the same bits.
+    # Channels-last, as in training: the same kernels, and so bitwise identical results.
     return network.to(device, dtype).to(memory_format=torch.channels_last).requires_grad_(False).eval()

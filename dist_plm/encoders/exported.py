@@ -1,12 +1,12 @@
-"""An exported network on disk: weights that execute nothing, and a description that any other program can follow.
+"""An exported network on disk: safe weights, and a description for other programs.
 
     DIR/
         model.safetensors   the tensors of `Encoder`, by name
-        model.onnx          only where asked for; model.onnx.data beside it above 1.5 GB
-        model.pt2           only where asked for; of torch.export
+        model.onnx          on request; with model.onnx.data beside it above 1.5 GB
+        model.pt2           on request; of torch.export
         model.json          architecture, preprocessing, source, checks; bytes and sha256 of each file
 
-model.json is written last: a folder without it holds no export.
+model.json is written last: a folder without it is not an export.
 """
 
 import json
@@ -39,16 +39,16 @@ _TRAINING_ONLY = ("weights", "momentum", "wide_dim", "trainable", "lora", "check
 
 
 def write_weights(folder: Path, embedder: Embedder) -> None:
-    """Write model.safetensors into `folder`. Raises OSError where it can't be written."""
+    """Write model.safetensors into `folder`. Raises OSError if it can't be written."""
     state = {name: value.cpu().contiguous() for name, value in embedder.network.state_dict().items()}
     (folder / WEIGHTS).write_bytes(save(state, metadata={"format": "pt"}))
 
 
 def write_description(folder: Path, embedder: Embedder, checks: dict[str, Any]) -> None:
-    """Write model.json, which makes the files that are in `folder` an export.
+    """Write model.json, which completes the export in `folder`.
 
     Args:
-        checks: What was compared with the original, and the largest differences.
+        checks: Comparisons with the original, and the largest differences.
     """
     pixels: Any = embedder.network.backbone.pixels
     document = {
@@ -80,7 +80,7 @@ def read_export(folder: Path, device: torch.device) -> Embedder:
     """The network of an export; only model.json and model.safetensors are read, and nothing in them is executed.
 
     Raises:
-        UserError: A file is missing, damaged, of another format, or not of the architecture that model.json tells.
+        UserError: A file is missing, damaged, of another format, or does not match the architecture in model.json.
     """
     document, path = _description(folder), folder / WEIGHTS
     try:
@@ -93,7 +93,7 @@ def read_export(folder: Path, device: torch.device) -> Embedder:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{folder / DESCRIPTION} is damaged ({reason}): copy or export it again") from error
     if path.is_file() and file_digest(path) != told:
-        raise UserError(f"{path} is not as it was exported (sha256 differs): copy or export it again")
+        raise UserError(f"{path} is damaged (its sha256 differs): copy or export it again")
     return Embedder(ready(read_weights(folder, model), precision, device), model, views, precision, source)
 
 
@@ -108,7 +108,7 @@ def read_weights(folder: Path, model: ModelConfig) -> Encoder:
         state = load_file(path)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: copy or export it again") from error
-    # safetensors meets damaged headers with several kinds of exception (SafetensorError, KeyError, TypeError, ...).
+    # safetensors raises several kinds of exception for damaged headers (SafetensorError, KeyError, TypeError, ...).
     except Exception as error:
         raise UserError(f"{path} cannot be read ({error}): copy or export it again") from error
     head = state.get("head.weight")
@@ -119,12 +119,12 @@ def read_weights(folder: Path, model: ModelConfig) -> Encoder:
         network = Encoder(model, blank=True)
         weights.load(network, state, path)
     except UserError as error:
-        raise UserError(f"{folder} is no export of this version: {error}") from error
+        raise UserError(f"{folder} is not an export of this version: {error}") from error
     return network
 
 
 def _architecture(document: dict[str, Any]) -> ModelConfig:
-    """Raises KeyError, TypeError or ValueError for what is none."""
+    """Parse the architecture. Raises KeyError, TypeError or ValueError if it is invalid."""
     told = document["architecture"]
     default = {key: value for key, value in asdict(ModelConfig()).items() if key not in _TRAINING_ONLY}
     if wrong := [key for key, value in told.items() if type(value) is not type(default.get(key))]:
@@ -144,7 +144,7 @@ def _views(document: dict[str, Any]) -> ViewsConfig:
 
 
 def _source(document: dict[str, Any]) -> dict[str, Any]:
-    """Where the network comes from; texts as they may be printed, and the model as it may name a folder."""
+    """Origin of the network, with texts made safe for printing and the model's name for a path."""
     source = document["source"]
     told = {**source, "model": str(source["model"]), "run": printable(source["run"], 200)}
     if not re.fullmatch(r"[\w-]{1,64}", told["model"]):
@@ -166,7 +166,7 @@ def _description(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError) as error:
-        raise UserError(f"{path} is no description of an export ({error}): copy or export it again") from error
+        raise UserError(f"{path} is not a description of an export ({error}): copy or export it again") from error
     if found != FORMAT:
         raise UserError(f"{path} is of format {found}, this version reads {FORMAT}: export again with this version")
     return document

@@ -1,7 +1,7 @@
-"""Pretrained features without training: a backbone, its own preprocessing, its pooling; whitened where that is asked.
+"""Pretrained features without training: a backbone with its own preprocessing and pooling, optionally whitened.
 
-It is what every run has to beat. The head is the identity, or the closed-form whitening of the pooled features of some
-images, so that all that takes a trained network takes this one too.
+The baseline of every run. The head is the identity, or a closed-form whitening of the pooled features of a data set,
+so that every command that accepts a trained network accepts this one too.
 """
 
 import argparse
@@ -27,10 +27,10 @@ from dist_plm.training.head_start import principal_projection
 
 @dataclass(frozen=True)
 class FrozenNetwork:
-    """A backbone without training, in the place of a run or an export.
+    """A backbone without training, in place of a run or an export.
 
     Args:
-        names: `frozen`, and `whitened` where images to whiten by were named.
+        names: `frozen`, and `whitened` if a data set for whitening was named.
         config: The defaults with the network's own preprocessing.
         embedders: By name, on the device of the world.
     """
@@ -45,18 +45,18 @@ class FrozenNetwork:
         return replace(self.embedders[name], network=self.embedders[name].network.to(device))
 
     def proxies(self) -> None:
-        """None: nothing was trained."""
+        """None, since nothing was trained."""
 
 
 def frozen_network(options: argparse.Namespace, folder: Path, world: World, display: Display) -> FrozenNetwork:
-    """Build the network, and whiten its features where that is asked. A collective.
+    """Build the network, and whiten its features on request. A collective.
 
     Args:
-        options: Of `cli.add_frozen_options`.
-        folder: For the sweep of the images that it is whitened by; seen by all ranks.
+        options: Parsed options of `cli.add_frozen_options`.
+        folder: For the embeddings of the data set for whitening; visible to all ranks.
 
     Raises:
-        UserError: As `Encoder`; no image of this size; too few images to whiten by.
+        UserError: As `Encoder`; the image size is not supported; too few images for whitening.
     """
     model = ModelConfig(backbone=options.backbone, weights=options.weights)
     views = own_views(model, ViewsConfig(), size=options.size, resize=options.resize)
@@ -64,7 +64,7 @@ def frozen_network(options: argparse.Namespace, folder: Path, world: World, disp
     model = replace(model, pooling=pooling)
     network = frozen_encoder(Encoder(model), model)
     check_size(network, options.backbone, views.size)
-    config = Config(data=DataConfig(shards=""), views=views)
+    config = Config(data=DataConfig(shards=""), views=views, model=model)
     embedders = {"frozen": _embedder(network, model, config, world, "frozen")}
     if options.whiten:
         embedders["whitened"] = _whitened(network, model, config, options, folder, world, display)
@@ -72,7 +72,7 @@ def frozen_network(options: argparse.Namespace, folder: Path, world: World, disp
 
 
 def frozen_encoder(encoder: Encoder, model: ModelConfig) -> Encoder:
-    """The encoder with the identity for its head: embeddings are pooled features of unit length."""
+    """The encoder with an identity head: embeddings are normalised pooled features."""
     encoder.head = nn.Linear(encoder.pooling.features, encoder.pooling.features).requires_grad_(False)
     nn.init.eye_(encoder.head.weight)
     nn.init.zeros_(encoder.head.bias)
@@ -80,13 +80,13 @@ def frozen_encoder(encoder: Encoder, model: ModelConfig) -> Encoder:
     return encoder
 
 
-def module_embedder(net: nn.Module, *, size: int, resize: int, device: torch.device) -> Embedder:
-    """The features of a network of one's own, averaged and of unit length.
+def module_embedder(net: nn.Module, *, pooling: Any, size: int, resize: int, device: torch.device) -> Embedder:
+    """The pooled features of a given network, normalised.
 
     Raises:
-        UserError: It returns no features, or takes no images of this size.
+        UserError: It returns no features, has no class token to pool by, or does not support this image size.
     """
-    model = ModelConfig(backbone=type(net).__name__, pooling="avg")
+    model = ModelConfig(backbone=type(net).__name__, pooling=pooling)
     config = Config(views=ViewsConfig(size=size, resize=resize))
     network = frozen_encoder(Encoder(model, network=net), model)
     check_size(network, model.backbone, size)
@@ -113,7 +113,7 @@ def _whitened(
     data = replace(config.data, shards=options.whiten)
     with open_split(data, data.train_split) as store, torch.inference_mode():
         swept = sweep(network.pooled, store, folder / "pooled", config=replace(config, data=data), world=world,
-                      display=display, title="sweep to whiten by")  # fmt: skip
+                      display=display, title="features for whitening")  # fmt: skip
     weight, bias = principal_projection(MappedRows(swept, 0, len(swept), world.device), options.dim, whiten=True)
     twin = Encoder(replace(model, weights="", dim=options.dim))
     twin.backbone, twin.pooling = network.backbone, network.pooling

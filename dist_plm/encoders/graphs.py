@@ -1,4 +1,4 @@
-"""The network as a graph that runs without this project: ONNX, and torch.export's own archive; any batch size."""
+"""The network as a graph that runs without this package, at any batch size: ONNX and torch.export."""
 
 import importlib.util
 import logging
@@ -19,14 +19,14 @@ Writer = Callable[[Path, Embedder], tuple[str, Run]]
 
 
 def require(formats: list[str]) -> None:
-    """Raise UserError where a format needs a package that is not installed."""
+    """Raise UserError if a format needs a package that is not installed."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if "onnx" in formats and missing:
         raise UserError(f"--format onnx needs {', '.join(missing)}: pip install -e '.[export]'")
 
 
 def write_onnx(folder: Path, embedder: Embedder) -> tuple[str, Run]:
-    """Write model.onnx; returns its name and what ONNX Runtime computes from it."""
+    """Write model.onnx; returns its name and a function that runs it by ONNX Runtime."""
     import onnxruntime
 
     file = "model.onnx"
@@ -50,15 +50,15 @@ def write_onnx(folder: Path, embedder: Embedder) -> tuple[str, Run]:
 
 
 def write_torch_export(folder: Path, embedder: Embedder) -> tuple[str, Run]:
-    """Write model.pt2; returns its name and what torch computes from it.
+    """Write model.pt2; returns its name and a function that runs it by torch.
 
-    torch.export.load may unpickle parts of an archive: it is for archives that one made oneself, as here.
+    torch.export.load may unpickle parts of an archive: use it for trusted archives only, as here.
     """
     file = "model.pt2"
     with _silent():
         shapes = ({0: torch.export.Dim("batch")},)
         program = torch.export.export(embedder.network, (_example(embedder),), dynamic_shapes=shapes)
-        torch.export.save(program, archive := BytesIO())  # on a full disk its own file takes the process down
+        torch.export.save(program, archive := BytesIO())  # on a full disk torch's own writer ends the process
         (folder / file).write_bytes(archive.getbuffer())
         return file, torch.export.load(folder / file).module()
 
@@ -67,13 +67,13 @@ WRITERS: dict[str, Writer] = {"onnx": write_onnx, "torch_export": write_torch_ex
 
 
 def _example(embedder: Embedder) -> Tensor:
-    # A batch of one or none would be taken for a constant.
+    # A batch of one or zero would be specialised to a constant.
     return torch.zeros(2, 3, embedder.views.size, embedder.views.size, dtype=torch.uint8)
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """The exporter tells of its own progress and of what it may change some day."""
+    """Suppress the exporter's progress messages and deprecation warnings."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(action="ignore"), redirect_stdout(StringIO()):

@@ -1,7 +1,8 @@
-"""Networks ready for use: student and teacher of a run, the one network of an export, or what training starts from."""
+"""Loads networks for inference: student and teacher of a run, an export, or the initial network of a configuration."""
 
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,13 @@ class TrainedRun:
     names = ("student", "teacher")
 
     def load(self, name: str, device: torch.device) -> Embedder:
-        """The network called `name`. A collective where there is a process group."""
-        # The checkpoint holds all weights; the file that training started from may be gone.
+        """Load the network called `name`. A collective if there is a process group."""
+        # The checkpoint has all weights; the file of pretrained weights may no longer exist.
         model = replace(self.config.model, weights="", wide_dim=0)
         precision = self.config.train.precision
         network = Encoder(model, blank=True)
         if model.lora.rank:
-            split(network, model, self.config.views.size)  # gives it the adapters that the checkpoint has
+            split(network, model, self.config.views.size)  # adds the adapters of the checkpoint
         network = ready(network, precision, device)
         self._fill(name, network)
         if model.lora.rank:
@@ -61,7 +62,7 @@ class TrainedRun:
         return Embedder(network, model, self.config.views, precision, source)
 
     def proxies(self) -> Proxies | None:
-        """All P proxies of PLM; None where the run has none, or none yet. A collective like `load`."""
+        """All P proxies of PLM; None if the run has none, or none yet. A collective like `load`."""
         config, summary = self.config, self.found.summary
         if summary["phases"][summary["position"]["phase"]] != PiecewiseLinearManifold.name or not config.proxies.count:
             return None
@@ -75,13 +76,13 @@ class TrainedRun:
         stored = checkpoint.names(self.found.path) if name == "teacher" else None
         common = {key for key in module.state_dict() if stored and f"{name}.{key}" not in stored}
         held = {key: f"{'student' if key in common else name}.{key}" for key in module.state_dict()}
-        with warnings.catch_warnings(action="ignore"):  # without a process group it loads alone, as it is meant to
+        with warnings.catch_warnings(action="ignore"):  # about loading without a process group, which is intended
             checkpoint.load(self.found.path, {held[key]: value for key, value in module.state_dict().items()})
 
 
 @dataclass(frozen=True)
 class TrainedExport:
-    """An export, which holds one network."""
+    """An export, which has one network."""
 
     path: Path
     embedder: Embedder
@@ -102,41 +103,51 @@ class TrainedExport:
         return replace(self.embedder, network=self.embedder.network.to(device))
 
     def proxies(self) -> None:
-        """None: proxies are of no use outside of training."""
+        """None, since proxies are not exported."""
 
 
 def locate(path: Path, world: World | None = None) -> TrainedRun | TrainedExport:
-    """What is at `path`. A collective where a world of several ranks is given.
+    """Open what is at `path`: a run (its newest checkpoint), RUN/checkpoints/NAME, or an export.
+
+    A collective if a world of several ranks is given.
 
     Raises:
         UserError: Neither a run directory nor an export, a run without an intact checkpoint, or a damaged export.
     """
     if not is_utf8(str(path)):
-        raise UserError(f"{path} is not UTF-8, and weights at such a path can't be read: rename it")
+        raise UserError(f"{path} is not UTF-8, which paths of weights must be: rename it")
     if (path / DESCRIPTION).exists():
         return TrainedExport(path, read_export(path, torch.device("cpu")))
+    named = ""
+    if path.parent.name == "checkpoints" and (path.parents[1] / "config.yaml").exists():
+        named, path = path.resolve().name, path.parents[1]  # `best` is a link
     if not (path / "config.yaml").exists():
-        raise UserError(f"{path} is neither a run directory (config.yaml) nor an export ({DESCRIPTION}): name another")
+        raise UserError(f"{path} is neither a run directory (config.yaml) nor an export ({DESCRIPTION})")
     config = of_run(load_config(path / "config.yaml"), path)
-    found = checkpoint.find(path / "checkpoints", world or World())
+    found = checkpoint.find(path / "checkpoints", world or World(), partial(_other, named))
     if found is None:
-        raise UserError(f"{path} holds no checkpoint: train first, or name another run directory")
+        raise UserError(f"{path} has no checkpoint: train first, or choose another run directory")
     return TrainedRun(path, config, found)
 
 
+def _other(named: str, summary: dict[str, Any]) -> str:
+    """Why a checkpoint is not the one that was named; empty if it is, or none was."""
+    return "" if named in ("", f"step_{summary['step']:08d}") else f"{named} was asked for"
+
+
 def load_network(trained: TrainedRun | TrainedExport, name: str = "", device: torch.device | None = None) -> Embedder:
-    """The network called `name`; without a name the student of a run, or the one that an export holds.
+    """The network called `name`; by default the student of a run, or the network of an export.
 
     Raises:
         UserError: No such network there.
     """
     if name and name not in trained.names:
-        raise UserError(f"{trained.path} holds no {name}, only: {', '.join(trained.names)}")
+        raise UserError(f"{trained.path} has no {name}, only: {', '.join(trained.names)}")
     return trained.load(name or trained.names[0], device or torch.device("cpu"))
 
 
 def untrained(config: Config, device: torch.device) -> Embedder:
-    """The network that a run of `config` starts from, student and teacher alike."""
+    """The initial network of a run of `config`."""
     model, precision = replace(config.model, wide_dim=0), config.train.precision
     network = ready(Encoder(model, seed=config.seed), precision, device)
     source = {"run": "no run", "model": "start", "step": 0, "epochs": 0}

@@ -2,15 +2,15 @@
 
 
 class UserError(Exception):
-    """A wrong path, key, value or file: one or two lines that say what is wrong, where, and what mends it.
+    """A wrong path, key, value or file: one or two lines that name the problem, its place and the fix.
 
-    Commands print the message without a traceback and leave with status 2. A bug in the project is never a UserError.
+    Commands print the message without a traceback and exit with status 2. A bug in the project is never a UserError.
     """
 
 
 class MachineError(UserError):
-    """A mistake that only the ranks of one machine may see, such as a missing GPU: whoever sees it says so."""
+    """An error that may occur on one machine only, such as a missing GPU: every rank that has it prints it."""
 
 
 class RunFailure(Exception):
-    """A run that started well can't go on: a dead rank, a loss that is not finite. Status 1, the cause in one line."""
+    """A run failed after it started: a dead rank, a non-finite loss. Status 1, the cause in one line."""

@@ -1,4 +1,4 @@
-"""Metrics of an embedding (recall@k, MAP@R, NMI, statistics of pairs), their protocol, and published results."""
+"""Metrics of an embedding (recall@k, MAP@R, NMI, statistics without labels), their protocol, published results."""
 
 from .clustering import nmi
 from .retrieval import Counts, recall_at_k, retrieval_counts

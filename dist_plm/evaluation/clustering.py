@@ -1,4 +1,4 @@
-"""How well the clusters of k-means agree with the classes."""
+"""Agreement of k-means clusters with the classes."""
 
 import numpy as np
 from torch import Tensor
@@ -11,9 +11,9 @@ def nmi(embeddings: Tensor | np.ndarray, labels: Tensor | np.ndarray, *, seed: i
 
     Args:
         embeddings: [N, D]; read as float32.
-        labels: int [N]; rows labelled -1 are left out. K of the k-means is the number of classes that remain.
+        labels: int [N]; rows labelled -1 are ignored. K is the number of remaining classes.
         seed: Of the k-means; the same seed, library and version give the same value. The library is faiss where it is
-            installed, else scikit-learn; their starts differ, and so does the value in its second or third digit.
+            installed, else scikit-learn; the value depends on it in the second or third digit.
     """
     from sklearn.metrics import normalized_mutual_info_score
 
@@ -21,7 +21,7 @@ def nmi(embeddings: Tensor | np.ndarray, labels: Tensor | np.ndarray, *, seed: i
     points = np.ascontiguousarray(_numpy(embeddings)[classes >= 0], dtype=np.float32)
     classes = classes[classes >= 0]
     if not len(classes):
-        raise ValueError("NMI needs labelled embeddings, and none is")
+        raise ValueError("NMI needs labelled embeddings, and there are none")
     clusters = kmeans_labels(points, len(np.unique(classes)), seed)
     return float(normalized_mutual_info_score(classes, clusters, average_method="arithmetic"))
 

@@ -6,6 +6,7 @@ each of them predicts recall where there are labels.
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from dist_plm.index.flat import nearest
 from dist_plm.manifold import effective_rank
 
+STRONG_RECALL = "strong_view_recall"  # view_recall of views that show a small part of the image in other light
 DEPTH = 10  # neighbours whose agreement is measured
 ROWS = 1_024
 
@@ -23,6 +25,70 @@ class Estimate(NamedTuple):
 
     value: float
     error: float
+
+
+class TwoViews:
+    """Embeddings of two random views of n images, first and second [n, D], of unit length."""
+
+    def __init__(self, first: Tensor, second: Tensor) -> None:
+        self.first, self.second = first.float(), second.float()
+
+    @cached_property
+    def hits(self) -> Tensor:
+        """float64 [n]: 1 where the second view of an image is nearest to its first, among the second views of all."""
+        own = torch.arange(len(self.first))
+        return (torch.from_numpy(nearest(self.first, self.second, 1)[0])[:, 0] == own).double()
+
+    @cached_property
+    def near(self) -> list[Tensor]:
+        """int64 [n, DEPTH], the nearest other images among the first views, and among the second."""
+        return [neighbours(z) for z in (self.first, self.second)]
+
+    @cached_property
+    def shared(self) -> Tensor:
+        """float64 [n]: share of an image's DEPTH nearest images that both draws of views agree on."""
+        return overlap(*self.near)
+
+    def statistics(self) -> dict[str, Estimate]:
+        """Each number as in `label_free`."""
+        n, occurrence = len(self.first), torch.bincount(self.near[0].flatten(), minlength=len(self.first))
+        counts = torch.bincount(self.near[0][:, 0], minlength=n)
+        return {
+            "view_recall": self.recall(),
+            "agreement": _mean(self.shared),
+            "effective_rank": _of_halves(_rank, self.first, self.second),
+            "uniformity": _of_halves(uniformity, self.first, self.second),
+            "hubness": Estimate(int(counts.max()) / n, math.sqrt(int(counts.max())) / n),
+            "skewness": _skewness(occurrence.double()),
+        }
+
+    def recall(self) -> Estimate:
+        """Share of the images whose second view is nearest to their first."""
+        return _mean(self.hits)
+
+    def recall_since(self, start: "TwoViews") -> Estimate:
+        """Its paired change since `start`, which embedded the same views."""
+        return _mean(self.hits - start.hits)
+
+    def change_since(self, start: "TwoViews") -> dict[str, Estimate]:
+        """Change of each number since `start`, which embedded the same views.
+
+        The errors are those of paired differences: image by image where a number is a mean over images, draw by draw
+        where it is one number of a draw of views.
+        """
+        now, before = self.statistics(), start.statistics()
+        changes = {
+            "view_recall": self.recall_since(start),
+            "agreement": _mean(self.shared - start.shared),
+        }
+        for name, statistic in (("effective_rank", _rank), ("uniformity", uniformity)):
+            moved = [statistic(a) - statistic(b) for a, b in ((self.first, start.first), (self.second, start.second))]
+            changes[name] = Estimate(sum(moved) / 2, abs(moved[0] - moved[1]) / 2)
+        for name in ("hubness", "skewness"):
+            changes[name] = Estimate(
+                now[name].value - before[name].value, math.hypot(now[name].error, before[name].error)
+            )
+        return changes
 
 
 def label_free(first: Tensor, second: Tensor) -> dict[str, Estimate]:
@@ -37,21 +103,18 @@ def label_free(first: Tensor, second: Tensor) -> dict[str, Estimate]:
         hubness: Largest share of the images that have one and the same image as their nearest.
         skewness: Of how often an image is among the DEPTH nearest of others (Radovanovic et al., JMLR 2010).
     """
-    n, depth = len(first), min(DEPTH, len(first) - 1)
-    own = torch.arange(n)
-    hit = torch.from_numpy(nearest(first, second, 1)[0])[:, 0] == own
-    near = [torch.from_numpy(nearest(z, z, depth, exclude=own)[0]) for z in (first, second)]
-    shared = (near[0][:, :, None] == near[1][:, None, :]).any(2).double().mean(1)
-    counts = torch.bincount(near[0][:, 0], minlength=n)
-    occurrence = torch.bincount(near[0].flatten(), minlength=n).double()
-    return {
-        "view_recall": _mean(hit.double()),
-        "agreement": _mean(shared),
-        "effective_rank": _of_halves(lambda z: float(effective_rank(z - z.mean(0))), first, second),
-        "uniformity": _of_halves(uniformity, first, second),
-        "hubness": Estimate(int(counts.max()) / n, math.sqrt(int(counts.max())) / n),
-        "skewness": _skewness(occurrence),
-    }
+    return TwoViews(first, second).statistics()
+
+
+def neighbours(z: Tensor) -> Tensor:
+    """The DEPTH nearest other rows of each row of z [n, D], or all n - 1: int64 [n, depth]."""
+    own = torch.arange(len(z))
+    return torch.from_numpy(nearest(z, z, min(DEPTH, len(z) - 1), exclude=own)[0])
+
+
+def overlap(one: Tensor, other: Tensor) -> Tensor:
+    """Share of the neighbours [n, depth] that two searches have in common, float64 [n]."""
+    return (one[:, :, None] == other[:, None, :]).any(2).double().mean(1)
 
 
 def uniformity(z: Tensor) -> float:
@@ -60,13 +123,17 @@ def uniformity(z: Tensor) -> float:
     return -math.log((total - len(z)) / (len(z) * (len(z) - 1)))
 
 
+def _rank(z: Tensor) -> float:
+    return float(effective_rank(z - z.mean(0)))
+
+
 def _mean(values: Tensor) -> Estimate:
     return Estimate(float(values.mean()), float(values.std()) / math.sqrt(len(values)))
 
 
 def _of_halves(statistic: Callable[[Tensor], float], first: Tensor, second: Tensor) -> Estimate:
     """Of all images, with the deviation between two independent draws of views as its error."""
-    values = [statistic(first.float()), statistic(second.float())]
+    values = [statistic(first), statistic(second)]
     return Estimate(sum(values) / 2, abs(values[0] - values[1]) / 2)
 
 

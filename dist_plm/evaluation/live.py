@@ -1,4 +1,4 @@
-"""The quality of supervision while training goes on: labels, where there are any, are looked at and nothing else."""
+"""Quality of the self-supervision during training, by labels that training itself does not use."""
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ def batch_quality(
     """Purity of neighbourhoods and attraction of pairs over a global batch; empty without labels. A collective.
 
     Args:
-        targets: What this rank's points were taught.
+        targets: Training targets of this rank's points.
         z: [b, D] the rank's student embeddings.
         labels: int [images] of the whole batch, -1 is unlabelled; the same on all ranks.
         shares: Points of each rank; None: as many as this one.

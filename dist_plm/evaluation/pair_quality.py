@@ -1,6 +1,6 @@
-"""How good the supervision is that a method makes up for itself, judged by labels (section 4.3 of the paper).
+"""Quality of a method's self-supervision, measured by labels (section 4.3 of the paper).
 
-Pairs come in blocks and only moments are kept, so that no matrix of all pairs ever is. Tensors in, numbers out.
+Pairs are processed in blocks and only moments are kept, so that there is no matrix of all pairs.
 """
 
 import math
@@ -66,7 +66,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Attraction(Sums):
-    """Pairs whose target distance is below their present one, so that the loss draws them together."""
+    """Pairs whose target distance is below their current one, so that the loss attracts them."""
 
     positives: int = 0
     negatives: int = 0
@@ -92,7 +92,7 @@ class Attraction(Sums):
 
 @dataclass(frozen=True)
 class Purity(Sums):
-    """Sums over points that have a set of their own: the neighbourhood or the cluster that they are in.
+    """Sums over points, each with its set: its neighbourhood or cluster.
 
     Args:
         points: Points that count.
@@ -146,7 +146,7 @@ class Purity(Sums):
 
 @dataclass(frozen=True)
 class BatchJudge:
-    """The supervision of points within a batch; views of one image, which agree by construction, are left out.
+    """Quality of the targets within a batch; pairs of views of one image, always positive, are excluded.
 
     Args:
         purity: Of X_i without its own views.
@@ -195,7 +195,7 @@ class BatchJudge:
 
     @property
     def sums(self) -> list[float]:
-        """All sums in a row; added up over ranks, `from_sums` reads them back."""
+        """All sums as a list, which can be added over ranks and passed to `from_sums`."""
         return [float(each) for part in (self.purity, self.control, self.attraction) for each in astuple(part)]
 
     @classmethod
@@ -209,7 +209,7 @@ class BatchJudge:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The numbers by name, without those that nothing in the batch bears on."""
+        """The numbers by name, without undefined ones."""
         purity, control = self.purity.means, self.control.means
         shares = {"label_purity": purity["purity"], "label_purity_control": control["purity"]}
         shares |= {"same_label": purity["same_label"], "same_label_control": control["same_label"]}
@@ -217,10 +217,10 @@ class BatchJudge:
 
 
 def usage(owner: Tensor, count: int) -> dict[str, float]:
-    """How evenly points choose among `count` proxies, from their choices int64 [n].
+    """How evenly points are assigned to `count` proxies, from assignments int64 [n].
 
     Returns:
-        `used`, the share that is chosen at all, and `effective`, exp of the entropy of the choices: count if even.
+        `used`, the share of assigned proxies, and `effective`, exp of the entropy of the assignments: count if even.
     """
     share = torch.bincount(owner, minlength=count).double() / max(1, len(owner))
     return {"used": float((share > 0).double().mean()), "effective": float(torch.special.entr(share).sum().exp())}

@@ -1,9 +1,10 @@
 """Retrieval metrics: recall@K and MAP@R, as sums over queries that add up over ranks."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,20 +21,23 @@ class Counts:
         queries: Queries that count: labelled, with at least one positive in the gallery.
         dropped: The other queries.
         hits: For every K, queries with a positive among their K nearest.
-        precision: Sum of MAP@R over the queries that count; None where it was not asked for.
+        precision: Sum of MAP@R over the queries that count; None if not requested.
+        first: int8 of every query, in order: 1 for a positive among its smallest K nearest, 0 for none, -1 dropped.
     """
 
     queries: int
     dropped: int
     hits: dict[int, int]
     precision: float | None
+    first: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int8), compare=False)
 
     def __add__(self, other: "Counts") -> "Counts":
         if self.hits.keys() != other.hits.keys() or (self.precision is None) != (other.precision is None):
             raise ValueError("counts of different metrics do not add up")
         precision = None if self.precision is None or other.precision is None else self.precision + other.precision
         hits = {k: count + other.hits[k] for k, count in self.hits.items()}
-        return Counts(self.queries + other.queries, self.dropped + other.dropped, hits, precision)
+        first = np.concatenate([self.first, other.first])
+        return Counts(self.queries + other.queries, self.dropped + other.dropped, hits, precision, first)
 
     def metrics(self) -> dict[str, Any]:
         """{"recall": {K: share}, "map_at_r": share or None, "queries", "dropped"}; ValueError where no query counts."""
@@ -90,7 +94,7 @@ def retrieval_counts(
     """
     ks = [int(k) for k in ks]
     if not ks or min(ks) < 1:
-        raise ValueError(f"K of recall@K is a whole number from 1 on, not {ks}")
+        raise ValueError(f"K of recall@K must be a positive integer, not {ks}")
     _check_shapes(queries, query_labels, gallery, gallery_labels, own_rows)
     device = gallery.device
     query_labels, gallery_labels = query_labels.to(device).long(), gallery_labels.to(device).long()
@@ -98,8 +102,9 @@ def retrieval_counts(
     positives = _positives(query_labels, gallery_labels, own)
     counted = (positives > 0).nonzero().squeeze(1)
     hits, precision = dict.fromkeys(ks, 0), 0.0
+    first = np.full(len(queries), -1, dtype=np.int8)
     if not len(counted):
-        return Counts(0, len(queries), hits, precision if map_at_r else None)
+        return Counts(0, len(queries), hits, precision if map_at_r else None, first)
     lattice = Lattice.around(gallery, queries.to(device))
     for rows in counted.split(QUERY_BLOCK):
         depth = max(*ks, int(positives[rows].max())) if map_at_r else max(ks)
@@ -109,9 +114,10 @@ def retrieval_counts(
         relevant = gallery_labels[lattice.ids(keys)] == query_labels[rows, None]
         for k in hits:
             hits[k] += int(relevant[:, :k].any(1).sum())
+        first[rows.cpu().numpy()] = relevant[:, : min(ks)].any(1).cpu().numpy()
         if map_at_r:
             precision += float(_average_precision(relevant, positives[rows]).sum())
-    return Counts(len(counted), len(queries) - len(counted), hits, precision if map_at_r else None)
+    return Counts(len(counted), len(queries) - len(counted), hits, precision if map_at_r else None, first)
 
 
 def _positives(query_labels: Tensor, gallery_labels: Tensor, own: Tensor | None) -> Tensor:

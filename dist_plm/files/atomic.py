@@ -1,4 +1,4 @@
-"""Files that exist whole or not at all."""
+"""Atomic file replacement."""
 
 import errno
 import os
@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-# Errors of a disk that holds no more: full, over the quota or the largest size of a file, or read-only by now.
+# Out of space: disk full, quota or maximum file size exceeded, or remounted read-only.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @contextmanager
 def replacing(path: str | Path, *, writer: str = "") -> Iterator[BinaryIO]:
-    """Open `path` for writing under a temporary name beside it; it takes its own name when the block ends well.
+    """Open a temporary file beside `path` for writing, and rename it to `path` when the block succeeds.
 
-    The data reach the disk before the name does. When the block raises, the old file stays as it was. Of several that
-    may write the same file at once each has a name of its own as `writer`; the last one wins, whole.
+    The data are synced to disk before the rename. If the block raises, the old file is unchanged. Concurrent writers of
+    the same file need a different `writer` each; the last rename wins.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}{writer}.tmp")

@@ -1,4 +1,4 @@
-"""Names and texts of others, printed: bytes that need not be text, letters that a terminal lacks, escape sequences."""
+"""Printing untrusted names and texts: undecodable bytes, unencodable characters, terminal escape sequences."""
 
 import sys
 import unicodedata
@@ -8,19 +8,19 @@ _DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 def escape_streams() -> None:
-    """Print escapes in place of what the encoding of standard output and error lacks."""
+    """Print escapes for characters that the encoding of standard output and error lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a path is text. Bytes that are none come as surrogates, and safetensors opens no such path."""
+    """Whether a path is valid UTF-8. Other bytes decode to surrogates, and safetensors can't open such a path."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def printable(text: object, most: int = 4_000) -> str:
-    """A text for a terminal: what would move its cursor or set its colours is written as an escape, \\x1b.
+    """A text that is safe for a terminal: control characters are escaped, as in \\x1b.
 
     Args:
         most: Characters kept; an ellipsis stands for the others.
@@ -34,5 +34,5 @@ def printable(text: object, most: int = 4_000) -> str:
 
 
 def _moves(letter: str) -> bool:
-    """Whether a terminal does more with it than show it: control characters, ends of lines, changes of direction."""
+    """Whether it is a control character, a line break or a change of writing direction."""
     return unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(letter) in _DIRECTIONS

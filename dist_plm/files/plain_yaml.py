@@ -1,4 +1,4 @@
-"""YAML without aliases and of bounded size: a kilobyte of them can stand for more values than memory holds."""
+"""YAML without aliases and of bounded size: a kilobyte of aliases can expand to more values than fit into memory."""
 
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,15 @@ class _NoAliases:
 
 
 class PlainLoader(_NoAliases, yaml.SafeLoader):
-    """Numbers, truth values, text, lists and mappings."""
+    """Numbers, booleans, strings, lists and mappings."""
 
 
 class PlainTextLoader(_NoAliases, yaml.BaseLoader):
-    """The same, with every scalar as text."""
+    """The same, with every scalar as a string."""
 
 
 def read_yaml(path: Path, loader: type[PlainLoader | PlainTextLoader] = PlainLoader) -> Any:
-    """What is in a YAML file.
+    """Parse a YAML file.
 
     Raises:
         OSError: It can't be read.

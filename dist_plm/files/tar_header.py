@@ -1,9 +1,9 @@
-"""Members of a stranger's tar: what precedes their data is small, or the tar is refused."""
+"""Untrusted tar files: a member with a large extended header is refused."""
 
 import tarfile
 
 HEADER_BYTES = 1 << 14
-"""Largest extended header of a member, 16 KiB: names and times. Python before 3.11.10 needs the square of its size."""
+"""Largest extended header of a member, 16 KiB: names and times. Python before 3.11.10 parses it in quadratic time."""
 
 _EXTENDED = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),

@@ -1,6 +1,6 @@
-"""Clusterings of a data set's embeddings: what pseudo-labels are made of, and the baselines of the paper's table 2.
+"""Clustering of a data set's embeddings: for pseudo-labels, and the baselines of the paper's table 2.
 
-k-means is linear in the number of points. Ward's tree and the random walk hold all pairs, n^2 / 2 and n^2 numbers of
+k-means is linear in the number of points. Ward's tree and the random walk store all pairs, n^2 / 2 and n^2
 float64: 140 MB and 290 MB for the 6,000 images of CUB, 14 and 29 GB for the 60,000 of SOP.
 """
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["RandomWalk", "kmeans_labels", "random_walk", "random_walk_labels", "ward_labels"]
 
-MOST_POINTS = 20_000  # of what holds all pairs: 3.2 GB
+MOST_POINTS = 20_000  # limit of methods that store all pairs: 3.2 GB
 
 
 def kmeans_labels(embeddings: Tensor | np.ndarray, clusters: int, seed: int, iterations: int = 25) -> np.ndarray:
     """k-means of embeddings [n, D], read as float32 -> int64 [n]; the cluster of every row.
 
-    The library is faiss where it is installed, else scikit-learn.
+    Uses faiss if it is installed, else scikit-learn.
     """
     points = _points(embeddings)
     faiss = find_faiss()
@@ -33,7 +33,7 @@ def kmeans_labels(embeddings: Tensor | np.ndarray, clusters: int, seed: int, ite
 
         model = KMeans(clusters, n_init=1, max_iter=iterations, random_state=seed)
         return model.fit_predict(points).astype(np.int64)
-    # The bounds on points per centroid would otherwise subsample to 256 a cluster, and warn below 39.
+    # The default bounds on points per centroid would subsample to 256 per cluster, and warn below 39.
     k_means = faiss.Kmeans(
         points.shape[1],
         clusters,
@@ -50,8 +50,7 @@ def kmeans_labels(embeddings: Tensor | np.ndarray, clusters: int, seed: int, ite
 def ward_labels(embeddings: np.ndarray | Tensor, clusters: int) -> np.ndarray:
     """Ward's hierarchical clustering of [n, D], cut where it has `clusters` clusters -> int64 [n].
 
-    Each merge is the one that adds least to the sum of squared distances to the cluster means; no seed is involved.
-    Raises ValueError where n exceeds MOST_POINTS or is below `clusters`.
+    Deterministic. Raises ValueError if n exceeds MOST_POINTS or is below `clusters`.
     """
     from sklearn.cluster import AgglomerativeClustering
 
@@ -70,7 +69,7 @@ class RandomWalk:
 
     Attributes:
         graph: A, SciPy CSR [n, n], symmetric.
-        degrees: [n] row sums of A. The walk stays at a point for a share of time proportional to its degree.
+        degrees: [n] row sums of A. The stationary distribution is proportional to the degree.
     """
 
     def __init__(self, graph: "csr_array", damping: float) -> None:
@@ -90,7 +89,7 @@ class RandomWalk:
         return len(self.degrees)
 
     def affinities(self, rows: np.ndarray) -> np.ndarray:
-        """F[rows], float64 [r, n]: how often a walk with restarts from each row comes by every point; all >= 0."""
+        """F[rows], float64 [r, n]: expected visits of every point by a walk with restarts from each row; all >= 0."""
         from scipy import linalg
 
         start = np.zeros((len(self), len(rows)))
@@ -100,7 +99,7 @@ class RandomWalk:
     def anchors(self) -> np.ndarray:
         """MOM's anchors: the points where the stationary distribution has a local maximum on the graph, int64 [a].
 
-        It is proportional to the degree, as for any walk on an undirected graph. Equal neighbours: the lower row wins.
+        It is proportional to the degree, as for any walk on an undirected graph. Ties go to the lower row.
         """
         order = np.lexsort((np.arange(len(self)), -self.degrees))
         rank = np.empty(len(self), dtype=np.int64)
@@ -118,9 +117,9 @@ def random_walk(
 
     Args:
         embeddings: [n, D].
-        neighbours: Two points are joined where each is among so many nearest of the other.
+        neighbours: k of the mutual k-nearest-neighbour graph.
         power: The weight of an edge is max(0, x_i'x_j)^power.
-        damping: a in (I - a S)^-1, the probability to go on.
+        damping: a in (I - a S)^-1, the probability to continue.
 
     Raises:
         ValueError: n exceeds MOST_POINTS.
@@ -137,10 +136,10 @@ def random_walk(
 
 
 def random_walk_labels(embeddings: np.ndarray | Tensor, clusters: int, **options: float) -> np.ndarray:
-    """Clusters around the `clusters` most visited anchors of the random walk -> int64 [n], -1 where none is reached.
+    """Clusters around the `clusters` most visited anchors of the random walk -> int64 [n], -1 if unreachable.
 
-    A reading: MOM mines pairs around its anchors and defines no clusters. Here a point belongs to the anchor whose walk
-    comes by it most. `options` are those of `random_walk`.
+    An interpretation: MOM mines pairs around its anchors and defines no clusters. Here a point belongs to the anchor
+    whose walk visits it most. `options` are those of `random_walk`.
     """
     walk = random_walk(embeddings, **options)  # type: ignore[arg-type]
     anchors = walk.anchors()
@@ -157,5 +156,5 @@ def _points(embeddings: np.ndarray | Tensor) -> np.ndarray:
 def _bounded(embeddings: np.ndarray | Tensor) -> np.ndarray:
     points = _points(embeddings)
     if len(points) > MOST_POINTS:
-        raise ValueError(f"{len(points)} points, but all pairs of at most {MOST_POINTS} are held: use k-means")
+        raise ValueError(f"{len(points)} points exceed the limit of {MOST_POINTS}: use k-means")
     return points

@@ -1,4 +1,4 @@
-"""What a search will take, from what a comparison takes on this machine."""
+"""Estimated search time, from the measured time of a comparison on this machine."""
 
 import time
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from dist_plm.index.proposals import Backend
 
 PROBED_ROWS = 32_768
 ITERATIONS = 10  # of FAISS's k-means over the cells
-SCAN = 6.0  # a comparison by code, in a cell, over one in a product of matrices; measured: benchmarks/index_scale.md
+SCAN = 6.0  # cost of a comparison by code over one in a matrix product; measured: benchmarks/index_scale.md
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Cost:
     """Seconds of a refresh on each of W ranks.
 
     Attributes:
-        build: Training, and filling the lists; copying for exact search, which is not counted.
+        build: Training and filling the lists; 0 for exact search.
         search: All seeds.
-        judge: Exact search of the sample that recall is measured on.
+        judge: Exact search of the sample for measuring recall.
     """
 
     build: float
@@ -48,7 +48,7 @@ def refresh_cost(
 ) -> Cost:
     """The cost of an index over `count` images and the search of `seeds`.
 
-    Cells of one size are assumed, and ranks that wait for nobody.
+    Assumes cells of equal size and ranks of equal speed.
     """
     if config.exact:
         return Cost(0.0, seeds * count * comparison / world_size, 0.0)

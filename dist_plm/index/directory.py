@@ -1,7 +1,7 @@
-"""Names of the files of an index directory, which changes without disturbing those who read it.
+"""File names of an index directory, which can be changed while it is read.
 
-Each change writes files of a new generation, and then index.json, which says the generation. The files of the one
-before stay until the next change: a reader that has read index.json opens what it names, whatever is written since.
+Each change writes files of a new generation, then index.json, which names the generation. The previous files are kept
+until the next change, so that a reader of the old index.json can still open them.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ SUMMARY, EMBEDDINGS, ROWS, UNREADABLE, IGNORED, INDEX, ENCODER = (
     *("index.json", "embeddings.npy", "images.jsonl", "unreadable.jsonl", "ignored.jsonl", "index.faiss", "encoder"),
 )
 CHANGING = (EMBEDDINGS, ROWS, UNREADABLE, IGNORED, INDEX)
-"""The files that have generations; the first one is without a number."""
+"""Files with generations; the first generation has no number."""
 
 
 def file_of(name: str, generation: int) -> str:

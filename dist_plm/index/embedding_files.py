@@ -1,4 +1,4 @@
-"""Embeddings of a split as a sweep left them: one .npy a shard, memory-mapped: what is read takes memory."""
+"""Embeddings of a split as written by an embedding pass: one memory-mapped .npy per shard."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-# Every map holds a file descriptor, of which a process may have 1,024 by default.
+# Every map needs a file descriptor, of which a process may have 1,024 by default.
 OPEN_MAPS = 256
 
 
 class Embeddings:
-    """Rows [n, D] of float16 or float32 in files that follow one another.
+    """Rows [n, D] of float16 or float32 in consecutive files.
 
     Args:
-        files: .npy [samples, D] of each shard, in the order of the ids. They stay as they are while this is in use.
+        files: .npy [samples, D] of each shard, in the order of the ids; must not change while in use.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:

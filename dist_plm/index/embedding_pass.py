@@ -1,4 +1,4 @@
-"""The gallery: embeddings of all images of a split, swept by all ranks together."""
+"""The embedding pass: all ranks together embed all images of a split (the gallery)."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from dist_plm.index.sources import Source, from_images
 from dist_plm.telemetry.progress import Display, Task
 
 Embed = Callable[[Tensor], Tensor]
-DIVERGED = "the weights are damaged or training diverged; take another checkpoint, or train with a lower optimiser.lr"
+DIVERGED = "the weights are damaged or training diverged; use another checkpoint, or train with a lower optimiser.lr"
 
 
 def sweep(
@@ -39,31 +39,31 @@ def sweep(
     source: Source | None = None,
     renewable: bool = True,
 ) -> Embeddings:
-    """Embeddings [n, D] of all images of `store`, for every rank to read. A collective.
+    """Embeddings [n, D] of all images of `store`, readable by every rank. A collective.
 
-    Each rank streams shards of its own in order and writes one file per shard under `folder`/split, and last a note
-    with its hash; a shard whose file is intact is not read again, so a killed sweep resumes. The others are shared out
-    by their size, so that the ranks end together. A batch never spans two shards: an embedding is the same to the bit
-    whichever rank computes it. `folder` must be named after the weights of `embed`.
+    Each rank reads its shards in order and writes one file per shard under `folder`/split, then a note with its hash.
+    Shards with an intact file are skipped, so an interrupted pass resumes. The others are balanced over the ranks by
+    size. A batch never spans two shards: an embedding is bitwise independent of the rank that computes it. `folder`
+    must be named by the digest of the weights of `embed`.
 
     Args:
-        source: Where batches come from, if not from the evaluation views of the images.
-        renewable: Whether `embed` has the weights that `folder` is named after, so that what is missing or damaged can
-            be computed again; otherwise the sweep must be whole.
+        source: Provides the batches, in place of the evaluation views of the images.
+        renewable: Whether `embed` has the weights that `folder` is named by, so that missing or damaged files can be
+            recomputed; otherwise all files must be intact.
 
     Raises:
-        RunFailure: an embedding is not finite, or a file of a sweep that is not renewable is missing or damaged.
-        Preempted: a rank was told to leave, and all do so between two batches.
+        RunFailure: An embedding is not finite, or a file that is not renewable is missing or damaged.
+        Preempted: A rank caught a signal; all ranks stop between two batches.
     """
     folder = folder / store.split
-    # By their ids: the same images in another cut have other files.
+    # Named by ids: another partition into shards has other files.
     files = [folder / f"ids_{shard.first_id}_{shard.samples}.npy" for shard in store.shards]
     folder.mkdir(parents=True, exist_ok=True)
     faults = _faults(files, [shard.samples for shard in store.shards], world)
     if faults and not renewable:
         raise RunFailure(
-            f"{faults[min(faults)]}, and the weights that made these embeddings are gone: restore the file, or start "
-            "again with --force_resume, which takes embeddings by the present weights"
+            f"{faults[min(faults)]}, and the weights of these embeddings no longer exist: restore the file, or rerun "
+            "with --force_resume to use embeddings of the current weights"
         )
     missing = sorted(faults)
     shares = balanced([store.shards[number].samples for number in missing], world.size)
@@ -74,7 +74,7 @@ def sweep(
     with display.phase(title, total, "images") as phase, closing(shards):
         for number, batches in shards:
             embedded = _embedded(embed, batches, world, phase)
-            if embedded is None:  # what there is of this shard may not be all
+            if embedded is None:  # this shard may be incomplete
                 break
             if not bool(embedded.isfinite().all()):
                 infinite = f"{title}: {int((~embedded.isfinite()).any(1).sum()):,} embeddings are not finite"
@@ -85,16 +85,22 @@ def sweep(
     world.leave_if_told()  # ranks with fewer shards wait here for the others
     if found := next(filter(None, world.gather_objects(infinite)), ""):
         raise RunFailure(f"{found}: {DIVERGED}")
-    return Embeddings(files)
+    try:
+        return Embeddings(files)
+    except OSError as error:  # of another rank's file
+        raise RunFailure(
+            f"{error.filename or folder} can't be read here ({error.strerror}): put the run directory on a file system "
+            "that all nodes share"
+        ) from error
 
 
 def _faults(files: list[Path], samples: list[int], world: World) -> dict[int, str]:
-    """What is wrong with each file, by its number, for those that can't be used. A collective."""
-    # As the first rank sees it: on a network's file system not all see a file at once.
+    """Errors of unusable files, by number. A collective."""
+    # As rank 0 sees it: on a network file system a file may not be visible to all ranks at once.
     names = world.from_first(lambda: set(os.listdir(files[0].parent)))
     there = [number for number, file in enumerate(files) if file.name in names]
     faults = {number: f"{file} is missing" for number, file in enumerate(files) if file.name not in names}
-    # Sweeps of older versions have no notes at all.
+    # Older versions wrote no notes.
     noted = any(_note(file).name in names for file in files)
     shares = balanced([samples[number] for number in there], world.size)
     own = {}
@@ -107,10 +113,10 @@ def _faults(files: list[Path], samples: list[int], world: World) -> dict[int, st
 
 
 def _fault(file: Path, samples: int, noted: bool) -> str:
-    """What is wrong with a file of a sweep; empty for nothing."""
+    """Error of a file of embeddings; empty for none."""
     try:
         if noted and read_document(_note(file)) != file_digest(file):
-            return f"{file} is not as it was written"
+            return f"{file} is damaged (its sha256 differs)"
         array = map_array(file)
     except (OSError, ValueError) as error:
         return f"{file} can't be read ({error})"
@@ -122,7 +128,7 @@ def _fault(file: Path, samples: int, noted: bool) -> str:
 def _write(file: Path, embedded: np.ndarray) -> None:
     with replacing(file) as target:
         np.save(target, embedded)
-    with replacing(_note(file)) as target:  # last: without it the file counts as unfinished
+    with replacing(_note(file)) as target:  # last, since it marks the file as complete
         target.write(json.dumps(file_digest(file)).encode())
 
 
@@ -131,14 +137,14 @@ def _note(file: Path) -> Path:
 
 
 def _embedded(embed: Embed, batches: Iterable[Tensor], world: World, phase: Task) -> Tensor | None:
-    """The embeddings of a shard, float32 [n, D] on the CPU; None where a rank was told to leave."""
+    """The embeddings of a shard, float32 [n, D] on the CPU; None after a signal."""
     rows = []
     for batch in batches:
-        # A copy from memory that is not pinned waits for all that a GPU has queued.
+        # A copy from pageable memory synchronises with the GPU.
         pinned = batch.pin_memory() if world.device.type == "cuda" else batch
         rows.append(embed(pinned.to(world.device, non_blocking=True)))
         phase.advance(len(batch), scale=world.size)
         if world.told:
             return None
-    # Not batch by batch, which would wait for the device each time instead of gathering the next batch meanwhile.
+    # At the end, since a copy per batch would synchronise with the device each time.
     return torch.cat(rows).float().cpu()

@@ -1,7 +1,7 @@
-"""The only import of FAISS: where it does not work the reason is known, and what can do without it goes on.
+"""The only import of FAISS, optional, with the reason of a failure.
 
-faiss-gpu loads CUDA 12 libraries from wheels of their own when it is imported. Where one is missing it raises a
-RuntimeError, on machines without a GPU too; a broken library raises an OSError, a missing package an ImportError.
+faiss-gpu loads CUDA 12 libraries from separate wheels when it is imported. If one is missing it raises a RuntimeError,
+also on machines without a GPU; a broken library raises an OSError, a missing package an ImportError.
 """
 
 from functools import cache
@@ -23,12 +23,12 @@ def _imported() -> tuple[Any, str]:
 
 
 def find_faiss() -> Any:
-    """The module `faiss`, or None where it can't be imported."""
+    """The module `faiss`, or None if it can't be imported."""
     return _imported()[0]
 
 
 def missing_faiss() -> str:
-    """Why `find_faiss` returns None, in a few words; empty where it doesn't."""
+    """Why `find_faiss` returns None, in a few words; empty if it doesn't."""
     return _imported()[1]
 
 
@@ -36,8 +36,8 @@ def require_faiss(purpose: str, otherwise: str = "") -> Any:
     """The module `faiss`.
 
     Args:
-        purpose: What needs it, the beginning of the message.
-        otherwise: How to do without it.
+        purpose: The feature that needs it, the beginning of the message.
+        otherwise: The alternative, the end of the message.
 
     Raises:
         UserError: it can't be imported.

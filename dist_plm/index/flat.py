@@ -1,7 +1,7 @@
-"""Exact nearest neighbours over a whole gallery, by FAISS or by torch, with the same answer from both.
+"""Exact nearest neighbours over a gallery, by FAISS or torch, with identical results.
 
-A fast float32 search proposes slightly more candidates than asked for; their exact distances decide, ties by id.
-Queries for which rounding may have hidden a neighbour (heavy duplicates) are answered by an exact scan.
+A fast float32 search proposes slightly more candidates than needed, which are re-ranked by exact distance, ties by id.
+Queries for which rounding may have hidden a neighbour (many duplicates) fall back to an exact scan.
 """
 
 import warnings
@@ -39,8 +39,8 @@ def nearest(
         gallery: [N, D] of any floating type, stored anywhere (memory maps included); a float32 copy is made.
         k: Neighbours of a query, at most N, or N - 1 with `exclude`.
         exclude: int64 [S], the gallery row that is the query itself.
-        backend: `faiss`, `torch`, or `auto`: faiss where it is installed for the device, else torch.
-        device: Where the gallery is held and searched.
+        backend: `faiss`, `torch`, or `auto`: faiss if it is installed for the device, else torch.
+        device: Device of the search.
         progress: Called with the number of queries done after every block.
 
     Returns:
@@ -55,7 +55,7 @@ def nearest(
     own = None if exclude is None else _tensor(exclude).to(gallery.device)
     reach = len(gallery) - (own is not None)
     if not 1 <= k <= reach:
-        raise UserError(f"{k} nearest neighbours asked of a gallery that has 1 to {reach} to give: change k")
+        raise UserError(f"{k} nearest neighbours requested from a gallery with {reach}: lower k")
     lattice = Lattice.around(gallery, queries.to(gallery.device))
     rows = HeldRows(gallery)
     index = Exact(rows, lattice, open_search(backend, lattice, rows))
@@ -69,7 +69,7 @@ def nearest(
 
 
 def describe(backend: Backend, device: torch.device) -> str:
-    """Which search will be run, and why, for people."""
+    """The search backend and the reason for it, for display."""
     faiss = find_faiss()
     if faiss is None:
         return f"torch on {device}" + ("" if backend == "torch" else f" (faiss is {missing_faiss()})")
@@ -93,7 +93,7 @@ class Exact:
         self._rows, self._lattice, self._propose, self._first = rows, lattice, propose, first
 
     def search(self, queries: Tensor, own: Tensor | None, k: int) -> Tensor:
-        """Keys int64 [s, k] of the k nearest of these rows, ascending, LAST where there are fewer; `own` left out."""
+        """Keys int64 [s, k] of the k nearest of these rows, ascending, padded with LAST; excludes `own`."""
         found = [queries.new_empty(0, k, dtype=torch.int64)]
         for low in range(0, len(queries), QUERY_BLOCK):
             block = slice(low, low + QUERY_BLOCK)
@@ -101,11 +101,11 @@ class Exact:
         return torch.cat(found)
 
     def merge(self, found: Tensor, own: Tensor, k: int) -> Tensor:
-        """Keys [s, k] of the k nearest among what `search` found in several galleries, [s, several * k]."""
+        """Keys [s, k] of the k nearest among the results of `search` in several galleries, [s, several * k]."""
         return found.sort(1).values[:, :k]
 
     def scan(self, queries: Tensor, own: Tensor | None, k: int) -> Tensor:
-        """As `search`, by the exact distance to every row: slow, and sure whatever the distances."""
+        """As `search`, by the exact distance to every row: slow, but always correct."""
         best = queries.new_empty(len(queries), 0, dtype=torch.int64)
         for low, block in self._rows.blocks(BLOCK):
             keys = nearest_keys(queries, block, min(k + 1, len(block)), self._lattice)
@@ -129,7 +129,7 @@ class Exact:
         return fill(keys, k)
 
     def _sure(self, keys: Tensor, approximate: Tensor, exact: Tensor) -> Tensor:
-        """For which queries no other row can be among the k nearest.
+        """Queries for which no other row can be among the k nearest.
 
         A row that was not proposed lies, by the search's own distance, no nearer than the last proposed one. With unit
         roundoff u = 2^-24 the float32 distance is off by at most (D + 8) u (|a| + |b|)^2: a sum of D products, three
@@ -156,5 +156,5 @@ def _tensor(values: np.ndarray | Tensor) -> Tensor:
     if isinstance(values, Tensor):
         return values
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that a read-only memory map is not writable: it is only read
+        warnings.simplefilter("ignore", UserWarning)  # about a read-only memory map, which is only read
         return torch.from_numpy(values)

@@ -1,4 +1,4 @@
-"""Neighbours among the embeddings of all images, searched by all ranks together: replicated or cut among them."""
+"""Nearest-neighbour index over the embeddings of all images, replicated or sharded over the ranks."""
 
 import time
 from types import TracebackType
@@ -21,21 +21,21 @@ from dist_plm.index.rows import MappedRows, Rows, common_lattice
 
 
 class GlobalIndex:
-    """An index over all embeddings of a split; as a context it gives its memory back at the end.
+    """An index over all embeddings of a split; a context manager that frees its memory.
 
-    Every method is a collective: the ranks ask for the same seeds in the same order and receive the same answer, which
-    is that of one rank, ties included. An exact index finds the same neighbours whatever the placement.
+    Every method is a collective: the ranks search the same seeds in the same order and receive the same result as a
+    single rank would, including ties. The result of an exact index does not depend on the placement.
 
     Args:
         embeddings: The same files for all ranks.
-        config: What kind of index.
-        placement: Where it lies.
-        backend: Library of exact search; an inverted file is FAISS's.
-        seed: Of the samples that cells are trained on and recall is measured on.
+        config: Type of the index.
+        placement: Replicated or sharded.
+        backend: Library of exact search; an inverted file needs FAISS.
+        seed: Seed of the samples for training the cells and measuring recall.
 
     Attributes:
-        facts: What a refresh's event says of the index: kind, placement, bytes, seconds, and recall where it is
-            approximate.
+        facts: For the event of a refresh: kind, placement, bytes, seconds, and the recall of an approximate
+            index.
     """
 
     @torch.no_grad()
@@ -57,7 +57,7 @@ class GlobalIndex:
         own = placement.rows(count, world.rank, world.size)
         mapped = MappedRows(embeddings, own.start, own.stop, world.device)
         if world.device.type == "cuda":
-            torch.cuda.empty_cache()  # FAISS asks the driver for memory, not torch
+            torch.cuda.empty_cache()  # FAISS allocates from the driver, not from torch
         self._count, self._lattice, self._own = count, lattice, own
         self._rows: Rows = mapped.held() if world.device.type == "cuda" and config.exact else mapped
         self._index: Exact | Ivf
@@ -70,7 +70,7 @@ class GlobalIndex:
                 return train(config.factory, lattice, sample, world.device)
 
             self._index = Ivf(mapped, lattice, world.from_first(trained), own.start)
-        # Approximate search is judged by this one, which holds no copy of the rows.
+        # Reference for the recall of approximate search, without a copy of the rows.
         self._judge = Exact(mapped, lattice, search_by_torch(lattice, mapped, copy=False), own.start)
         world.barrier("the building of the index")
         self.facts: dict[str, Any] = {
@@ -79,9 +79,9 @@ class GlobalIndex:
         }  # fmt: skip
 
     def neighbours(self, seeds: np.ndarray, depth: int) -> np.ndarray:
-        """The `depth` nearest images [S, depth] of each seed, int64 [S], by (distance, id), itself left out.
+        """The `depth` nearest images [S, depth] of each seed, int64 [S], by (distance, id), without the seed.
 
-        A seed for which an approximate index has too few candidates is searched for exactly.
+        A seed for which an approximate index has too few candidates is searched exactly.
         """
         started = time.monotonic()
         keys = self._search(self._index, seeds, depth)
@@ -92,12 +92,12 @@ class GlobalIndex:
         return self._lattice.ids(keys).numpy()
 
     def guard(self, epoch: int, k: int) -> None:
-        """Measure the recall of an approximate index and search more cells until it is enough.
+        """Measure the recall of an approximate index, and double nprobe until it reaches the floor.
 
         The share of the k true neighbours that is found, over `recall_sample` seeds drawn anew each epoch.
 
         Raises:
-            RunFailure: `nprobe_max` cells, or all, are not enough.
+            RunFailure: The recall is below the floor even at `nprobe_max` or with all cells.
         """
         if not isinstance(self._index, Ivf):
             return
@@ -126,7 +126,7 @@ class GlobalIndex:
         raise RunFailure(
             f"the index {config.factory} finds {recall:.4f} of the {k} nearest images of {len(sample):,} seeds with "
             f"{nprobe} of {cells} cells searched, index.recall_floor is {config.recall_floor:g}: raise "
-            "index.nprobe_max, take codes of more bytes or fewer cells, or set --index.factory Flat, and --force_resume"
+            "index.nprobe_max, use codes of more bytes or fewer cells, or set --index.factory Flat, with --force_resume"
         )
 
     def __enter__(self) -> "GlobalIndex":
@@ -141,7 +141,7 @@ class GlobalIndex:
 
     @torch.no_grad()
     def _search(self, index: Exact | Ivf, seeds: np.ndarray, k: int) -> Tensor:
-        """Keys [S, k] on the CPU. Each rank answers for an equal share of the seeds, in the order of the ranks."""
+        """Keys [S, k] on the CPU. Each rank searches an equal share of the seeds, in rank order."""
         world, count = self._world, len(seeds)
         padded = np.concatenate([seeds, np.repeat(seeds[-1:], -count % world.size)])
         own = torch.from_numpy(padded).to(world.device)

@@ -1,9 +1,8 @@
-"""Approximate search by an inverted file of FAISS: a row is compared with those in the nearest of `cells` cells.
+"""Approximate search by a FAISS inverted file (IVF): a query is compared with the rows of its nearest cells.
 
-All ranks share the cells and the codec, trained once on a sample; each adds rows of its own. A candidate's code ranks
-it first, its embedding then: the neighbours of a seed are, by exact distance and id, the nearest of its `reach` best
-candidates by code. Cut among ranks, the candidates of all are ranked by code once more before they are cut down, so
-that neighbours depend on the rows and not on who holds them.
+All ranks share the cells and the codec, trained once on a sample; each adds its own rows. Candidates are ranked by
+code, and the best `reach` re-ranked by exact distance and id. In a sharded index the candidates of all ranks are
+merged by code before the re-ranking, so that results do not depend on the partition.
 """
 
 from typing import Any
@@ -19,8 +18,8 @@ from dist_plm.index.proposals import GPU_MOST_CANDIDATES, gpu_resources, gpu_sea
 from dist_plm.index.ranking import LAST, Lattice, fill
 from dist_plm.index.rows import BLOCK, Rows
 
-REACH = 4  # candidates by code for each neighbour asked for: codes of 8 bits a coordinate confuse the ranks nearby
-TRAINING_ROWS = 64  # a cell; FAISS warns below 39 and takes 256 at most
+REACH = 4  # re-ranked candidates per neighbour: codes of 8 bits per coordinate confuse close ranks
+TRAINING_ROWS = 64  # per cell; FAISS warns below 39 and uses 256 at most
 LEAST_TRAINING_ROWS = 65_536  # for the codec, whatever the number of cells
 
 
@@ -39,7 +38,7 @@ def train(factory: str, lattice: Lattice, sample: Tensor, device: torch.device) 
     if device.type == "cuda" and gpu_search(faiss):
         flat = faiss.IndexFlatL2(ivf.d)
         ivf.clustering_index = faiss.index_cpu_to_gpu(gpu_resources(), device.index or 0, flat)
-    # k-means warns below 39 rows a cell; a small data set has no more to give.
+    # k-means warns below 39 rows per cell, which a small data set can't avoid.
     ivf.cp.min_points_per_centroid = 1
     index.train(np.concatenate([_in_units(lattice, block.to(device)) for block in sample.split(BLOCK)]))
     ivf.clustering_index = None
@@ -70,7 +69,7 @@ class Ivf:
             self._index.add(_in_units(lattice, block))
 
     def probe(self, cells: int) -> None:
-        """Search so many cells from now on."""
+        """Set the number of cells to search (nprobe)."""
         self._settings.set_index_parameter(self._index, "nprobe", cells)
 
     def search(self, queries: Tensor, own: Tensor | None, k: int) -> Tensor:
@@ -114,6 +113,6 @@ def _on_gpu(faiss: Any, index: Any, device: torch.device) -> Any:
     except RuntimeError as error:
         reason = str(error).rpartition(": ")[2].splitlines()[0]
         raise UserError(
-            f"index.factory has no form on a GPU in this faiss ({reason}): take IVF with Flat, SQ8 or PQ, or set "
+            f"index.factory has no form on a GPU in this faiss ({reason}): use IVF with Flat, SQ8 or PQ, or set "
             "--index.backend torch with --index.factory Flat"
         ) from error

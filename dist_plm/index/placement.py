@@ -1,4 +1,4 @@
-"""Where the index lies: whole on every rank while it fits the budget, else cut among the ranks."""
+"""Placement of the index: replicated on every rank while it fits the budget, else sharded over the ranks."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Placement:
-    """How many bytes of the index a rank holds.
+    """Placement and size of the index on a rank.
 
     Attributes:
         sharded: Whether a rank holds a slice of the rows only.
@@ -30,8 +30,8 @@ class Placement:
         return own_slice(count, rank, world_size) if self.sharded else range(count)
 
     def describe(self, config: IndexConfig, count: int, dim: int) -> str:
-        """For people, in one line."""
-        where = "cut among the ranks" if self.sharded else "replicated"
+        """One line for display."""
+        where = "sharded over the ranks" if self.sharded else "replicated"
         return (
             f"{config.factory} over {count:,} x {dim} in {config.precision}, {where}, {self.bytes / GB:,.3f} GB a rank"
         )
@@ -41,7 +41,7 @@ def place(config: IndexConfig, count: int, dim: int, world_size: int) -> Placeme
     """Placement of an index over `count` embeddings [D].
 
     Raises:
-        UserError: the factory string is none, or the index fits no rank.
+        UserError: The factory string is invalid, or the index exceeds the budget even if sharded.
     """
     cells, code = (0, 4 * dim) if config.exact else read_factory(config.factory, count, dim)
     row = code + (8 if cells else 4) + (0 if cells else dim * config.item_bytes)  # its id, or its norm
@@ -71,12 +71,12 @@ def check_whole(config: Config, count: int, key: str, value: str) -> None:
     if whole > index.memory_gb:
         raise UserError(
             f"{key} {value} reads all {count:,} embeddings at once, {whole:,.3f} GB, index.memory_gb is "
-            f"{index.memory_gb:g}: raise it, or set another --{key}"
+            f"{index.memory_gb:g}: raise it, or change --{key}"
         )
 
 
 def own_slice(count: int, rank: int, world_size: int) -> range:
-    """A rank's share of `count` rows: contiguous, in the order of the ranks, equal to one row."""
+    """A rank's contiguous share of `count` rows, equal to within one row."""
     return range(count * rank // world_size, count * (rank + 1) // world_size)
 
 
@@ -84,7 +84,7 @@ def read_factory(factory: str, count: int, dim: int) -> tuple[int, int]:
     """Cells and bytes of a code, of an inverted file over `count` embeddings [D].
 
     Raises:
-        UserError: faiss is missing, can't read the string, or makes no inverted file of it; too few images to train it.
+        UserError: faiss is missing, the string is invalid or not an inverted file, or there are too few images.
     """
     faiss = require_faiss(f"index.factory {factory!r}", ", or set --index.factory Flat")
     try:
@@ -92,8 +92,8 @@ def read_factory(factory: str, count: int, dim: int) -> tuple[int, int]:
     except RuntimeError as error:
         reason = str(error).rpartition(": ")[2].splitlines()[0]
         raise UserError(
-            f"index.factory {factory!r} is no index of {dim} dimensions ({reason}): Flat, or such as IVF1024,Flat, "
-            "IVF4096,SQ8 and IVF4096,PQ16, the number after PQ a divisor of the dimension"
+            f"index.factory {factory!r} is not an index of {dim} dimensions ({reason}): use Flat, or for example "
+            "IVF1024,Flat, IVF4096,SQ8 or IVF4096,PQ16, where the number after PQ divides the dimension"
         ) from None
     try:
         ivf = faiss.extract_index_ivf(index)
@@ -106,7 +106,7 @@ def read_factory(factory: str, count: int, dim: int) -> tuple[int, int]:
     least = max(ivf.nlist, 256 if "PQ" in factory else 1)  # centroids
     if count < least:
         raise UserError(
-            f"index.factory {factory!r} is trained on {least:,} images at least, the split has {count:,}: take fewer "
+            f"index.factory {factory!r} needs at least {least:,} training images, the split has {count:,}: use fewer "
             "cells, or --index.factory Flat"
         )
     return int(ivf.nlist), int(ivf.code_size)

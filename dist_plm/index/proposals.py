@@ -1,4 +1,4 @@
-"""Fast float32 search for candidates, by FAISS or by torch; what they are worth is decided elsewhere, exactly."""
+"""Fast float32 search for candidates by FAISS or torch, to be re-ranked exactly."""
 
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -23,7 +23,7 @@ def open_search(backend: Backend, lattice: Lattice, rows: Rows) -> Search:
     """A search over all rows, which it copies in float32.
 
     Raises:
-        UserError: faiss is asked for and missing.
+        UserError: faiss is requested and missing.
     """
     if backend == "torch":
         return search_by_torch(lattice, rows)
@@ -37,7 +37,7 @@ def open_search(backend: Backend, lattice: Lattice, rows: Rows) -> Search:
 
 
 def search_by_torch(lattice: Lattice, rows: Rows, *, copy: bool = True) -> Search:
-    """A search by products of matrices; without the copy, every call reads the rows anew and holds a block of them."""
+    """A search by matrix products; without `copy`, every call streams the rows in blocks."""
 
     def read() -> Iterator[tuple[int, Tensor]]:
         for low, block in rows.blocks(BLOCK):
@@ -60,21 +60,21 @@ def search_by_torch(lattice: Lattice, rows: Rows, *, copy: bool = True) -> Searc
 
 
 def gpu_search(faiss: Any) -> bool:
-    """Whether this FAISS searches on a GPU that is there."""
+    """Whether this FAISS has GPU support and there is a GPU."""
     return hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
 
 
 @cache
 def gpu_resources() -> Any:
-    """FAISS's scratch memory and streams on this process's GPU: one for all indices, of bounded size."""
+    """FAISS's scratch memory and streams on this process's GPU: shared by all indices, of bounded size."""
     resources = find_faiss().StandardGpuResources()
     resources.setTempMemory(GPU_TEMPORARY_BYTES)
     return resources
 
 
 def prepare(faiss: Any) -> None:
-    """Settings of the whole process, which FAISS has by itself otherwise."""
-    # Every core it sees, on every rank of the machine.
+    """Set FAISS's process-wide options."""
+    # By default FAISS uses all cores in every rank.
     faiss.omp_set_num_threads(torch.get_num_threads())
     # Queries x dimension from which distances are a product of matrices, 128,000 in faiss 1.15: blocks of 1,024 queries
     # in less than 125 dimensions took seven times as long (24 ns a comparison in 64 dimensions, not 3.4).
@@ -89,7 +89,7 @@ def _search_by_faiss(faiss: Any, lattice: Lattice, rows: Rows, on_gpu: bool) -> 
     else:
         prepare(faiss)
         index = faiss.IndexFlatL2(rows.dim)
-        # A vector that grows is copied into a larger one while it is still there; emptied it keeps its room.
+        # A growing vector is copied while the old one exists; a cleared one keeps its capacity.
         index.codes.resize(len(rows) * rows.dim * 4)
         index.codes.resize(0)
     for _, block in rows.blocks(BLOCK):

@@ -44,6 +44,7 @@ def linear_neighbourhoods(
     criterion: str = "energy",
     candidates: Tensor | None = None,
     rows: Tensor | None = None,
+    distances: Tensor | None = None,
 ) -> Neighbourhoods:
     """Construct P_i for points [B, D]: X_i starts as x_i and its m - 1 nearest, the others join in turn if all fit.
 
@@ -56,6 +57,7 @@ def linear_neighbourhoods(
         criterion: `energy`: |UU'v|^2 / |v|^2 >= T. `norm`: |v - UU'v| / |v| <= 1 - T. v = 0 passes both.
         candidates: [G, D] where neighbours come from; the points themselves by default.
         rows: [B] int64, the row of each point in candidates; -1 for none. By default the first candidate equal to it.
+        distances: [B, G] from the points to the candidates, where they are known.
 
     Returns:
         Constants, without gradient. Raises ValueError for arguments that are out of range or do not fit.
@@ -64,7 +66,7 @@ def linear_neighbourhoods(
         rows = torch.arange(points.shape[0], device=points.device)
     candidates = points if candidates is None else candidates
     _check(points, candidates, rows, k, dim, threshold, centre, criterion)
-    indices = nearest_candidates(points, candidates, k, rows)
+    indices = nearest_candidates(points, candidates, k, rows, distances)
     basis, members = neighbourhoods_among(
         points, candidates[indices[:, 1:]], dim=dim, threshold=threshold, centre=centre, criterion=criterion
     )
@@ -99,12 +101,14 @@ def neighbourhoods_among(
 
 @torch.no_grad()
 @full_precision
-def nearest_candidates(points: Tensor, candidates: Tensor, k: int, rows: Tensor | None) -> Tensor:
+def nearest_candidates(
+    points: Tensor, candidates: Tensor, k: int, rows: Tensor | None, distances: Tensor | None = None
+) -> Tensor:
     """The row of each point [B, D] in candidates [G, D], then its k nearest others by (distance, row) -> [B, k + 1].
 
     The row is -1 for a point that is none of them; without `rows` it is the first candidate equal to the point.
     """
-    d = distance(points, candidates)
+    d = distance(points, candidates) if distances is None else distances
     if rows is None:
         equal = d == 0
         rows = torch.where(equal.any(dim=1), equal.int().argmax(dim=1), -1)

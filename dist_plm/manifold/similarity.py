@@ -44,11 +44,13 @@ def _one_sided(d: Tensor, p: Tensor, n_alpha: float, n_beta: float) -> Tensor:
     return alpha(across(d, p), n_alpha) * beta(p, n_beta)
 
 
-def _two_sided(x: Tensor, u: Tensor, y: Tensor, v: Tensor, n_alpha: float, n_beta: float) -> Tensor:
+def _two_sided(
+    x: Tensor, u: Tensor, y: Tensor, v: Tensor, n_alpha: float, n_beta: float, d: Tensor | None = None
+) -> Tensor:
     """s(x_i, y_j) of equation 5, the mean over the neighbourhoods of both: U_i of x_i and V_j of y_j -> [B, G]."""
     _check(x, u)
     _check(y, v)
-    d = distance(x, y)
+    d = distance(x, y) if d is None else d
     return (_one_sided(d, along(x, y, v), n_alpha, n_beta) + _one_sided(d, along(y, x, u).mT, n_alpha, n_beta)) / 2
 
 
@@ -66,16 +68,18 @@ def point_similarity(
     n_beta: float = 0.5,
     columns: Tensor | None = None,
     column_basis: Tensor | None = None,
+    distances: Tensor | None = None,
 ) -> Tensor:
     """s(x_i, x_j) of equations 2 to 5 for points [B, D] with neighbourhoods basis [B, D, M] -> [B, B], symmetric.
 
-    With columns [G, D] and column_basis [G, D, M], the points of all ranks: the rows of the local points -> [B, G].
+    With columns [G, D] and column_basis [G, D, M], the points of all ranks: the rows of the local points -> [B, G];
+    `distances` [B, G] are theirs, where they are known.
     Raises ValueError for half precision or shapes that do not fit.
     """
     if (columns is None) != (column_basis is None):
         raise ValueError("columns and column_basis go together: every point needs its own neighbourhood")
     if columns is not None and column_basis is not None:
-        return _two_sided(points, basis, columns, column_basis, n_alpha, n_beta)
+        return _two_sided(points, basis, columns, column_basis, n_alpha, n_beta, distances)
     _check(points, basis)
     s_prime = _one_sided(distance(points, points), along(points, points, basis), n_alpha, n_beta)
     return (s_prime + s_prime.mT) / 2

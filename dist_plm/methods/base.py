@@ -110,12 +110,10 @@ class Method(nn.Module, ABC):
             of one class: of the split's labels (`classes`) or of those that `cluster` makes up (`clusters`).
         reads_teacher: Whether `forward` looks at f_phi(x), which costs a pass through the momentum encoder.
         name: In `train.method`.
-        sections: Those of the configuration that it reads and not every method does.
         wide_head: Whether it trains the second head, `model.wide_dim` wide.
     """
 
     name: ClassVar[str]
-    sections: ClassVar[tuple[str, ...]] = ()
     wide_head: ClassVar[bool] = False
     batches: Batches = "neighbours"
     reads_teacher: bool = True

@@ -50,7 +50,6 @@ class NeighbourContrast(Method):
     """
 
     name = "neighbour_contrast"
-    sections = ("manifold",)
 
     @classmethod
     def check(cls, config: Config, world_size: int) -> None:

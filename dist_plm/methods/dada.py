@@ -25,6 +25,7 @@ from dist_plm.parallel.optimiser import begun, state_by_name, update
 from dist_plm.parallel.strategy.memory import FLOAT
 
 SAMPLE, MIXED, PROXY = range(3)
+DISCRIMINATOR_STEPS = 3  # before each step of the network, as in the published code
 
 
 class DataAugmentedDomainAdaptation(ProxyAnchor):
@@ -45,7 +46,6 @@ class DataAugmentedDomainAdaptation(ProxyAnchor):
     """
 
     name = "dada"
-    sections = ("proxy_anchor", "dada")
 
     @classmethod
     def check(cls, config: Config, world_size: int) -> None:
@@ -93,7 +93,7 @@ class DataAugmentedDomainAdaptation(ProxyAnchor):
         mixed = (1 - share_of_proxy) * x + share_of_proxy * p
 
         draws = Draws(self.config.seed, points.step, shares, self.world.rank, x.device)
-        for _ in range(settings.discriminator_steps):
+        for _ in range(DISCRIMINATOR_STEPS):
             self._improve(x.detach(), mixed.detach(), p.detach(), y, draws, points.sound)
 
         base = self._base(z_all, labels_all, proxies)

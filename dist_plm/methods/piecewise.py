@@ -15,6 +15,7 @@ from dist_plm.manifold import (
     project,
     proxy_similarity,
 )
+from dist_plm.manifold.distance import distance
 from dist_plm.manifold.membership import member_similarity, nearest_points_similarity
 from dist_plm.telemetry.parts import part
 
@@ -27,20 +28,24 @@ class Pieces(NamedTuple):
         members: [b, K + 1] bool, which of its K possible neighbours are in X_i; column 0 is the point itself.
         projected: [b, D], the points on their pieces; the points themselves unless `manifold.project`.
         indices: int64 [b, K + 1], rows of the candidates in the batch; None where neighbours are not in the batch.
+        distances: [b, G] to the candidates in the batch, likewise.
     """
 
     basis: Tensor
     members: Tensor
     projected: Tensor
     indices: Tensor | None
+    distances: Tensor | None
 
 
 def batch_pieces(x: Tensor, candidates: Tensor, rows: Tensor, config: ManifoldConfig) -> Pieces:
     """P_i of points x [b, D] that are `rows` of `candidates` [G, D], points of the batch (section 3.2)."""
-    found = neighbourhoods(x, candidates, rows, config)
+    with part("neighbourhoods"):
+        d = distance(x, candidates)
+    found = neighbourhoods(x, candidates, rows, config, d)
     neighbours = candidates[found.indices[:, 1:]] if config.project else None
     projected = x if neighbours is None else project(x, found.basis, mean_of_members(x, neighbours, found.members))
-    return Pieces(found.basis, found.members, projected, found.indices)
+    return Pieces(found.basis, found.members, projected, found.indices, d)
 
 
 def gallery_pieces(x: Tensor, neighbours: Tensor, views: int, config: ManifoldConfig) -> Pieces:
@@ -69,11 +74,13 @@ def gallery_pieces(x: Tensor, neighbours: Tensor, views: int, config: ManifoldCo
     mean = mean_of_members(anchors, possible, members) if config.project else anchors
     if config.piece == "image":
         basis, members, mean = (each.repeat_interleave(views, dim=0) for each in (basis, members, mean))
-    return Pieces(basis, members, project(x, basis, mean) if config.project else x, None)
+    return Pieces(basis, members, project(x, basis, mean) if config.project else x, None, None)
 
 
-def neighbourhoods(x: Tensor, candidates: Tensor, rows: Tensor, config: ManifoldConfig) -> Neighbourhoods:
-    """P_i of points x [b, D] that are `rows` of `candidates` [G, D] (section 3.2)."""
+def neighbourhoods(
+    x: Tensor, candidates: Tensor, rows: Tensor, config: ManifoldConfig, distances: Tensor | None = None
+) -> Neighbourhoods:
+    """P_i of points x [b, D] that are `rows` of `candidates` [G, D] (section 3.2); `distances` [b, G] if known."""
     with part("neighbourhoods"):
         return linear_neighbourhoods(
             x,
@@ -84,6 +91,7 @@ def neighbourhoods(x: Tensor, candidates: Tensor, rows: Tensor, config: Manifold
             criterion=config.criterion,
             candidates=candidates,
             rows=rows,
+            distances=distances,
         )
 
 
@@ -93,7 +101,14 @@ def member_ids(found: Pieces | Neighbourhoods) -> Tensor:
     return found.indices.masked_fill(~found.members, -1)
 
 
-def similarity(x: Tensor, basis: Tensor, members: Tensor | None, rows: Tensor, config: ManifoldConfig) -> Tensor:
+def similarity(
+    x: Tensor,
+    basis: Tensor,
+    members: Tensor | None,
+    rows: Tensor,
+    config: ManifoldConfig,
+    distances: Tensor | None = None,
+) -> Tensor:
     """s_ij of the points `rows` [b] to all G -> [b, G] (section 3.3).
 
     Args:
@@ -102,11 +117,12 @@ def similarity(x: Tensor, basis: Tensor, members: Tensor | None, rows: Tensor, c
         members: `member_ids` [G, k + 1]; only a binary similarity needs them.
         rows: int64 [b].
         config: Says which similarity.
+        distances: [b, G], where they are known.
     """
     if members is not None and config.similarity == "binary":
         return member_similarity(members, rows).to(x.dtype)
     decay = {"n_alpha": config.n_alpha, "n_beta": config.n_beta}
-    return point_similarity(x[rows], basis[rows], columns=x, column_basis=basis, **decay)
+    return point_similarity(x[rows], basis[rows], columns=x, column_basis=basis, distances=distances, **decay)
 
 
 def similarity_to_proxies(x: Tensor, basis: Tensor, rho: Tensor, psi: Tensor, config: ManifoldConfig) -> Tensor:

@@ -64,7 +64,6 @@ class PiecewiseLinearManifold(Method):
     """
 
     name = "plm"
-    sections = ("manifold", "proxies", "loss")
 
     def __init__(self, config: Config, world: World, classes: int = 1) -> None:
         super().__init__(config, world, classes)
@@ -147,16 +146,17 @@ class PiecewiseLinearManifold(Method):
         if alone:
             z_all, x_all, basis_all, rows = points.student, points.teacher, own.basis, rows - first
             points_all = own.projected
-        s = similarity(points_all, basis_all, members, rows, config)
+        d = None if config.project else own.distances  # of the projections they are others
+        s = similarity(points_all, basis_all, members, rows, config, d)
         if config.same_image:
             image = torch.arange(len(x_all), device=x_all.device) // points.views
             s = torch.where(image[rows][:, None] == image[None, :], 1.0, s)
-        delta = self._delta(s, points.teacher, x_all)
+        delta = self._delta(s, points.teacher, x_all, own.distances)
         total = point_loss(points.student, s, delta=delta, columns=z_all, rows=rows)
         pairs = len(z_all) * (len(z_all) - 1) * (self.world.size if alone else 1)
         return total / pairs, Targets(s, own.indices, own.members, first, delta)
 
-    def _delta(self, s: Tensor, x: Tensor, columns: Tensor) -> Tensor:
+    def _delta(self, s: Tensor, x: Tensor, columns: Tensor, d: Tensor | None) -> Tensor:
         """delta; where it is relative, times the mean of |x_i - x_j| over that of 1 - s_ij, of all ranks' pairs.
 
         A point and itself add nothing to either. Where all points coincide delta is 0, as every target would be.
@@ -164,7 +164,8 @@ class PiecewiseLinearManifold(Method):
         delta = s.new_full((), self.config.loss.delta)
         if not self.config.loss.relative:
             return delta
-        far, unlike = self.world.sum(torch.stack([distance(x, columns).sum(), (1 - s).sum()])).unbind()
+        d = distance(x, columns) if d is None else d
+        far, unlike = self.world.sum(torch.stack([d.sum(), (1 - s).sum()])).unbind()
         return delta * far / unlike.clamp_min(torch.finfo(s.dtype).tiny)
 
     def _proxy_shares(

@@ -1,7 +1,5 @@
 """Proxy-Anchor (Kim et al., CVPR 2020) on W ranks: each class has a proxy, each proxy sees all points of the batch."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -12,6 +10,8 @@ from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
 from dist_plm.methods.base import Batches, Loss, Method, Points, proxy_memory
 from dist_plm.model.proxies import ClassProxies
+
+MARGIN = 0.1  # cosine, as in the paper
 
 
 def proxy_anchor_loss(
@@ -52,7 +52,6 @@ class ProxyAnchor(Method):
     """
 
     name = "proxy_anchor"
-    sections: ClassVar[tuple[str, ...]] = ("proxy_anchor",)
     batches: Batches = "classes"
     reads_teacher = False
 
@@ -95,7 +94,7 @@ class ProxyAnchor(Method):
             proxies,
             self.proxies.first,
             self.proxies.count,
-            margin=settings.margin,
+            margin=MARGIN,
             alpha_positive=settings.alpha_positive,
             alpha_negative=settings.alpha_negative,
         )

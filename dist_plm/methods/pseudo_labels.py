@@ -17,7 +17,6 @@ class PseudoLabels(ProxyAnchor):
     """Clusters of one refresh have nothing to do with those of the last: their proxies begin anew, at the centroids."""
 
     name = "pseudo_labels"
-    sections = ("proxy_anchor", "pseudo_labels")
     batches = "clusters"
 
     @classmethod

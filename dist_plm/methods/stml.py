@@ -7,6 +7,8 @@ from torch.nn import functional
 from dist_plm.manifold.distance import distance
 from dist_plm.methods.base import Loss, Method, Points
 
+SIGMA = 3.0  # kernel width, as in the paper
+
 
 class SelfTaughtMetricLearning(Method):
     """The student's heads f and g follow the contextualised similarity of the teacher's g; f also follows g.
@@ -21,7 +23,6 @@ class SelfTaughtMetricLearning(Method):
     """
 
     name = "stml"
-    sections = ("stml",)
     wide_head = True
 
     def forward(self, points: Points) -> Loss:
@@ -32,7 +33,7 @@ class SelfTaughtMetricLearning(Method):
             world.gather_rows(points.teacher_wide, shares),
             world.gather_rows(points.ids, shares),
             k=self.config.batch.group_size * points.views,
-            sigma=self.config.stml.sigma,
+            sigma=SIGMA,
         )[rows]
         d_f, d_g = (relative_distance(s, world.gather_rows(s, shares)) for s in (points.student, points.student_wide))
         contrastive = (

@@ -51,9 +51,16 @@ def read_file(path: Path) -> dict[str, Tensor]:
             f"model.weights: '{path}' is not a plain file of tensors; anything else could run code and is not loaded. "
             "Where you made it: torch.save(model.state_dict(), file)"
         ) from error
+    except PermissionError as error:
+        raise UserError(f"model.weights: cannot read '{path}': {error.strerror}") from error
     # Damaged files end in a dozen kinds of exception (SafetensorError, KeyError, EOFError, BadZipFile, ...).
     except Exception as error:
-        raise UserError(f"model.weights: cannot read '{path}': {error}") from error
+        # torch adds paragraphs about its own ZIP library to the first sentence; of an empty file it says nothing.
+        reason = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0]
+        raise UserError(
+            f"model.weights: cannot read '{path}' ({path.stat().st_size:,} bytes; {reason}): the file is truncated or "
+            "damaged, download or copy it again"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(
             f"model.weights: '{path}' is not one flat dict of tensors. Save the inner one: torch.save(state_dict, file)"

@@ -28,12 +28,12 @@ def compiled(network: nn.Module) -> nn.Module:
 def check_compiler() -> None:
     """Raise UserError where there is nothing to make kernels with."""
     if "isolate_recompiles" not in inspect.signature(torch.compile).parameters:
-        raise UserError(f"runtime.compile needs torch 2.14, this is {torch.__version__}: leave it out, or install that")
+        raise UserError(f"runtime.compile needs torch 2.14, this is {torch.__version__}: disable it, or upgrade torch")
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if not shutil.which(compiler):
         raise UserError(
-            f"runtime.compile needs a C++ compiler, and {compiler!r} is not on the PATH: install one, or name it by "
-            "CXX, or leave runtime.compile out"
+            f"runtime.compile needs a C++ compiler, and {compiler!r} is not on the PATH: install one, set CXX, "
+            "or disable runtime.compile"
         )
     try:
         torch.compile(torch.sin)(torch.zeros(8))
@@ -41,5 +41,5 @@ def check_compiler() -> None:
         reason = str(error).strip().splitlines() or [repr(error)]
         raise UserError(
             f"runtime.compile can't make a kernel here ({reason[0][:200]}): install the headers of the compiler and of "
-            "Python, or leave runtime.compile out"
+            "Python, or disable runtime.compile"
         ) from error

@@ -96,11 +96,17 @@ def update(optimiser: torch.optim.Optimizer, void: Tensor) -> None:
         for parameter in group["params"]:
             # The fused rules walk memory, whatever the strides: a gradient in another layout than its weight, as
             # convolutions over channels-last maps give, would be added to the wrong entries without a word.
-            if parameter.grad is not None and parameter.grad.stride() != parameter.stride():
+            if parameter.grad is not None and _lies_otherwise(parameter.grad, parameter):
                 parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
     leave_out(optimiser, void)
     optimiser.step()
     optimiser.zero_grad()
+
+
+def _lies_otherwise(a: Tensor, b: Tensor) -> bool:
+    """Whether two dense tensors of one shape have entries in another order. The stride of a dimension of size 1 says
+    nothing: the weight of a 1 x 1 convolution is the same in either layout."""
+    return any(size > 1 and one != other for size, one, other in zip(a.shape, a.stride(), b.stride(), strict=True))
 
 
 def leave_out(optimiser: torch.optim.Optimizer, void: Tensor) -> None:

@@ -1,11 +1,17 @@
-"""`python -m dist_plm.report RUN [RUN ...]`: one HTML page that shows what was learnt; several runs side by side."""
+"""`python -m dist_plm.report RUN [RUN ...]`: one HTML page that shows what was learnt; several runs side by side.
+
+With --backbone and no RUN: the same page of a pretrained network without training, the baseline of every run.
+"""
 
 import argparse
+import tempfile
 from pathlib import Path
 
-from dist_plm.cli import OneLineParser, add_code_option, run_command
+from dist_plm.cli import OneLineParser, add_frozen_options, check_frozen_options, location, run_command
 from dist_plm.errors import UserError
 from dist_plm.report.at_end import missing
+
+PAGE = "report.html"
 
 
 def main() -> int:
@@ -16,7 +22,7 @@ def main() -> int:
     for run in options.runs:
         if not (run / "config.yaml").is_file():
             raise UserError(f"{run} is no run directory (no config.yaml): name one that dist_plm.train wrote")
-    out = options.out or (options.runs[0] / "report.html" if len(options.runs) == 1 else Path("report.html"))
+    out = options.out or (options.runs[0] / PAGE if len(options.runs) == 1 else Path(PAGE))
     if not out.parent.is_dir():
         raise UserError(f"{out.parent} is no folder: make it, or name another file with --out")
 
@@ -24,14 +30,22 @@ def main() -> int:
 
     from dist_plm.distributed.world import World
     from dist_plm.model.own_backbone import allow
-    from dist_plm.report.page import write_report
+    from dist_plm.report.page import write_baseline_report, write_report
     from dist_plm.telemetry.progress import Display
 
     allow(options.backbone)
     world = World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     display = Display(world)
     try:
-        write_report(options.runs, out, shards=options.shards, world=world, display=display)
+        if options.runs:
+            write_report(options.runs, out, shards=options.shards, world=world, display=display)
+        else:
+            from dist_plm.encoders.frozen import frozen_network
+
+            with tempfile.TemporaryDirectory(prefix="report_") as name:
+                folder = Path(name)
+                frozen = frozen_network(options, folder, world, display)
+                write_baseline_report(frozen, out, shards=options.shards, folder=folder, world=world, display=display)
     finally:
         display.close()
     print(out)
@@ -40,11 +54,15 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = OneLineParser(prog="python -m dist_plm.report", description=__doc__)
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run directory; several are compared")
+    parser.add_argument("runs", metavar="RUN", nargs="*", type=Path, help="run directory; several are compared")
     parser.add_argument("--out", type=Path, help="file to write (RUN/report.html; for several runs ./report.html)")
-    parser.add_argument("--shards", default="", help="data set folder (the runs' own by default)")
-    add_code_option(parser)
-    return parser.parse_args()
+    parser.add_argument("--shards", type=location, default="", help="data set folder (the runs' own by default)")
+    add_frozen_options(parser, "RUN")
+    options = parser.parse_args()
+    check_frozen_options(options, trained=bool(options.runs), instead_of="RUN")
+    if not (options.runs or options.shards):
+        raise UserError("a pretrained network has no data of its own: name a data set with --shards")
+    return options
 
 
 if __name__ == "__main__":

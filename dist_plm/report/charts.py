@@ -9,6 +9,7 @@ Spec = dict[str, Any]
 Row = dict[str, Any]
 
 HEIGHT = 190
+MOST_BARS = 40  # of a histogram
 MOST_ROWS = 1_000  # of a curve; beyond it every n-th is drawn
 PARTS = ["#3b82f6", "#f97316", "#a855f7", "#10b981", "#eab308", "#ec4899", "#14b8a6", "#ef4444", "#94a3b8"]
 RUNS = ["#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#14b8a6", "#eab308", "#ec4899"]
@@ -20,13 +21,22 @@ def thinned(rows: list[Row]) -> list[Row]:
     return rows if every <= 1 else [*rows[:-1:every], rows[-1]]
 
 
+def has_course(rows: list[Row], dash: str = "") -> bool:
+    """Whether any line has the three points that make a course; two numbers are better read in a table."""
+    steps: dict[tuple[str, str], set[int]] = {}
+    for row in rows:
+        steps.setdefault((row["run"], row.get(dash, "")), set()).add(row["step"])
+    return any(len(found) > 2 for found in steps.values())
+
+
 def curve(
     rows: list[Row], runs: list[str], *, marks: list[Row], share: bool = False, dash: str = "", from_zero: bool = False
 ) -> Spec:
     """A number over the steps of training, one line a run.
 
     Args:
-        rows: {run, step, value} and, where `dash` names it (see DASHES), a second way to tell lines apart.
+        rows: {run, step, value}, where it is known {low, high} of a 95 % interval, drawn as a band, and, where `dash`
+            names it (see DASHES), a second way to tell lines apart.
         runs: All runs of the page, in order: a run has the same colour everywhere.
         marks: {step, what, colour} of phases, restarts and warnings, drawn as vertical lines.
         share: The value is a share, shown in per cent.
@@ -41,6 +51,7 @@ def curve(
         color=_colour(runs),
         tooltip=tip,
     )
+    plain = base
     if dash:
         base = base.encode(
             strokeDash=alt.StrokeDash(
@@ -52,6 +63,9 @@ def curve(
         opacity=alt.condition(hover, alt.value(1), alt.value(0)), strokeDash=alt.Undefined
     )
     layers = [base.mark_line(strokeWidth=1.8, clip=True), points.add_params(hover)]
+    if any("low" in row for row in rows):
+        apart = {"detail": f"{dash}:N"} if dash else {}
+        layers.insert(0, plain.mark_area(opacity=0.14, clip=True).encode(y="low:Q", y2="high:Q", **apart))
     if marks:
         rule = alt.Chart(alt.Data(values=marks)).mark_rule(strokeDash=[3, 3], opacity=0.6)
         colour = alt.Color("colour:N", scale=None)
@@ -89,15 +103,30 @@ def bars(rows: list[Row], runs: list[str], unit: str) -> Spec:
 
 
 def histogram(rows: list[Row], run: str, runs: list[str]) -> Spec:
-    """How many images were read how often: {reads, images}."""
+    """How many images were read how often: {reads, images}, one bar a number of reads, or a range of them."""
+    first, last = rows[0]["reads"], rows[-1]["reads"]
+    width = (last - first) // MOST_BARS + 1
+    bars: dict[int, int] = {}
+    for row in rows:
+        low = first + (row["reads"] - first) // width * width
+        bars[low] = bars.get(low, 0) + row["images"]
+    values = [
+        {"run": run, "reads": low, "times": str(low) if width == 1 else f"{low} to {low + width - 1}", "images": images}
+        for low, images in bars.items()
+    ]
     chart = (
-        alt.Chart(alt.Data(values=[row | {"run": run} for row in rows]))
+        alt.Chart(alt.Data(values=values))
         .mark_bar()
         .encode(
-            x=alt.X("reads:Q", bin=alt.Bin(maxbins=40, minstep=1), title="times read", axis=alt.Axis(format="d")),
-            y=alt.Y("sum(images):Q", title="images", axis=alt.Axis(tickCount=4, format=",~f")),
+            x=alt.X(
+                "times:O",
+                sort=[str(row["times"]) for row in values],
+                title="times read",
+                axis=alt.Axis(labelAngle=0, labelOverlap=True),
+            ),
+            y=alt.Y("images:Q", title="images", axis=alt.Axis(tickCount=4, format=",~f")),
             color=_colour(runs),
-            tooltip=[alt.Tooltip("reads:Q", title="times read"), alt.Tooltip("sum(images):Q", title="images")],
+            tooltip=[alt.Tooltip("times:O", title="times read"), alt.Tooltip("images:Q", format=",")],
         )
     )
     return _spec(chart, HEIGHT)

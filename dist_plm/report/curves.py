@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from dist_plm.report.charts import Row, Spec, curve, thinned
+from dist_plm.report.charts import Row, Spec, curve, has_course, thinned
 from dist_plm.report.history import History
 
 CAPTIONS = {
@@ -27,6 +27,14 @@ CAPTIONS = {
     "map_at_r": "MAP@R",
     "nmi": "NMI",
 }
+LABEL_FREE = {
+    "agreement": "neighbours that two draws of views agree on",
+    "view_recall": "images whose other view is their nearest",
+    "effective_rank": "effective rank",
+    "uniformity": "uniformity: larger is wider spread",
+    "hubness": "largest share of queries that one image answers",
+}
+LABEL_FREE_SHARES = ("agreement", "view_recall", "hubness")
 SPEED = ("lr", "images_per_second", "wait_share", "memory_gb")
 SUPERVISION = ("label_purity", "same_label", "positives_attracted", "negatives_attracted")
 CONTROL = "_control"
@@ -50,12 +58,45 @@ def groups(histories: list[History]) -> list[Group]:
     runs = [history.name for history in histories]
     marks = _marks(histories)
     steps = _by_name(histories)
-    found = [
+    found = _headings()
+    for name, rows in sorted(_evaluations(histories).items(), key=lambda each: _evaluation_order(each[0])):
+        found[0].charts.append((_caption(name), curve(rows, runs, marks=marks, share=True, dash="model")))
+    for name, rows in label_free_rows(histories).items():
+        spec = curve(rows, runs, marks=marks, share=name in LABEL_FREE_SHARES, dash="model")
+        found[1].charts.append((LABEL_FREE[name], spec))
+    for name in SUPERVISION:
+        if name in steps:
+            rows = [row | {"of": "supervision"} for row in _thin(steps[name], runs)]
+            rows += [row | {"of": "control"} for row in _thin(steps.get(name + CONTROL, []), runs)]
+            if has_course(rows, "of"):
+                found[3].charts.append((_caption(name), curve(rows, runs, marks=marks, share=True, dash="of")))
+    elsewhere = (*SPEED, *SUPERVISION, *(name + CONTROL for name in SUPERVISION))
+    for group, names in (
+        (found[2], [name for name in steps if name.startswith("loss")]),
+        (found[4], [name for name in steps if not name.startswith("loss") and name not in elsewhere]),
+        (found[5], [name for name in SPEED if name in steps]),
+    ):
+        for name in names:
+            share, rows = any(part in name for part in SHARES), _thin(steps[name], runs)
+            if not has_course(rows):
+                continue
+            spec = curve(rows, runs, marks=marks, share=share, from_zero=name in SPEED)
+            group.charts.append((_caption(name), spec))
+    return [group for group in found if group.charts]
+
+
+def _headings() -> list[Group]:
+    return [
         Group(
             "recall",
             "Recall",
-            "On the test split, whose classes were never seen. Solid: student, dashed: teacher; level: the pretrained "
-            "features without training, the line to beat.",
+            "Labelled queries of the test split. Solid: student, dashed: teacher, level: the pretrained features "
+            "without training, the line to beat. Bands: 95 % by a bootstrap over queries.",
+        ),
+        Group(
+            "label_free",
+            "Without labels",
+            "Two random views of each held-out image. Solid: student, dashed: teacher. Bands: two standard errors.",
         ),
         Group("losses", "Losses", "Means over pairs, of the global batch."),
         Group(
@@ -67,24 +108,6 @@ def groups(histories: list[History]) -> list[Group]:
         Group("embedding", "The embedding", "Distances near 0 or a rank near 1 mean collapse."),
         Group("speed", "Speed", "Rates between two log lines."),
     ]
-    for name, rows in sorted(_evaluations(histories).items(), key=lambda each: _evaluation_order(each[0])):
-        found[0].charts.append((_caption(name), curve(rows, runs, marks=marks, share=True, dash="model")))
-    for name in SUPERVISION:
-        if name in steps:
-            rows = [row | {"of": "supervision"} for row in _thin(steps[name], runs)]
-            rows += [row | {"of": "control"} for row in _thin(steps.get(name + CONTROL, []), runs)]
-            found[2].charts.append((_caption(name), curve(rows, runs, marks=marks, share=True, dash="of")))
-    elsewhere = (*SPEED, *SUPERVISION, *(name + CONTROL for name in SUPERVISION))
-    for group, names in (
-        (found[1], [name for name in steps if name.startswith("loss")]),
-        (found[3], [name for name in steps if not name.startswith("loss") and name not in elsewhere]),
-        (found[4], [name for name in SPEED if name in steps]),
-    ):
-        for name in names:
-            share, rows = any(part in name for part in SHARES), _thin(steps[name], runs)
-            spec = curve(rows, runs, marks=marks, share=share, from_zero=name in SPEED)
-            group.charts.append((_caption(name), spec))
-    return [group for group in found if group.charts]
 
 
 def _thin(rows: list[Row], runs: list[str]) -> list[Row]:
@@ -110,10 +133,25 @@ def _evaluations(histories: list[History]) -> dict[str, list[Row]]:
             numbers = {f"recall@{k}": recall[k] for k in {min(recall, key=int), max(recall, key=int)}} if recall else {}
             numbers |= {name: event[name] for name in ("map_at_r", "nmi") if event.get(name) is not None}
             for name, value in numbers.items():
-                table.setdefault(name, []).append(place | {"value": value})
+                band = event.get("interval", {}) if recall and name == f"recall@{min(recall, key=int)}" else {}
+                table.setdefault(name, []).append(place | {"value": value} | band)
                 if event["model"] == "frozen":  # a line to beat, to the end of the run
                     table[name].append(place | {"value": value, "step": history.last_step})
-    return table
+    return {name: rows for name, rows in table.items() if has_course(rows, "model")}
+
+
+def label_free_rows(histories: list[History]) -> dict[str, list[Row]]:
+    """The statistics without labels that have a course, with a band of two standard errors."""
+    table: dict[str, list[Row]] = {name: [] for name in LABEL_FREE}
+    for history in histories:
+        for event in history.of("label_free"):
+            # Before the first step the two networks are one.
+            for model in ("student", "teacher") if event.get("when") == "start" else (event["model"],):
+                place = {"run": history.name, "step": event["step"], "model": model}
+                for name in LABEL_FREE.keys() & event["values"].keys():
+                    value, error = event["values"][name], 2 * event["values_error"].get(name, 0.0)
+                    table[name].append(place | {"value": value, "low": value - error, "high": value + error})
+    return {name: rows for name, rows in table.items() if has_course(rows, "model")}
 
 
 def _evaluation_order(name: str) -> tuple[int, int]:

@@ -34,12 +34,14 @@ class History:
         name: For people; unique among the runs of one report.
         config: As resolved.
         events: Lines of metrics.jsonl in order, without the numbers that are not finite.
+        trained: False for a pretrained network, which has evaluations and nothing else.
     """
 
     path: Path
     name: str
     config: Config
     events: list[Event]
+    trained: bool = True
 
     @classmethod
     def read(cls, path: Path, name: str = "") -> "History":
@@ -60,7 +62,7 @@ class History:
 
     @property
     def last_step(self) -> int:
-        return max(event.get("step", 0) for event in self.events)
+        return max((event.get("step", 0) for event in self.events), default=0)
 
     def numbers(self, kind: str) -> Iterator[tuple[int, str, float]]:
         """(step, name, value) of every number in the events of one kind; dictionaries read as name@key."""

@@ -13,13 +13,15 @@ from markupsafe import Markup
 
 from dist_plm import __version__
 from dist_plm.distributed.world import World
+from dist_plm.encoders.frozen import FrozenNetwork
 from dist_plm.errors import RunFailure, UserError
 from dist_plm.files.atomic import replacing
+from dist_plm.report.baseline import measure
 from dist_plm.report.charts import RUNS, Row, Spec, bars
 from dist_plm.report.curves import groups
 from dist_plm.report.history import History, read_all
-from dist_plm.report.pictures import Pictures, take_pictures
-from dist_plm.report.summary import differences, evaluations, tiles
+from dist_plm.report.pictures import Pictures, take_pictures, take_test_pictures
+from dist_plm.report.summary import differences, evaluations, label_free, tiles
 from dist_plm.telemetry.progress import Display
 from dist_plm.training.run_directory import dump
 
@@ -42,6 +44,10 @@ class Section:
     @property
     def tiles(self) -> list[tuple[str, str, str]]:
         return tiles(self.history)
+
+    @property
+    def label_free(self) -> tuple[list[str], list[list[str]]]:
+        return label_free(self.history)
 
     @property
     def evaluations(self) -> tuple[list[str], list[list[str]]]:
@@ -68,14 +74,41 @@ def write_report(paths: list[Path], out: Path, *, shards: str = "", world: World
         _section(history, RUNS[number % len(RUNS)], runs, shards, world, display)
         for number, history in enumerate(histories)
     ]
+    _write(sections, out)
+
+
+def write_baseline_report(
+    frozen: FrozenNetwork, out: Path, *, shards: str, folder: Path, world: World, display: Display
+) -> None:
+    """Write the report of a pretrained network without training to `out`.
+
+    Args:
+        frozen: The network; the pictures are by its whitened features where it has them.
+        shards: Data set folder or URL, of which the test split is embedded.
+        folder: For the embeddings.
+
+    Raises:
+        UserError: the data set can't be read, or `out` can't be written.
+    """
+    history, pictures = measure(frozen, folder, shards=shards, world=world, display=display), Pictures()
+    embedder = frozen.load(frozen.names[-1], world.device)
+    take_test_pictures(pictures, embedder, folder, config=history.config, world=world, display=display)
+    _write([Section(history, RUNS[0], pictures, "")], out)
+
+
+def _write(sections: list[Section], out: Path) -> None:
+    histories = [section.history for section in sections]
+    runs = [history.name for history in histories]
     spent, profiled = _times(histories, History.seconds, 1), _times(histories, History.profiled, 2)
     html = _template().render(
         version=__version__,
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         sections=sections,
-        groups=groups(histories),
+        trained=any(history.trained for history in histories),
+        groups=groups([history for history in histories if history.trained]),
         spent=bars(spent, runs, "seconds") if any(row["time"] for row in spent) else None,
         profiled=bars(profiled, runs, "ms a step") if profiled else None,
+        parts=_parts(sections),
         differences=differences(histories),
         script=Markup(_inside_script(vl_convert.javascript_bundle(VEGA))),
     )
@@ -84,6 +117,21 @@ def write_report(paths: list[Path], out: Path, *, shards: str = "", world: World
             file.write(html.encode(errors="backslashreplace"))  # names of files need not be text
     except OSError as error:
         raise UserError(f"{out} can't be written ({error.strerror}): name another file with --out") from error
+
+
+def _parts(sections: list[Section]) -> dict[str, str]:
+    """Headings by id of the parts that have something to show, in the order of the page."""
+    filled = {
+        "search": ("Search", lambda section: section.pictures.queries),
+        "moved": ("Before and after", lambda section: section.pictures.moved),
+        "gallery": ("Weakest classes", lambda section: section.pictures.classes),
+        "confused": ("Confused", lambda section: section.pictures.confused),
+        "map": ("Map", lambda section: section.pictures.map),
+        "neighbourhoods": ("Neighbourhoods", lambda section: section.pictures.hoods),
+        "coverage": ("Coverage", lambda section: section.pictures.coverage),
+        "incidents": ("Restarts", lambda section: section.incidents),
+    }
+    return {id: heading for id, (heading, of) in filled.items() if any(of(section) for section in sections)}
 
 
 def _times(histories: list[History], measured: Callable[[History], dict[str, float]], digits: int) -> list[Row]:
@@ -105,7 +153,7 @@ def _section(history: History, colour: str, runs: list[str], shards: str, world:
         config = replace(config, data=replace(config.data, shards=shards))
     pictures, fault = Pictures(), ""
     try:
-        take_pictures(pictures, history.path, history.name, runs, config=config, world=world, display=display)
+        take_pictures(pictures, history, runs, config=config, world=world, display=display)
     except (UserError, RunFailure) as error:  # what was measured can be shown without the images
         fault = str(error)
         display.say(f"warning: {history.path}: no pictures: {error}")

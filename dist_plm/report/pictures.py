@@ -8,10 +8,14 @@ import numpy as np
 
 from dist_plm.config import Config
 from dist_plm.data.opening import open_split, open_test
+from dist_plm.data.store import Store
 from dist_plm.distributed.world import World
+from dist_plm.encoders.embedder import Embedder
 from dist_plm.encoders.networks import load_network, locate
+from dist_plm.report.before_after import Changed, changed_neighbours
 from dist_plm.report.charts import Spec, histogram, point_map
 from dist_plm.report.coverage import Coverage, read_coverage
+from dist_plm.report.history import History
 from dist_plm.report.landscape import hues, landscape
 from dist_plm.report.neighbourhoods import Hood, last_neighbourhoods
 from dist_plm.report.retrieved import Retrieved, retrieve
@@ -25,7 +29,7 @@ CLASSES, QUERIES, PAIRS, HOODS, UNREAD = 6, 3, 6, 6, 12
 
 @dataclass(frozen=True)
 class Picture:
-    """A thumbnail, what is under the pointer, and how it is framed: right, wrong, member, rejected or nothing."""
+    """A thumbnail, its tooltip, and its frame: right, wrong, member, rejected, new, gone or none."""
 
     image: str
     text: str
@@ -47,7 +51,9 @@ class Pictures:
     Attributes:
         classes: (class, recall@1, strips), the worst first.
         confused: (class, taken for, share, strips), the most frequent first.
-        queries: Strips of a data set without labels.
+        queries: Strips of a few queries, spread evenly over the split.
+        moved: Strips of fixed queries at the start and now.
+        changed: The numbers of `moved`.
         map: Specification of the map.
         mapped: Images on it.
         hoods: Anchors with the candidates of X_i.
@@ -59,6 +65,8 @@ class Pictures:
     classes: list[tuple[str, float, list[Strip]]] = field(default_factory=list)
     confused: list[tuple[str, str, float, list[Strip]]] = field(default_factory=list)
     queries: list[Strip] = field(default_factory=list)
+    moved: list[tuple[Strip, Strip]] = field(default_factory=list)
+    changed: Changed | None = None
     map: Spec | None = None
     mapped: int = 0
     hoods: list[Strip] = field(default_factory=list)
@@ -68,7 +76,7 @@ class Pictures:
 
 
 def take_pictures(
-    pictures: Pictures, run: Path, name: str, runs: list[str], *, config: Config, world: World, display: Display
+    pictures: Pictures, history: History, runs: list[str], *, config: Config, world: World, display: Display
 ) -> None:
     """Embed what is not embedded yet, search, and cut thumbnails into `pictures`.
 
@@ -76,13 +84,26 @@ def take_pictures(
         UserError: the run has no checkpoint, its data set is gone, or its embeddings are not finite; what could be
             shown before is in `pictures`.
     """
+    run = history.path
     trained = locate(run)
     student, teacher = (load_network(trained, network, world.device) for network in ("student", "teacher"))
-    _cover(pictures, run, name, runs, config)
+    _cover(pictures, run, history.name, runs, config)
     pictures.hoods = [_hood(hood) for hood in last_neighbourhoods(teacher, run, config=config, most=HOODS)]
+    _compare(pictures, changed_neighbours(student, history, config=config))
+    take_test_pictures(pictures, student, run, config=config, world=world, display=display)
+
+
+def take_test_pictures(
+    pictures: Pictures, embedder: Embedder, run: Path, *, config: Config, world: World, display: Display
+) -> None:
+    """The part of `take_pictures` that needs one network alone: the test split embedded and searched.
+
+    Args:
+        run: Folder whose `sweeps/` may hold the embeddings already.
+    """
     if not config.data.test_split:
         return
-    embedded = partial(embed, student, run, config=config, world=world, display=display)
+    embedded = partial(embed, embedder, run, config=config, world=world, display=display)
     stores = open_test(config.data)
     queries = embedded(stores[0])
     gallery = queries if stores[1] is stores[0] else embedded(stores[1])
@@ -94,9 +115,27 @@ def take_pictures(
         phase.advance()
 
 
+def _compare(pictures: Pictures, changed: Changed | None) -> None:
+    pictures.changed = changed
+    for query, before, now in changed.rows if changed else ():
+        picture = partial(_of_image, changed.store)  # type: ignore[union-attr]
+        pictures.moved.append(
+            (
+                Strip(picture(query), [picture(each, "" if each in now else "gone") for each in before]),
+                Strip(picture(query), [picture(each, "" if each in before else "new") for each in now]),
+            )
+        )
+
+
+def _of_image(store: Store, id: int, frame: str = "") -> Picture:
+    label = int(store.labels[id])
+    return Picture(thumbnail(store.read_image(id), SIDE), store.classes[label] if label >= 0 else f"image {id}", frame)
+
+
 def _search(pictures: Pictures, retrieved: Retrieved) -> None:
+    spread = np.unique(np.linspace(0, len(retrieved.rows) - 1, CLASSES + 2).astype(int)[1:-1])
+    pictures.queries = [_strip(retrieved, int(position)) for position in spread]
     if not retrieved.labelled:
-        pictures.queries = [_strip(retrieved, position) for position in range(min(CLASSES, len(retrieved.rows)))]
         return
     names, others = retrieved.queries.store.classes, retrieved.gallery.store.classes
     for label, recall in retrieved.worst_classes()[:CLASSES]:

@@ -3,23 +3,17 @@
 from dataclasses import asdict
 
 from dist_plm.config import flat
+from dist_plm.report.curves import LABEL_FREE, LABEL_FREE_SHARES
 from dist_plm.report.history import Event, History
 
 
 def tiles(history: History) -> list[tuple[str, str, str]]:
     """(what, value, remark) at the head of a run."""
-    found = []
-    for model in ("student", "teacher"):
-        recalls = [event["recall"] for event in history.of("eval") if event["model"] == model and event.get("recall")]
-        if not recalls:
-            continue
-        k = min(recalls[-1], key=int)
-        known = [100 * recall[k] for recall in recalls if k in recall]
-        remark = f"{known[-1] - known[0]:+.1f} points since the start" if len(known) > 1 else "one evaluation"
-        base = [event["recall"] for event in history.of("eval") if event["model"] == "frozen" and event.get("recall")]
-        if base and k in base[0]:
-            remark += f", {known[-1] - 100 * base[0][k]:+.1f} to the frozen features"
-        found.append((f"R@{k} {model}", f"{known[-1]:.1f} %", remark))
+    if not history.trained:
+        return [(f"R@{k} {event['model']}", f"{100 * share:.1f} %", f"MAP@R {100 * event['map_at_r']:.1f} %")
+                for event in history.of("eval") for k, share in [next(iter(event["recall"].items()))]]  # fmt: skip
+    verdicts = {event["model"]: event for event in history.of("verdict")}
+    found = [tile for model in ("student", "teacher") for tile in _judged(history, model, verdicts.get(model))]
     steps = history.of("step")
     found.append(("steps", f"{history.last_step:,}", _ending(history)))
     if steps:
@@ -29,12 +23,55 @@ def tiles(history: History) -> list[tuple[str, str, str]]:
     return found
 
 
+def _judged(history: History, model: str, verdict: Event | None) -> list[tuple[str, str, str]]:
+    """The tile of a network: its recall with its interval, or its verdict where there are no labels."""
+    known = [event for event in history.of("eval") if event["model"] == model and event.get("recall")]
+    if not known:
+        if verdict is None:
+            return []
+        return [(f"{model}, without labels", verdict["verdict"], verdict["text"])]
+    recalls, last = [event["recall"] for event in known], known[-1]
+    k = min(last["recall"], key=int)
+    values = [100 * recall[k] for recall in recalls if k in recall]
+    remarks = []
+    if interval := last.get("interval"):
+        remarks.append(f"95 % from {100 * interval['low']:.1f} to {100 * interval['high']:.1f}")
+    if verdict and verdict["basis"] == "labels":
+        remarks.append(verdict["text"])
+    else:
+        remarks.append(f"{values[-1] - values[0]:+.1f} points since the start" if len(values) > 1 else "one evaluation")
+        base = [event["recall"] for event in history.of("eval") if event["model"] == "frozen" and event.get("recall")]
+        if base and k in base[0]:
+            remarks.append(f"{values[-1] - 100 * base[0][k]:+.1f} to the frozen features")
+    return [(f"R@{k} {model}", f"{values[-1]:.1f} %", "; ".join(remarks))]
+
+
+def label_free(history: History) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table of what is known without labels: at the start, and now by each network."""
+    start = next((event for event in history.of("label_free") if event.get("when") == "start"), None)
+    last = {event["model"]: event for event in history.of("label_free") if event.get("when") != "start"}
+    if start is None:
+        return [], []
+    head = ["", "start", *(name for model in last for name in (model, "change"))]
+    rows = []
+    for name in [name for name in LABEL_FREE if name in start["values"]]:
+        caption = LABEL_FREE[name]
+        scale, digits, unit = (100, 1, " %") if name in LABEL_FREE_SHARES else (1, 2, "")
+        row = [caption, f"{scale * start['values'][name]:.{digits}f}{unit}"]
+        for event in last.values():
+            row.append(f"{scale * event['values'][name]:.{digits}f}{unit}")
+            change, error = (event.get(part, {}).get(name) for part in ("changes", "changes_error"))
+            row.append("" if change is None else f"{scale * change:+.{digits}f} ± {scale * error:.{digits}f}")
+        rows.append(row)
+    return head, rows
+
+
 def evaluations(history: History) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table of all evaluations, in %."""
     events = history.of("eval")
     ks = sorted({k for event in events for k in event.get("recall", {})}, key=int)
     head = ["step", "when", "network", *(f"R@{k}" for k in ks), "MAP@R", "NMI"]
-    return head, [
+    rows = [
         [
             f"{event['step']:,}",
             event.get("when", ""),
@@ -45,6 +82,8 @@ def evaluations(history: History) -> tuple[list[str], list[list[str]]]:
         ]
         for event in events
     ]
+    filled = [column for column in range(len(head)) if column < 3 or any(row[column] for row in rows)]
+    return [head[column] for column in filled], [[row[column] for column in filled] for row in rows]
 
 
 def differences(histories: list[History]) -> list[tuple[str, list[str]]]:

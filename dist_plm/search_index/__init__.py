@@ -1,1 +1,1 @@
-"""A searchable index of images on disk: build, query, contact sheet and web page of `embed`, `search` and `serve`."""
+"""A searchable index of images on disk: build, update, query, web page (`embed`, `index`, `search`, `serve`)."""

@@ -1,7 +1,7 @@
-"""`python -m dist_plm.search_index`: list an index, or bring it up to date with the folder that it was made of.
+"""`python -m dist_plm.search_index`: list an index, or update it to match its folder of images.
 
-Images that came, changed, moved or went are told by name, size and time, and those that moved by their content. Whoever
-searches the index meanwhile is not disturbed; a server shows the changes after its next start.
+New, changed and deleted images are detected by name, size and time, moved ones by content. The index can be searched
+during an update; a server shows the changes after a restart.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dist_plm.cli import OneLineParser, run_command, weights_path
+from dist_plm.cli import OneLineParser, add_code_option, run_command, weights_path
 
 if TYPE_CHECKING:
     from dist_plm.search_index.search_index import Catalogue
@@ -25,12 +25,12 @@ def main() -> int:
     from dist_plm.search_index.search_index import Catalogue
 
     if options.command == "list":
-        _list(Catalogue(options.index))
+        _list(Catalogue(options.index, backbone=options.backbone))
     elif options.command == "remove":
-        _say(options.index, remove(Catalogue(options.index), options.names))
+        _say(options.index, remove(Catalogue(options.index, backbone=options.backbone), options.names))
     else:
         with _display() as display:
-            catalogue = Catalogue(options.index, display.device)
+            catalogue = Catalogue(options.index, display.device, backbone=options.backbone)
             if options.command == "update":
                 done = update(catalogue, options.workers, display)
             else:
@@ -41,7 +41,7 @@ def main() -> int:
 
 @contextmanager
 def _display() -> "Iterator[Display]":
-    """A bar, and the device of this machine."""
+    """A progress display."""
     from dist_plm.config import RuntimeConfig
     from dist_plm.distributed.connection import connect, disconnect
     from dist_plm.telemetry.progress import Display
@@ -56,7 +56,7 @@ def _display() -> "Iterator[Display]":
 
 
 def _list(catalogue: "Catalogue") -> None:
-    """A line for each image: row, name, and label where there is one, parted by tabs."""
+    """Print row, name and label of each image, tab-separated."""
     for row, known in enumerate(catalogue.rows):
         print(*(part for part in (row, known["name"], known.get("label")) if part is not None), sep="\t")
 
@@ -71,8 +71,8 @@ def _parse() -> argparse.Namespace:
     kinds = {
         "list": "print row, name and label of each image",
         "add": "embed new and changed files among those named",
-        "remove": "drop images by name, or all below a folder",
-        "update": "embed what is new or changed, drop what is gone",
+        "remove": "remove images by name, or all images below a folder",
+        "update": "embed new and changed images, remove deleted ones",
     }
     for name, words in kinds.items():
         command = commands.add_parser(name, help=words, description=words)
@@ -80,7 +80,8 @@ def _parse() -> argparse.Namespace:
         if name == "add":
             command.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="below the folder of the index")
         if name == "remove":
-            command.add_argument("names", nargs="+", metavar="NAME", help="of an image or folder, as `list` prints it")
+            command.add_argument("names", nargs="+", metavar="NAME", help="image or folder, as printed by `list`")
+        add_code_option(command)
         if name in ("add", "update"):
             command.add_argument("--workers", type=int, default=2, help="decoding threads")
     options = parser.parse_args()

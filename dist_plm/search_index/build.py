@@ -1,7 +1,7 @@
-"""From images to an index directory: embedded in blocks by all ranks, put together by the first.
+"""Builds an index directory: all ranks embed blocks of images, rank 0 assembles them.
 
-A block that was embedded is on disk; the same command after a kill goes on with the others. In memory are two batches
-of views, a block of embeddings, and on the first rank the index: 4 N D bytes.
+Embedded blocks are saved, so that rerunning an interrupted command resumes. Memory: two batches of views, a block of
+embeddings, and on rank 0 the index of 4 N D bytes.
 """
 
 import json
@@ -29,7 +29,7 @@ from dist_plm.search_index.search_index import FORMAT
 from dist_plm.search_index.writing import begin_array, write_lines, write_summary, write_vectors
 from dist_plm.telemetry.progress import Display, Task
 
-BLOCK = 2_048  # images a file of the work in progress
+BLOCK = 2_048  # images per temporary file
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,17 @@ class Builder:
 
         Raises:
             UserError: `out` can't be written, the shards are damaged, or no image is readable.
-            RunFailure: an embedding is not finite; nothing is left.
+            RunFailure: An embedding is not finite; no files are left.
         """
         if len(set(self.world.gather_objects((len(self.images), self.images.digest())))) > 1:
-            raise UserError("the folder changed while the ranks listed it, or not all see the same: start again")
+            raise UserError("the folder changed while the ranks listed it, or differs between nodes: rerun the command")
         self._together(self._prepare if self.world.is_first else lambda: None)
         self._together(self._embed)
         self._together(self._assemble if self.world.is_first else lambda: None)
         return json.loads((self.out / SUMMARY).read_text())
 
     def _together(self, act: Callable[[], None]) -> None:
-        """Call `act`; what stops one rank stops all. A collective."""
+        """Call `act`; an error on one rank stops all. A collective."""
         fault: UserError | RunFailure | None = None
         try:
             act()
@@ -74,7 +74,7 @@ class Builder:
             fault = error
         except OSError as error:
             fault = UserError(
-                f"{self.out} can't be written ({error.strerror or error}): name another folder with --out"
+                f"{self.out} can't be written ({error.strerror or error}): choose another folder with --out"
             )
         if faults := [each for each in self.world.gather_objects(fault) if each]:
             if self.world.is_first and isinstance(faults[0], RunFailure):
@@ -82,7 +82,7 @@ class Builder:
             raise faults[0]
 
     def _prepare(self) -> None:
-        """Keep the blocks of a killed run of the same job, and of no other: of the same images, unchanged."""
+        """Keep the blocks of an interrupted run with the same, unchanged images, and delete others."""
         job = {"images": self.images.place(), "count": len(self.images), "encoder": digest(self.embedder.network)}
         job |= {"files": self.images.digest()}
         job |= {"resize": self.embedder.views.resize, "size": self.embedder.views.size, "format": FORMAT}
@@ -116,7 +116,7 @@ class Builder:
         stem = f"{numbers.start:012d}"
         for suffix, lines in ((ROWS, found.rows), (UNREADABLE, found.unreadable)):
             write_lines(self._work / f"{stem}.{suffix}", lines)
-        with replacing(self._work / f"{stem}.npy") as file:  # last: it says that the block is there
+        with replacing(self._work / f"{stem}.npy") as file:  # last, since it marks the block as complete
             begin_array(file, found.vectors.shape)
             file.write(found.vectors.data)
 
@@ -126,7 +126,7 @@ class Builder:
         count, dim = sum(rows for rows, _ in shapes), self.embedder.dim
         if not count:
             shutil.rmtree(self._work)
-            raise UserError(f"none of the {len(self.images):,} images can be read: name other images")
+            raise UserError(f"none of the {len(self.images):,} images can be read")
         final = self._work / "final"
         shutil.rmtree(final, ignore_errors=True)
         (final / ENCODER).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Images to rows of an index: read, decoded and cut by threads while the batch before is embedded."""
+"""Embeds images for an index; threads read, decode and crop ahead."""
 
 import hashlib
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -35,23 +35,23 @@ class Embedded(NamedTuple):
 
 
 class View(NamedTuple):
-    """An image on its way into the index."""
+    """A decoded image to be embedded."""
 
     number: int
-    pixels: np.ndarray | None  # None of an image that can't be read
-    noted: dict[str, Any]  # what tells later whether the image changed, or the reason
+    pixels: np.ndarray | None  # None if unreadable
+    noted: dict[str, Any]  # size, time and digest, or the reason
 
 
 ViewsAhead = Ahead[int, View]
 
 
 def views_ahead(images: Images, groups: Iterable[Sequence[int]], config: ViewsConfig, workers: int) -> ViewsAhead:
-    """Views of groups of images, by number, made by threads while the caller embeds; to be closed."""
+    """Views of groups of images, by number, prefetched by threads; to be closed."""
     return Ahead((_each(group) for group in groups), partial(_view, images, config), workers, most=2 * BATCH)
 
 
 def embed_group(images: Images, ahead: ViewsAhead, embedder: Embedder, advance: Callable[[int], None]) -> Embedded:
-    """Embed the next group of `ahead`, which is of `images`; `advance` is told of each batch.
+    """Embed the next group of `ahead`, which is of `images`; `advance` is called after each batch.
 
     Raises:
         RunFailure: an embedding is not finite.

@@ -1,4 +1,4 @@
-"""The next generation of an index: rows that stay, rows that came, and the files that say so."""
+"""The next generation of an index: kept and new rows, and its files."""
 
 import hashlib
 import json
@@ -23,11 +23,11 @@ Line = dict[str, Any]
 
 @dataclass
 class Generation:
-    """What an index shall hold.
+    """Contents of the new index.
 
     Args:
-        places: Rows of the index as it is, whose embeddings stay.
-        rows: What is known of those, and then of the images in `vectors`.
+        places: Kept rows of the current index.
+        rows: Records of those, then of the images in `vectors`.
         vectors: float32 [n, D], embeddings of new images.
         unreadable: Lines of unreadable.jsonl.
         ignored: Lines of ignored.jsonl.
@@ -41,7 +41,7 @@ class Generation:
 
     @classmethod
     def of(cls, catalogue: Catalogue, kept: list[int]) -> "Generation":
-        """The index as it is, of its rows only `kept`."""
+        """The current index, reduced to the rows `kept`."""
         rows = [catalogue.rows[row] for row in kept]
         nothing = np.empty((0, catalogue.embedder.dim), np.float32)
         return cls(list(kept), rows, nothing, list(lines(catalogue, UNREADABLE)), list(lines(catalogue, IGNORED)))
@@ -54,7 +54,7 @@ class Generation:
         workers: int,
         display: Display,
     ) -> str:
-        """Add the files with the numbers `fresh`; the embedding of a file that moved is that of its row. What was done.
+        """Add the files with the numbers `fresh`, reusing the rows of moved files; returns a summary.
 
         Raises:
             RunFailure: an embedding is not finite.
@@ -80,10 +80,10 @@ class Generation:
         """Write it into the folder of the index; index.json comes last and names the files.
 
         Raises:
-            UserError: it has no rows.
+            UserError: It has no rows.
         """
         if not self.rows:
-            raise UserError(f"{catalogue.folder} would be left without images: remove the folder instead")
+            raise UserError(f"{catalogue.folder} would have no images left: delete the folder instead")
         folder, generation = catalogue.folder, catalogue.generation + 1
         write_vectors(
             folder, generation, self._blocks(catalogue), (len(self.rows), catalogue.embedder.dim), lambda _: None
@@ -94,7 +94,7 @@ class Generation:
         summary = {**catalogue.summary, "format": CHANGED_FORMAT, "generation": generation, "count": len(self.rows)}
         summary |= {"unreadable": len(self.unreadable), "ignored": len(self.ignored)}
         write_summary(folder, {**summary, "files": {name: (folder / name).stat().st_size for name in files}})
-        for old in range(1, generation - 1):  # the one before stays for those who are about to read it
+        for old in range(1, generation - 1):  # the previous one is kept for current readers
             for name in CHANGING:
                 (folder / file_of(name, old)).unlink(missing_ok=True)
 
@@ -106,7 +106,7 @@ class Generation:
 
 
 def lines(catalogue: Catalogue, name: str) -> Iterator[Line]:
-    """Of unreadable.jsonl or ignored.jsonl; none in an index of before there was such a list."""
+    """Lines of unreadable.jsonl or ignored.jsonl; none in an index of an older version."""
     path = catalogue.file(name)
     if path.exists():
         with path.open(encoding="utf-8") as file:
@@ -114,7 +114,7 @@ def lines(catalogue: Catalogue, name: str) -> Iterator[Line]:
 
 
 def _moved(catalogue: Catalogue, images: FolderImages, fresh: list[int]) -> dict[int, int]:
-    """Of files that are new by name, those that are known by content: their number, and the row of that content."""
+    """Files with a new name and known content: number and row of each."""
     by_content = {each["sha256"]: row for row, each in enumerate(catalogue.rows) if "sha256" in each}
     sizes = {each.get("size") for each in catalogue.rows}
     found = {}

@@ -1,4 +1,4 @@
-"""Images by number, from a split of shards or from a folder: what is embedded, and later shown beside a query."""
+"""Numbered images from a split of shards or a folder, to be embedded and displayed."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ from dist_plm.errors import UserError
 
 
 class Stamp(NamedTuple):
-    """What tells whether a file changed; -1 bytes where there is none."""
+    """Size and time of a file, to detect changes; -1 bytes if missing."""
 
     size: int
     mtime_ns: int
@@ -26,7 +26,7 @@ class Images(ABC):
     """Numbered images, each with a name and perhaps a label.
 
     Attributes:
-        ignored: Path and rule of each file that was found beside them and left out.
+        ignored: Path and rule of each ignored file.
     """
 
     ignored: Sequence[tuple[str, str]] = ()
@@ -36,23 +36,23 @@ class Images(ABC):
 
     @abstractmethod
     def read(self, number: int) -> bytes:
-        """The bytes of an image file. Thread-safe. Raises OSError or UserError where they can't be read."""
+        """The bytes of an image file. Thread-safe. Raises OSError or UserError if it can't be read."""
 
     @abstractmethod
     def about(self, number: int) -> dict[str, Any]:
-        """`name`, `label` where there is one, and `id` where `reopen` needs it."""
+        """Record of an image: `name`, optional `label`, and `id` if `reopen` needs it."""
 
     def stamp(self, number: int) -> Stamp | None:
-        """What tells later whether an image changed; None where it can't."""
+        """Stamp of an image, to detect changes; None if not supported."""
         return None
 
     def digest(self) -> str:
-        """Of the images as they are now: names, sizes, times; the fingerprint of a data set stands in its place."""
+        """Digest of names, sizes and times, or the fingerprint of a data set."""
         return ""
 
     @abstractmethod
     def place(self) -> dict[str, Any]:
-        """What `reopen` needs, as JSON."""
+        """Location for `reopen`, as JSON."""
 
 
 class ShardImages(Images):
@@ -82,13 +82,13 @@ class ShardImages(Images):
 
 
 class FolderImages(Images):
-    """The files below a folder, found as the builder of shards finds them, in the order of their names.
+    """The files below a folder, by the rules of the shard builder, sorted by name.
 
-    Every file that no rule leaves out is one, whatever its name: what it holds decides. Its folder is its label.
+    Every file that no rule ignores is included, whatever its name. Its folder is its label.
 
     Args:
-        folder: Where they lie; links to folders are followed.
-        names: The files to take, by relative path; all where not given.
+        folder: Root folder; links to folders are followed.
+        names: Relative paths of the files to include; all if None.
     """
 
     def __init__(self, folder: str | Path, names: list[str] | None = None) -> None:
@@ -102,7 +102,7 @@ class FolderImages(Images):
             self.ignored = [(path, rule) for path, rule in found if rule]
             self._stamps = [_stamp(self._folder / name) for name in names]
             if not names:
-                raise UserError(f"{folder} holds no files, or hidden ones alone")
+                raise UserError(f"{folder} has no files, or only hidden ones")
         self._names = names
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ class FolderImages(Images):
         return {"name": name, **({"label": folder} if folder != "." else {})}
 
     def stamp(self, number: int) -> Stamp:
-        # As found, before the file is read: one that changes meanwhile differs from it later.
+        # Taken before the file is read, so that a concurrent change is detected later.
         return self._stamps[number] if self._stamps else _stamp(self._folder / self._names[number])
 
     def digest(self) -> str:
@@ -143,11 +143,11 @@ def reopen(place: Any, rows: list[dict[str, Any]]) -> Images:
     """The images of an index, by row.
 
     Args:
-        place: As `Images.place` told it.
-        rows: As `Images.about` told of each.
+        place: Result of `Images.place`.
+        rows: Results of `Images.about`.
 
     Raises:
-        UserError: They are not there any more, or others are.
+        UserError: They are missing, or different.
     """
     try:
         if place["kind"] == "folder":
@@ -156,18 +156,18 @@ def reopen(place: Any, rows: list[dict[str, Any]]) -> Images:
             folder, split, fingerprint = (str(place[key]) for key in ("folder", "split", "fingerprint"))
             ids = [int(row["id"]) for row in rows]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"the index does not say where its images are ({error}): embed them again") from error
+        raise UserError(f"the index has no valid location of its images ({error}): embed them again") from error
     if place["kind"] == "folder":
         if not Path(folder).is_dir():
             raise UserError(
-                f"the images of this index were in {folder!a}, which is gone: put them back, or name their folder with "
+                f"the images of this index were in {folder!a}, which is missing: restore it, or name their folder with "
                 "--images"
             )
-        # An index may come from a stranger: an image lies below the folder and nowhere else.
+        # The index is untrusted: images must lie below the folder.
         if astray := [name for name in names if name.is_absolute() or ".." in name.parts]:
-            raise UserError(f"this index names {str(astray[0])!a}, which leads out of {folder!a}: don't trust it")
+            raise UserError(f"this index names {str(astray[0])!a}, outside of {folder!a}: don't trust it")
         return FolderImages(folder, [str(name) for name in names])
     images = ShardImages(folder, split, ids)
     if images.place()["fingerprint"] != fingerprint:
-        raise UserError(f"{folder!a} holds another data set than this index was made of: embed it again")
+        raise UserError(f"{folder!a} is not the data set of this index: embed it again")
     return images

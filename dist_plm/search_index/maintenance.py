@@ -1,7 +1,7 @@
-"""An index follows its folder: images that came are embedded, those that went are dropped, the others keep their rows.
+"""Updates of an index from its folder: new images are embedded, deleted ones removed, others keep their rows.
 
-A change is a new generation of files (index/directory.py): who reads the index meanwhile is not disturbed, and a change
-that is stopped leaves the index as it was.
+A change writes a new generation of files (index/directory.py), so that readers are not affected, and an interrupted
+change leaves the index as it was.
 """
 
 import fcntl
@@ -23,14 +23,14 @@ from dist_plm.telemetry.progress import Display
 
 @dataclass(frozen=True)
 class Changes:
-    """What an index and its folder differ in.
+    """Differences between an index and its folder.
 
     Args:
-        images: The folder as it is now.
-        kept: Rows whose file is as it was.
-        failed: Lines of the files that could not be read, and are as they were.
-        fresh: Numbers of the files that are not in the index, or have changed since.
-        gone: Names of the rows whose file is not there any more.
+        images: Current contents of the folder.
+        kept: Rows whose file is unchanged.
+        failed: Lines of unreadable files that are unchanged.
+        fresh: Numbers of new and changed files.
+        gone: Names of the rows whose file was deleted.
     """
 
     images: FolderImages
@@ -40,14 +40,14 @@ class Changes:
     gone: list[str]
 
     def __str__(self) -> str:
-        return f"{len(self.fresh):,} files new or changed, {len(self.gone):,} gone"
+        return f"{len(self.fresh):,} files new or changed, {len(self.gone):,} deleted"
 
 
 def changes(catalogue: Catalogue) -> Changes:
     """Compare an index with the folder that it was made of, by name, size and time of each file.
 
     Raises:
-        UserError: it was made of shards, or its folder is gone.
+        UserError: It was made from shards, or its folder is missing.
     """
     place = catalogue.images.place()
     if place["kind"] != "folder":
@@ -64,10 +64,10 @@ def changes(catalogue: Catalogue) -> Changes:
 
 
 def update(catalogue: Catalogue, workers: int, display: Display) -> str:
-    """Bring an index up to date with its folder; what was done, for people.
+    """Update an index from its folder; returns a summary.
 
     Raises:
-        UserError: as `changes`; nothing would be left; the index can't be written.
+        UserError: As `changes`; no image would be left; the index can't be written.
         RunFailure: an embedding is not finite.
     """
     with _alone(catalogue):
@@ -79,7 +79,7 @@ def update(catalogue: Catalogue, workers: int, display: Display) -> str:
         following.ignored = [{"name": name, "reason": rule} for name, rule in found.images.ignored]
         done = following.take(catalogue, found.images, found.fresh, workers, display)
         following.write(catalogue)
-        return f"{done}, {len(found.gone):,} gone"
+        return f"{done}, {len(found.gone):,} deleted"
 
 
 def add(catalogue: Catalogue, paths: Sequence[Path], workers: int, display: Display) -> str:
@@ -90,7 +90,7 @@ def add(catalogue: Catalogue, paths: Sequence[Path], workers: int, display: Disp
         names = {number: found.images.about(number)["name"] for number in found.fresh}
         fresh = [number for number, name in names.items() if any(_within(name, each) for each in inner)]
         if not fresh:
-            return "nothing new there"
+            return "nothing to add"
         again = {names[number] for number in fresh}
         following = Generation.of(catalogue, [i for i, row in enumerate(catalogue.rows) if row["name"] not in again])
         done = following.take(catalogue, found.images, fresh, workers, display)
@@ -99,7 +99,7 @@ def add(catalogue: Catalogue, paths: Sequence[Path], workers: int, display: Disp
 
 
 def remove(catalogue: Catalogue, names: Sequence[str]) -> str:
-    """Drop the rows with these names, or below the folders of these names. As `update`."""
+    """Remove the rows with these names, or below folders with these names. As `update`."""
     with _alone(catalogue):
         known = [row["name"] for row in catalogue.rows]
         dropped = [name.rstrip("/") for name in names]
@@ -108,12 +108,12 @@ def remove(catalogue: Catalogue, names: Sequence[str]) -> str:
                 raise UserError(f"{catalogue.folder} has no image {name!a}: `list` prints their names")
         kept = [row for row, each in enumerate(known) if not any(_within(each, name) for name in dropped)]
         Generation.of(catalogue, kept).write(catalogue)
-        return f"{len(known) - len(kept):,} removed; where their files still are, `update` adds them again"
+        return f"{len(known) - len(kept):,} removed; `update` will add them again if their files still exist"
 
 
 @contextmanager
 def _alone(catalogue: Catalogue) -> Iterator[None]:
-    """One change at a time; what hinders it in words."""
+    """Lock the index, and convert errors of the disk to UserError."""
     try:
         with open(catalogue.folder / ".lock", "w") as lock:
             try:
@@ -121,11 +121,11 @@ def _alone(catalogue: Catalogue) -> Iterator[None]:
             except BlockingIOError:
                 raise UserError(f"{catalogue.folder} is being changed by another command: wait for it") from None
             if read_document(catalogue.folder / SUMMARY).get("generation", 1) != catalogue.generation:
-                raise UserError(f"{catalogue.folder} was changed just now by another command: start again")
+                raise UserError(f"{catalogue.folder} was just changed by another command: rerun")
             yield
     except OSError as error:
         what = "is on a full disk" if error.errno in NO_ROOM else "can't be changed"
-        raise UserError(f"{catalogue.folder} {what} ({error.strerror or error}); it is as it was") from error
+        raise UserError(f"{catalogue.folder} {what} ({error.strerror or error}); it was not changed") from error
 
 
 def _stamp(row: Line) -> Stamp | None:
@@ -137,7 +137,7 @@ def _within(name: str, folder: str) -> bool:
 
 
 def _below(folder: str, path: Path) -> str:
-    """The path relative to the folder of the index. UserError where it lies elsewhere."""
+    """The path relative to the folder of the index. Raises UserError if it is outside."""
     whole = Path(os.path.realpath(path.parent)) / path.name
     if not os.path.lexists(path):
         raise UserError(f"{path}: no such file or folder")

@@ -1,7 +1,7 @@
-"""Whether an index was made by this account: only then may it name the folder whose images are shown.
+"""Signs indexes: only one made by this account may name the folder whose images are shown.
 
-An index from elsewhere could name any folder of this machine, and `serve` would show what lies there. `embed` signs the
-place of the images with a key that never leaves the account's state folder.
+An index from elsewhere could name any folder of this machine, and `serve` would show its files. `embed` signs the
+location of the images with a key that is stored in the account's state folder.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ KEY_BYTES = 32
 
 
 def signature(place: dict[str, Any]) -> str:
-    """HMAC-SHA256 (hex) of an index's `images` by this account's key; empty where no key can be kept."""
+    """HMAC-SHA256 (hex) of an index's `images` by this account's key; empty if no key can be stored."""
     try:
         key = _read() or _make()
     except OSError:
@@ -45,7 +45,7 @@ def _path() -> Path:
 
 
 def _read() -> bytes:
-    """The key; empty where there is none yet."""
+    """The key; empty if there is none yet."""
     try:
         key = _path().read_bytes()
     except FileNotFoundError:
@@ -61,7 +61,7 @@ def _make() -> bytes:
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(secrets.token_bytes(KEY_BYTES))
     try:
-        os.link(temporary, path)  # of two that begin at once the first wins
+        os.link(temporary, path)  # of two concurrent processes the first wins
     except FileExistsError:
         if not _read():
             os.replace(temporary, path)

@@ -2,17 +2,16 @@
 
 DIR/
     embeddings.npy      float32 [N, D], rows of unit length
-    images.jsonl        one line a row: name, label where there is one; id in the shards, or size, time and SHA-256
-    unreadable.jsonl    name and reason of each file that is no image
-    ignored.jsonl       name and rule of each file that was not looked at
-    index.faiss         IndexFlatIP over the rows, for other programs; here the index is rebuilt from embeddings.npy
+    images.jsonl        one line per row: name, optional label; id in the shards, or size, time and SHA-256
+    unreadable.jsonl    name and reason of each unreadable file
+    ignored.jsonl       name and rule of each ignored file
+    index.faiss         IndexFlatIP over the rows, for other programs; this package rebuilds it from embeddings.npy
     encoder/            the network as an export (encoders/exported.py)
-    index.json          N, D, where the images are and who said so (ownership.py), generation, bytes of each file
+    index.json          N, D, signed location of the images (ownership.py), generation, bytes of each file
 
-After a change (maintenance.py) the first five names have the number of their generation: embeddings.2.npy.
-
-An index may come from a stranger: faiss.read_index is no parser for hostile files (it opens paths that a file names),
-and an image that lies outside of the index is only shown from a folder that this account named.
+After a change (maintenance.py) the first five names contain their generation: embeddings.2.npy. An index is untrusted:
+faiss.read_index is not safe for manipulated files (it opens paths named in a file), and images outside of the index
+are only shown from a folder that this account named.
 """
 
 from collections.abc import Iterator
@@ -33,29 +32,30 @@ from dist_plm.errors import RunFailure, UserError
 from dist_plm.files.reading import map_array, parse_document, read_document
 from dist_plm.index.directory import EMBEDDINGS, ENCODER, ROWS, SUMMARY, file_of
 from dist_plm.index.embedding_pass import DIVERGED
+from dist_plm.model.own_backbone import allow
 from dist_plm.search_index.images import Images, reopen
 from dist_plm.search_index.ownership import is_own
 
 FORMAT, CHANGED_FORMAT = 1, 2
-"""Of an index as `embed` writes it, and of one that was changed since: its files are named by their generation."""
+"""Format of an index written by `embed`, and of a changed one, whose file names contain the generation."""
 
-_AGAIN = "make the index again: python -m dist_plm.embed"
+_AGAIN = "rebuild the index: python -m dist_plm.embed"
 _BLOCK = 1 << 16  # rows added to the index at once
-_LINE_BYTES = 1 << 20  # of what is said of an image
-_UNIT = 1e-3  # how far the length of a row may be from 1; rounding to float32 leaves 1e-6
+_LINE_BYTES = 1 << 20  # of a record
+_UNIT = 1e-3  # tolerance of a row's norm; float32 rounding is 1e-6
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """An image near a query.
+    """A search result.
 
     Args:
         rank: 1 is the nearest.
         row: Its row in the index.
         name: Path or source of the image.
         label: Its class, or None.
-        cosine: Of the angle between the embeddings.
-        distance: Between them, 0 to 2.
+        cosine: Cosine similarity to the query.
+        distance: Euclidean distance to the query, 0 to 2.
     """
 
     rank: int
@@ -66,33 +66,42 @@ class Neighbour:
     distance: float
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The result as a JSON object."""
         return asdict(self)
 
 
 class Catalogue:
-    """An index directory, opened to be searched.
+    """An opened index directory.
 
     Args:
         folder: Written by `python -m dist_plm.embed`.
-        device: Where queries are embedded.
-        images: Folder or data set that the images are in; by default where the index says, if this account made it.
+        device: Device of the query network.
+        images: Folder or data set of the images; by default the one that the index names, if this account made it.
+        backbone: `package.module:function` of the index's network, if it is your own.
 
     Attributes:
         embedder: The network.
         embeddings: float32 [N, D], memory-mapped.
-        rows: What is known of each image: `name`, perhaps `label`.
+        rows: Record of each image: `name`, optional `label`.
         summary: index.json.
-        generation: Changes since it was made, from 1.
+        generation: Number of the generation, from 1.
 
     Raises:
-        UserError: No index there, or a damaged one.
+        UserError: No index there, a damaged one, or one that another backbone embedded.
     """
 
-    def __init__(self, folder: str | Path, device: torch.device | None = None, images: str | Path = "") -> None:
+    def __init__(
+        self, folder: str | Path, device: torch.device | None = None, images: str | Path = "", backbone: str = ""
+    ) -> None:
         self.folder, self._images_at = Path(folder), images
         self.summary = _summary(self.folder)
+        allow(backbone)
         self.embedder: Embedder = read_export(self.folder / ENCODER, device or torch.device("cpu"))
+        if backbone and backbone != (own := self.embedder.model.backbone):
+            raise UserError(
+                f"{self.folder} was embedded by {own}, so a query is too: leave --backbone out, or embed the images "
+                f"again: python -m dist_plm.embed --backbone {backbone}"
+            )
         try:
             shape = (int(self.summary["count"]), int(self.summary["dim"]))
             self.generation = int(self.summary.get("generation", 1))
@@ -117,7 +126,7 @@ class Catalogue:
         return len(self.rows)
 
     def file(self, name: str) -> Path:
-        """The file that is called so in the first generation."""
+        """Path of the current generation of a file."""
         return self.folder / file_of(name, self.generation)
 
     @cached_property
@@ -125,7 +134,7 @@ class Catalogue:
         """The images themselves, by row.
 
         Raises:
-            UserError: They are gone; or the index came from elsewhere and nobody named the folder that they are in.
+            UserError: They are missing; or the index was made by another account and no folder was named.
         """
         place = self.summary.get("images")
         if self._images_at:
@@ -133,13 +142,13 @@ class Catalogue:
         elif not is_own(place, self.summary.get("signature")) and not _lies_within(place, self.folder):
             where = place.get("folder") if isinstance(place, dict) else place
             raise UserError(
-                f"{self.folder} was not made by this account, and its images lie in {where!a:.200}: if you mean to "
-                "show what is there, name that folder with --images"
+                f"{self.folder} was not made by this account, and its images lie in {where!a:.200}: to "
+                "show that folder, name it with --images"
             )
         return reopen(place, self.rows)
 
     def embed(self, data: bytes) -> np.ndarray:
-        """The bytes of an image file -> its embedding, float32 [1, D]. Raises ValueError where they are no image."""
+        """The bytes of an image file -> its embedding, float32 [1, D]. Raises ValueError if they are not an image."""
         view = eval_view(decode(data), config=self.embedder.views)
         point = self.embedder.embed(torch.from_numpy(view)[None]).float().cpu().numpy()
         if not np.isfinite(point).all():
@@ -154,20 +163,20 @@ class Catalogue:
         """
         queries = np.asarray(queries)
         if not 1 <= k <= len(self):
-            raise UserError(f"k is {k}, this index has 1 to {len(self):,} images to give")
+            raise UserError(f"k is {k}: it must be 1 to {len(self):,}, the images of this index")
         if queries.ndim != 2 or queries.shape[1] != self._index.d:
-            raise UserError(f"queries of shape {queries.shape} asked of an index of dimension {self._index.d}")
+            raise UserError(f"queries of shape {queries.shape} for an index of dimension {self._index.d}")
         if fault := unit_fault(queries):
             raise UserError(f"the query has {fault}: embed it with the network of this index")
         _, found = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), k)
         return [self._ordered(query, rows) for query, rows in zip(queries.astype(np.float64), found, strict=True)]
 
     def _exact_index(self) -> Any:
-        """IndexFlatIP over the rows, which are checked on the way."""
+        """IndexFlatIP over the rows, with validation."""
         index = faiss.IndexFlatIP(self.embeddings.shape[1])
         for low in range(0, len(self.embeddings), _BLOCK):
             block = np.ascontiguousarray(self.embeddings[low : low + _BLOCK], dtype=np.float32)
-            # A network may give nothing, a row of zeros, for an image.
+            # A network may return a row of zeros.
             if fault := unit_fault(block[block.any(1)]):
                 raise UserError(f"{self.file(EMBEDDINGS)} has {fault}: {_AGAIN}")
             index.add(block)
@@ -188,7 +197,7 @@ class Catalogue:
 
 
 def unit_fault(rows: np.ndarray) -> str:
-    """What is wrong with embeddings [n, D] that should have unit length; empty for nothing."""
+    """Error of embeddings [n, D] that must have unit length; empty for none."""
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
     if not np.isfinite(lengths).all():
         return f"{int((~np.isfinite(lengths)).sum()):,} row(s) that are not finite"
@@ -217,7 +226,7 @@ def _summary(folder: Path) -> dict[str, Any]:
         found = summary["format"]
         sizes = {folder / name: int(size) for name, size in summary["files"].items() if Path(name).name == name}
     except FileNotFoundError:
-        raise UserError(f"{folder} holds no index ({SUMMARY} is missing): python -m dist_plm.embed makes one") from None
+        raise UserError(f"{folder} is not an index ({SUMMARY} is missing): see python -m dist_plm.embed") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): {_AGAIN}") from error
     if found not in (FORMAT, CHANGED_FORMAT):
@@ -226,5 +235,5 @@ def _summary(folder: Path) -> dict[str, Any]:
         )
     for file, size in sizes.items():
         if not file.is_file() or file.stat().st_size != size:
-            raise UserError(f"{file} is not as it was written ({size:,} bytes): copy it again, or {_AGAIN}")
+            raise UserError(f"{file} is damaged ({size:,} bytes): copy it again, or {_AGAIN}")
     return summary

@@ -1,4 +1,4 @@
-"""A contact sheet: the query, and its neighbours in reading order, each with rank, cosine and label."""
+"""Contact sheet: the query, and its neighbours with rank, cosine and label."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ _FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # they hold most of
 
 
 def contact_sheet(query: Image.Image, title: str, neighbours: list[Neighbour], catalogue: Catalogue) -> Image.Image:
-    """The sheet, RGB. An image that can't be read any more leaves an empty tile."""
+    """The sheet, RGB. An unreadable image leaves an empty tile."""
     columns = min(COLUMNS, len(neighbours))
     rows = -(-len(neighbours) // COLUMNS)
     left = QUERY + 4 * GAP
@@ -49,7 +49,7 @@ def _place(
     sheet.paste(tile, corner)
     draw.text((x, y + side + 6), head, INK, _font("DejaVuSans-Bold", 13))
     font = _font("DejaVuSans", 12)
-    caption = text.encode("utf-8", "backslashreplace").decode()  # bytes of a path need not be text
+    caption = text.encode("utf-8", "backslashreplace").decode()  # paths may not be UTF-8
     draw.text((x, y + side + 24), _shortened(caption, font, side), FAINT, font)
 
 
@@ -58,10 +58,10 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """The text, with an ellipsis in place of what is too much."""
+    """The text, truncated with an ellipsis."""
     if font.getlength(text) <= width:
         return text
-    # Paths of one folder begin alike, sentences end alike.
+    # Paths of one folder share their beginning, so it is truncated; sentences are truncated at the end.
     cut, mark = (slice(1, None), "…{}") if "/" in text else (slice(-1), "{}…")
     while text and font.getlength(mark.format(text)) > width:
         text = text[cut]

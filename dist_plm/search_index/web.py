@@ -1,12 +1,12 @@
-"""The web page of an index and its small HTTP interface; everything comes from this one process.
+"""Web page and HTTP API of an index.
 
     GET  /                      the page
-    GET  /about                 what the index holds
+    GET  /about                 summary of the index
     POST /search?k=12           body: the bytes of an image file -> {"neighbours": [...]}
-    GET  /search?row=5&k=12     the same for an image of the index, itself left out
+    GET  /search?row=5&k=12     the same for an image of the index, without itself
     GET  /images/5              a JPEG of at most THUMBNAIL pixels a side
 
-Errors are {"error": "in words"} with status 400, 404, 413, or 503 where the server is busy.
+Errors are {"error": "message"} with status 400, 404, 413, or 503 if the server is busy.
 """
 
 import io
@@ -31,7 +31,7 @@ MOST_K = 100
 THUMBNAIL, QUALITY = 480, 85
 KEPT = 2_048  # thumbnails in memory, about 30 kB each
 EXAMPLES = 12
-BUSY_SECONDS = 10.0  # a request waits for another's image to be decoded, no longer
+BUSY_SECONDS = 10.0  # longest wait for another request's image to be decoded
 
 _POLICY = (
     "default-src 'none'; img-src 'self' blob: data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -43,10 +43,10 @@ def create_app(catalogue: Catalogue, *, most_bytes: int, host: str) -> Flask:
     """The application.
 
     Args:
-        catalogue: What is searched.
+        catalogue: The index.
         most_bytes: Largest upload.
-        host: Where it listens; on this machine only, other names in a request are refused, since a page elsewhere
-            could have its own name resolve to this machine.
+        host: Listening address; for a loopback address other host names in a request are refused, since a foreign
+            page could have its name resolve to this machine (DNS rebinding).
     """
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = most_bytes
@@ -65,13 +65,13 @@ def create_app(catalogue: Catalogue, *, most_bytes: int, host: str) -> Flask:
 class _Service:
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        # An image of the largest size takes 640 MB while it is decoded, and the network all threads: one at a time.
+        # Decoding the largest image takes 640 MB, and the network all threads: one request at a time.
         self._busy = threading.Lock()
         self._thumbnail = lru_cache(KEPT)(self._make_thumbnail)
 
     def about(self) -> dict[str, Any]:
         catalogue, count = self._catalogue, len(self._catalogue)
-        # A golden-ratio stride: an even one would meet the same classes again where they take turns.
+        # A golden-ratio stride, since an even one may hit the same classes repeatedly.
         shown = sorted({int(count * (number * 0.618034 % 1)) for number in range(EXAMPLES)})
         examples = [{"row": row, **_named(catalogue.rows[row])} for row in shown]
         return {
@@ -85,7 +85,7 @@ class _Service:
     def search_bytes(self) -> dict[str, Any]:
         data, k = request.get_data(cache=False), self._k(len(self._catalogue))
         if not data:
-            raise ValueError("the request has no body: send the bytes of an image file")
+            raise ValueError("the request has no body: send an image file")
         with self._turn():
             (neighbours,) = self._catalogue.search(self._catalogue.embed(data), k)
         return _answer(neighbours)
@@ -109,7 +109,7 @@ class _Service:
                 image = decode(self._catalogue.images.read(row))
                 image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
         except (ValueError, OSError, UserError) as error:
-            raise LookupError("this image is not where the index noted it") from error
+            raise LookupError("the file of this image is missing") from error
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=QUALITY)
         return buffer.getvalue()
@@ -117,7 +117,7 @@ class _Service:
     @contextmanager
     def _turn(self) -> Iterator[None]:
         if not self._busy.acquire(timeout=BUSY_SECONDS):
-            raise ServiceUnavailable("another image is being searched for: try again in a moment")
+            raise ServiceUnavailable("the server is busy with another search: try again")
         try:
             yield
         finally:
@@ -127,12 +127,12 @@ class _Service:
         text = request.args.get("k", "12")
         most = min(MOST_K, most)
         if not text.isdecimal() or not 1 <= int(text) <= MOST_K:
-            raise ValueError(f"k is {text[:20]!r}: a whole number from 1 to {MOST_K}")
+            raise ValueError(f"k is {text[:20]!r}: it must be an integer from 1 to {MOST_K}")
         return min(int(text), most)
 
     def _row(self, text: str) -> int:
         if not text.isdecimal():
-            raise ValueError(f"row is {text[:20]!r}: a whole number")
+            raise ValueError(f"row is {text[:20]!r}: it must be an integer")
         if int(text) >= len(self._catalogue):
             raise LookupError(f"there is no image {text[:20]}: this index has {len(self._catalogue):,}")
         return int(text)
@@ -152,7 +152,7 @@ def _refuse_strangers(names: frozenset[str]) -> None:
     found = re.fullmatch(r"\[([0-9a-fA-F:]+)\](?::\d+)?|([\w.-]+)(?::\d+)?", request.headers.get("Host", ""))
     name = (found[1] or found[2]).lower() if found else ""
     if names and name not in names:
-        raise BadRequest(f"this server is known as {', '.join(sorted(names))} alone")
+        raise BadRequest(f"this server only accepts the host names {', '.join(sorted(names))}")
 
 
 def _answer(neighbours: list[Neighbour]) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def _page() -> bytes:
 
 
 def _told(error: Exception, app: Flask, most_bytes: int) -> tuple[Response, int]:
-    """An error in words; a bug is logged and told as such."""
+    """Error response; bugs are logged."""
     if isinstance(error, RequestEntityTooLarge):
         return jsonify(error=f"the file is too large: {most_bytes / 1e6:g} MB at most"), 413
     if isinstance(error, HTTPException):
@@ -179,7 +179,7 @@ def _told(error: Exception, app: Flask, most_bytes: int) -> tuple[Response, int]
     if isinstance(error, (ValueError, UserError)):
         return jsonify(error=str(error)), 400
     app.logger.exception("a request failed")
-    return jsonify(error="the server failed on this request; its log says why"), 500
+    return jsonify(error="internal server error, see the server's log"), 500
 
 
 def _guarded(response: Response) -> Response:

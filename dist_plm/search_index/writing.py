@@ -1,7 +1,6 @@
-"""The files of an index directory, each written whole or not at all.
+"""Writes the files of an index directory atomically.
 
-A full disk must be an OSError: under a memory map it kills the process, and of faiss's own files it can cut off the end
-unnoticed.
+A full disk must raise an OSError: with a memory map it kills the process, and faiss's own writer may silently truncate.
 """
 
 import json
@@ -16,7 +15,7 @@ from numpy.lib.format import write_array_header_1_0
 from dist_plm.files.atomic import replacing
 from dist_plm.index.directory import EMBEDDINGS, INDEX, SUMMARY, file_of
 
-PIECE = 1 << 20  # bytes of the index that are written at once
+PIECE = 1 << 20  # bytes of the index per write
 
 
 def write_vectors(
@@ -39,23 +38,23 @@ def write_vectors(
 
 
 def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
-    """A line of JSON each."""
+    """Write JSON lines."""
     with replacing(path) as file:
         file.writelines(to_json(line) + b"\n" for line in lines)
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    """index.json; from then on readers open the files that it names."""
+    """Write index.json, which switches readers to the files that it names."""
     with replacing(folder / SUMMARY) as file:
         file.write(to_json(summary, indent=1) + b"\n")
 
 
 def to_json(document: dict[str, Any], indent: int | None = None) -> bytes:
-    """JSON. Paths need not be UTF-8: what Python holds for such a byte is written as JSON's own escape, \\udce9, and
-    read back as the same path."""
+    """JSON with surrogate escapes (\\udce9) for bytes of paths that are not UTF-8, which are read back as the same
+    path."""
     return json.dumps(document, ensure_ascii=False, indent=indent).encode(errors="backslashreplace")
 
 
 def begin_array(file: BinaryIO, shape: tuple[int, ...]) -> None:
-    """The head of a .npy of float32. np.save tells of a full disk without saying so."""
+    """Write the header of a float32 .npy. The error of np.save on a full disk doesn't name the cause."""
     write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})

@@ -1,4 +1,4 @@
-"""Start a training, a sweep or the building of shards on a Slurm cluster, and see what became of it.
+"""Submit training runs, hyperparameter sweeps and shard builds to a Slurm cluster, and show their state.
 
     python launch/slurm.py --nodes 2 --gpus-per-node 8 --partition P --time 24:00:00 --config configs/sop.yaml \\
         --model.weights FILE
@@ -7,8 +7,8 @@
     python launch/slurm.py status RUN
     python launch/slurm.py results SWEEP
 
-What is not an option below goes to `python -m dist_plm.train` or `shards/build.py`: --config FILE, --section.key VALUE.
-The same line again goes on where the run stopped. docs/clusters.md tells it in one page.
+Options not listed below are passed to `python -m dist_plm.train` or `shards/build.py`: --config FILE, --section.key
+VALUE. Rerunning the command resumes a run. Documentation: docs/clusters.md.
 """
 
 import argparse
@@ -16,21 +16,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dist_plm.cli import OneLineParser, run_command
+from dist_plm.cli import OneLineParser, program, run_command
 from dist_plm.datasets.arguments import positive
 from dist_plm.errors import UserError
 from dist_plm.slurm.cluster import Cluster, add_options, cluster_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Submit, show or report. Status 0 done, 1 a local job failed, 2 wrong usage (nothing was submitted)."""
+    """Submit, show or report. Exit status 0 done, 1 a local job failed, 2 usage error (nothing was submitted)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] in (["status"], ["results"]):
         return _report(*words)
     options, rest = _parser().parse_known_args(words)
     cluster = cluster_of(options)
     if options.local and cluster.nodes > 1:
-        raise UserError(f"--local is this machine alone: --nodes {cluster.nodes} can't be had")
+        raise UserError(f"--local runs on this machine only, but --nodes is {cluster.nodes}")
     if not options.dry_run and not options.local:
         from dist_plm.slurm.scheduler import check_request, require_slurm, with_cores
 
@@ -44,7 +44,7 @@ def _train(options: argparse.Namespace, rest: list[str], cluster: Cluster) -> in
     from dist_plm.slurm import sweep
 
     if cluster.gpus_per_node and not any(word.startswith("--runtime.device") for word in rest):
-        rest = [*rest, "--runtime.device", "cuda"]  # a node whose GPUs are unusable must not train on its CPU
+        rest = [*rest, "--runtime.device", "cuda"]  # fail on a node with unusable GPUs instead of training on its CPU
     runs = sweep.runs(rest, options.sweep, cluster.ranks, build=not options.dry_run)
     base = runs[0].path.parent if options.sweep else runs[0].path
 
@@ -73,7 +73,7 @@ def _shards(options: argparse.Namespace, rest: list[str], cluster: Cluster) -> i
     from dist_plm.datasets.build import parser, refuse_within
 
     if cluster.ranks > 1:
-        raise UserError("--task shards has one task a part: ask for --parts and --cpus-per-task, not for nodes or GPUs")
+        raise UserError("--task shards has one task per part: set --parts and --cpus-per-task, not nodes or GPUs")
     if cluster.cpus_per_task and "--workers" not in rest:
         rest = [*rest, "--workers", str(cluster.cpus_per_task)]
     asked = parser().parse_args(rest)
@@ -83,9 +83,7 @@ def _shards(options: argparse.Namespace, rest: list[str], cluster: Cluster) -> i
         from dist_plm.slurm import preview
 
         print(preview.batch_script(out.with_name(f"{out.name}.jobs"), cluster, options.parts))
-        print(
-            f"# python shards/build.py {' '.join(rest)} --part 1/{options.parts}, and so on; then once without --part"
-        )
+        print(f"# python shards/build.py {' '.join(rest)} --part 1/{options.parts}, and so on; finally without --part")
         return 0
 
     from dist_plm.slurm import submission
@@ -93,13 +91,15 @@ def _shards(options: argparse.Namespace, rest: list[str], cluster: Cluster) -> i
     jobs = submission.shards(rest, out, options.parts, cluster, local=options.local)
     if options.local:
         return 0 if submission.wait(jobs) else 1
-    _say(out.with_name(f"{out.name}.jobs"), f"job {jobs[0].job_id.partition('_')[0]}, bound by job {jobs[-1].job_id}")
+    _say(
+        out.with_name(f"{out.name}.jobs"), f"job {jobs[0].job_id.partition('_')[0]}, finished by job {jobs[-1].job_id}"
+    )
     return 0
 
 
 def _report(what: str, *paths: str) -> int:
     if len(paths) != 1 or not Path(paths[0]).is_dir():
-        raise UserError(f"write: python launch/slurm.py {what} FOLDER, the run directory or that of a sweep")
+        raise UserError(f"usage: python launch/slurm.py {what} FOLDER, of a run or a sweep")
     if what == "status":
         from dist_plm.slurm import status
 
@@ -112,22 +112,22 @@ def _report(what: str, *paths: str) -> int:
 
 
 def _say(base: Path, what: str) -> None:
-    print(f"{what}\nfollow it: python launch/slurm.py status {base}", file=sys.stderr)
+    print(f"{what}\nstate: python launch/slurm.py status {base}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="python launch/slurm.py",
-        usage="python launch/slurm.py [options] --config FILE [--section.key VALUE ...]",
+        usage=f"{program('python launch/slurm.py')} [options] --config FILE [--section.key VALUE ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--task", choices=["train", "shards"], default="train", help="what to do (default: train)")
-    parser.add_argument("--sweep", action="append", default=[], metavar="KEY=V,V", help="a run a value; repeatable")
-    parser.add_argument("--parts", type=positive, default=1, help="jobs that share the building of a data set")
+    parser.add_argument("--task", choices=["train", "shards"], default="train", help="kind of job (default: train)")
+    parser.add_argument("--sweep", action="append", default=[], metavar="KEY=V,V", help="one run per value; repeatable")
+    parser.add_argument("--parts", type=positive, default=1, help="number of jobs of a shard build")
     parser.add_argument("--dry-run", action="store_true", help="print script, configuration and plan; submit nothing")
-    parser.add_argument("--local", action="store_true", help="run the same job on this machine, and wait for it")
+    parser.add_argument("--local", action="store_true", help="run the job on this machine, and wait for it")
     add_options(parser)
     return parser
 

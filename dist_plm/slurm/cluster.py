@@ -1,4 +1,4 @@
-"""What is asked of a cluster: the schema of configs/clusters/*.yaml, and the options of the same names."""
+"""Resource requests: the schema of configs/clusters/*.yaml, and options of the same names."""
 
 import argparse
 import math
@@ -11,31 +11,33 @@ from typing import Any
 import docstring_parser
 from jsonargparse import ArgumentParser
 
+from dist_plm.cli import shipped
 from dist_plm.errors import UserError
 from dist_plm.files.plain_yaml import PlainTextLoader, read_yaml
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """One job, in Slurm's words where Slurm has one.
+    """Resources of a job, named as in Slurm.
 
     Args:
-        nodes: Nodes of a run.
-        gpus_per_node: GPUs of a node, a rank on each.
-        tasks_per_node: Ranks on a node; 0: one a GPU, or one where there is none.
-        cpus_per_task: Cores of a rank; 0: what the cluster gives.
-        mem: Memory of a node, such as 480G; 0: all of it.
-        partition: Queue.
-        account: Whom it is charged to.
+        nodes: Nodes per run.
+        gpus_per_node: GPUs per node, one rank each.
+        tasks_per_node: Ranks per node; 0: one per GPU, or one without GPUs.
+        cpus_per_task: Cores per rank; 0: the GPU's share of the node.
+        mem: Memory per node, such as 480G; 0: all of it.
+        partition: Partition (queue).
+        account: Account to be charged.
         qos: Quality of service.
-        constraint: Features that the nodes must have.
-        exclude: Nodes that are not wanted.
-        time: Limit of one go, such as 24:00:00; a run goes on in the next until it is done.
-        notice_seconds: How long before the limit the ranks are told to save.
-        max_restarts: How often a run may come back, whatever stopped it.
-        parallel: Runs of a sweep, or parts of a data set, at a time; 0: all.
-        python: What starts Python on a node, such as `apptainer exec --nv image.sif python`; empty: this interpreter.
-        setup: Shell lines that a job begins with, such as `module load cuda`.
+        constraint: Required node features.
+        exclude: Nodes to exclude.
+        time: Time limit per attempt, such as 24:00:00; a run is requeued and resumes until it is complete.
+        notice_seconds: Time before the limit at which the ranks are signalled to save a checkpoint.
+        max_restarts: How often a run may be requeued, for any reason.
+        parallel: Concurrent runs of a sweep, or parts of a data set; 0: all.
+        python: Command that starts Python on a node, such as `apptainer exec --nv image.sif python`; empty: this
+            interpreter.
+        setup: Shell lines at the start of a job, such as `module load cuda`.
         sbatch: Further lines of the script: `mail-type=FAIL` is `#SBATCH --mail-type=FAIL`, `exclusive` a bare flag.
         srun: Further arguments of srun.
     """
@@ -73,14 +75,14 @@ class Cluster:
         return math.ceil(seconds(self.time) / 60)
 
     def checked(self) -> "Cluster":
-        """Itself.
+        """Validate, and return itself.
 
         Raises:
-            UserError: values that no cluster could make sense of.
+            UserError: Invalid values.
         """
         least = {"nodes": 1, "notice_seconds": 1}
         for name, value in vars(self).items():
-            # `setup` and `python` are shell by design; they too are one line each.
+            # `setup` and `python` are shell commands by design, of one line each.
             for text in _texts(value):
                 refuse_control_characters(f"--{_option(name)}", text)
         for name in (each.name for each in fields(self) if each.type is int):
@@ -89,20 +91,20 @@ class Cluster:
         if self.tasks_per_node and self.gpus_per_node not in (0, self.tasks_per_node):
             raise UserError(
                 f"--tasks-per-node {self.tasks_per_node} and --gpus-per-node {self.gpus_per_node}: there is one rank "
-                "a GPU; leave --tasks-per-node away"
+                "per GPU; omit --tasks-per-node"
             )
         if 60 * self.minutes <= self.notice_seconds:
             raise UserError(
-                f"--time {self.time} ends before --notice-seconds {self.notice_seconds} are over: raise one, or lower "
+                f"--time {self.time} is shorter than --notice-seconds {self.notice_seconds}: raise one, or lower "
                 "the other"
             )
         return self
 
 
 def refuse_control_characters(name: str, text: str) -> None:
-    """Raise a UserError for a text that can't stand on one line of a batch script."""
+    """Raise a UserError for a text that does not fit on one line of a batch script."""
     if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in text):
-        raise UserError(f"{name} {text!a} has a control character, such as a newline: leave it out")
+        raise UserError(f"{name} {text!a} has a control character, such as a newline: remove it")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -123,9 +125,9 @@ def cluster_of(options: argparse.Namespace) -> Cluster:
     """File, then options on top; lists and mappings add to those of the file.
 
     Raises:
-        UserError: a key or a value that is not of the schema.
+        UserError: A key or value does not match the schema.
     """
-    values = _read(options.cluster) if options.cluster else {}
+    values = _read(Path(shipped(str(options.cluster)))) if options.cluster else {}
     for each in fields(Cluster):
         given: Any = getattr(options, each.name)
         if given is None:
@@ -154,7 +156,7 @@ def seconds(time: str) -> int:
     """
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
     if not match:
-        raise UserError(f"time {time!r} is none of M, M:S, H:M:S, D-H, D-H:M, D-H:M:S")
+        raise UserError(f"time {time!r} has none of the forms M, M:S, H:M:S, D-H, D-H:M, D-H:M:S")
     days, *given = match.groups()
     parts = [int(part) for part in given if part]
     if days or len(parts) == 3:
@@ -172,12 +174,12 @@ def _texts(value: Any) -> list[str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        # All scalars stay text: YAML 1.1 would read 24:00:00 as a number to base 60.
+        # Scalars are read as strings: YAML 1.1 would parse 24:00:00 as a sexagesimal number.
         values = read_yaml(path, PlainTextLoader)
     except (OSError, ValueError) as error:
         raise UserError(f"--cluster {path} can't be read: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise UserError(f"--cluster {path} is no mapping of keys to values")
+        raise UserError(f"--cluster {path} is not a mapping of keys to values")
     return values
 
 

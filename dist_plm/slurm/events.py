@@ -8,7 +8,7 @@ from dist_plm.files.reading import parse_document
 
 
 def read(run: Path, kind: str = "") -> list[dict[str, Any]]:
-    """The events of a run, of one kind or all; half a line, of a killed run or one being written, is left out."""
+    """The events of a run, of one kind or all; an incomplete line is skipped."""
     found: list[dict[str, Any]] = []
     with suppress(FileNotFoundError):
         for line in (run / "metrics.jsonl").read_bytes().splitlines():
@@ -18,6 +18,6 @@ def read(run: Path, kind: str = "") -> list[dict[str, Any]]:
 
 
 def last(run: Path, kind: str, **values: Any) -> dict[str, Any]:
-    """The newest event of a kind with these values; empty where there is none."""
+    """The newest event of a kind with these values; empty if there is none."""
     matching = [event for event in read(run, kind) if values.items() <= event.items()]
     return matching[-1] if matching else {}

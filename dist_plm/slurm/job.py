@@ -1,8 +1,8 @@
-"""What each task of a job does. A task is a rank: there is no torchrun, and the commands see env:// variables alone.
+"""The code of a job's tasks. A task is a rank: without torchrun, commands get the env:// variables.
 
-Told by SIGUSR2 (preemption, time limit), all ranks save at a step that they agree on and leave with status 75; then the
-first one has the job requeued. SIGTERM saves too, but nothing is requeued: Slurm sends it when it requeues by itself,
-and when a person cancels. submitit's own handlers would requeue at once from one rank, in the middle of a step.
+On SIGUSR2 (preemption, time limit) all ranks save a checkpoint at the same step and exit with status 75; then rank 0
+requeues the job. SIGTERM saves too, without requeueing: Slurm sends it when it requeues by itself, and on scancel.
+submitit's own handlers would requeue at once from one rank, in the middle of a step.
 """
 
 import os
@@ -31,8 +31,8 @@ class TrainJob:
     Args:
         arguments: Of the command.
         run_dir: The run directory, absolute.
-        max_restarts: How often the job may come back.
-        notice_seconds: How long before the time limit it is told.
+        max_restarts: How often the job may be requeued.
+        notice_seconds: Time before the limit at which it is signalled.
     """
 
     arguments: list[str]
@@ -41,7 +41,7 @@ class TrainJob:
     notice_seconds: int
 
     def __call__(self) -> int:
-        """Train on this rank; returns 0, or leaves with the command's status."""
+        """Train on this rank; returns 0, or exits with the command's status."""
         restarts = _begin(self, Path(self.run_dir))
 
         def command() -> int:
@@ -52,10 +52,10 @@ class TrainJob:
             return main()
 
         status = _status(command)
-        for number in (signal.SIGUSR2, signal.SIGTERM):  # the end is near in any case, and nothing is left to save
+        for number in (signal.SIGUSR2, signal.SIGTERM):  # the task is about to end, and nothing is left to save
             signal.signal(number, signal.SIG_IGN)
         if status == PREEMPTED and not restarts.is_first_rank:
-            return 0  # another status would have Slurm kill the first rank before it has asked for the next go
+            return 0  # with another status Slurm would kill rank 0 before it has requeued the job
         if status == PREEMPTED and events.last(Path(self.run_dir), "preempted").get("signal") == signal.SIGUSR2:
             restarts.again()
         if status:
@@ -65,12 +65,12 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class ShardsJob:
-    """A part of `python shards/build.py`, or the step that binds the parts. Finished shards are found again.
+    """A part of `python shards/build.py`, or the final step. Finished shards are reused.
 
     Args:
         arguments: Of the command.
-        max_restarts: How often the job may come back.
-        notice_seconds: How long before the time limit it is told.
+        max_restarts: How often the job may be requeued.
+        notice_seconds: Time before the limit at which it is signalled.
     """
 
     arguments: list[str]
@@ -78,7 +78,7 @@ class ShardsJob:
     notice_seconds: int
 
     def __call__(self) -> int:
-        """Build; returns 0, or leaves with the command's status."""
+        """Build; returns 0, or exits with the command's status."""
         _begin(self, None)
         from dist_plm.datasets.build import main
 
@@ -88,14 +88,14 @@ class ShardsJob:
 
 
 def _begin(job: TrainJob | ShardsJob, run: Path | None) -> Restarts:
-    """Take the signals over from submitit, and count this go."""
+    """Replace submitit's signal handlers, and count this attempt."""
     environment = submitit.JobEnvironment()
-    # The go before may have left the error of a rank whose peer was killed.
+    # The previous attempt may have left an error file of a rank whose peer was killed.
     environment.paths.result_pickle.unlink(missing_ok=True)
     restarts = Restarts(environment, run, most=job.max_restarts, notice_seconds=job.notice_seconds)
 
     def told(_: int, __: FrameType | None) -> None:
-        """Before the command listens to signals nothing is to be saved."""
+        """Before the command handles signals there is nothing to save."""
         if restarts.is_first_rank:
             restarts.again()
             os._exit(PREEMPTED)
@@ -103,16 +103,16 @@ def _begin(job: TrainJob | ShardsJob, run: Path | None) -> Restarts:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR2, told)
     if not restarts.begin():
-        # At the failure of another rank, Slurm kills the first before it has said why.
+        # When another rank fails, Slurm kills rank 0 before it has printed the reason.
         sys.exit(1 if restarts.is_first_rank else 0)
     return restarts
 
 
 def _export(environment: submitit.JobEnvironment) -> None:
-    """The variables of env://, as torchrun sets them. All GPUs of the node stay visible: a rank takes its LOCAL_RANK.
+    """The variables of env://, as torchrun sets them. All GPUs of the node stay visible: a rank uses its LOCAL_RANK.
 
     Raises:
-        RunFailure: the name of the first node means nothing here.
+        RunFailure: The name of the first node can't be resolved.
     """
     found = TorchDistributedEnvironment()
     found.export(set_cuda_visible_devices=False, overwrite=True)
@@ -120,12 +120,12 @@ def _export(environment: submitit.JobEnvironment) -> None:
         os.environ["MASTER_ADDR"] = "127.0.0.1"
     try:
         socket.getaddrinfo(os.environ["MASTER_ADDR"], None)
-    except OSError as error:  # torch would try for minutes
-        raise RunFailure(f"{socket.gethostname()} can't find the first node {found.master_addr}: {error}") from error
+    except OSError as error:  # torch would retry for minutes
+        raise RunFailure(f"{socket.gethostname()} can't resolve the first node {found.master_addr}: {error}") from error
 
 
 def _status(command: Callable[[], int]) -> int:
-    """The exit status that `run_command` would leave with."""
+    """The exit status of `run_command`."""
     try:
         run_command(command)
     except SystemExit as leaving:

@@ -1,4 +1,4 @@
-"""What was submitted for a run: the job, where its scripts and logs lie, and the line that a person typed."""
+"""Record of a submission: the job, its folder of scripts and logs, and the command line."""
 
 import json
 import re
@@ -20,10 +20,10 @@ class Record:
 
     Args:
         job: Slurm's number, NUMBER_INDEX in an array, or the local controller's process.
-        where: Which of submitit's executors has it.
+        where: The submitit executor.
         folder: Scripts, logs and notes.
-        commit: What the snapshot there was copied from.
-        line: What was typed.
+        commit: Git commit of the code snapshot.
+        line: The command line.
         submitted: UTC, ISO 8601.
     """
 
@@ -42,7 +42,7 @@ class Record:
 
     @property
     def is_active(self) -> bool:
-        """Whether the job waits or runs."""
+        """Whether the job is pending or running."""
         if self.where == "slurm":
             return scheduler.is_queued(self.job)
         command = Path(f"/proc/{self.job}/cmdline")
@@ -50,20 +50,20 @@ class Record:
 
     @property
     def state(self) -> str:
-        """Slurm's word for the job; empty where nobody knows any more."""
+        """Slurm's state of the job; empty if unknown."""
         return scheduler.state(self.job) if self.where == "slurm" else "RUNNING" if self.is_active else ""
 
 
 def load(run: Path) -> Record | None:
-    """The newest submission of a run; None where it was started otherwise. Raises UserError where it is damaged."""
+    """The newest submission of a run; None if it was started otherwise. Raises UserError if damaged."""
     path = run / FOLDER / JOB
     if not path.exists():
         return None
     try:
         found = Record(**read_document(path))
-        # The number goes into names of files and arguments of Slurm's commands.
+        # The number is used in file names and arguments of Slurm commands.
         if not re.fullmatch(r"[0-9]{1,18}(_[0-9]{1,9})?", found.job) or not isinstance(found.folder, str):
             raise ValueError(f"job {found.job!a:.80}")
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is no record of a job ({error}): remove it if you did not submit this run") from error
+        raise UserError(f"{path} is not a record of a job ({error}): delete it if it is not yours") from error
     return found

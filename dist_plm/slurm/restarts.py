@@ -1,4 +1,4 @@
-"""How a job comes back: who asks for it, how often, and the reason of each time in the run's metrics.jsonl."""
+"""Requeueing of jobs: limit, and the reason of each restart in the run's metrics.jsonl."""
 
 import json
 import os
@@ -11,17 +11,17 @@ import submitit
 from dist_plm.files.atomic import replacing
 from dist_plm.slurm import scheduler
 
-SLACK_SECONDS = 60.0  # Slurm looks at the limits every 30 s, and may give notice that much early
+SLACK_SECONDS = 60.0  # Slurm checks limits every 30 s, and may signal that much early
 
 
 class Restarts:
-    """The goes of one job. The number of this one is Slurm's; the local executor has none, so the note counts.
+    """The attempts of one job, counted by Slurm, or by a file for the local executor.
 
     Args:
         environment: Of this task.
-        run: The run directory; None where there is none.
-        most: How often the job may come back.
-        notice_seconds: How long before its time limit a job is told.
+        run: The run directory; None if there is none.
+        most: How often the job may be requeued.
+        notice_seconds: Time before the limit at which the job is signalled.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Restarts:
         return self.environment.global_rank == 0
 
     def begin(self) -> bool:
-        """Say that and why the job came back, on the first rank; False on all when it came back too often."""
+        """Log the restart and its reason on rank 0; False on all ranks if the limit is exceeded."""
         within = self.number <= self.most
         if self.number and self.is_first_rank:
             reason = self._reason or self._ask()
@@ -55,10 +55,10 @@ class Restarts:
         return within
 
     def again(self) -> None:
-        """Have the job run again, from its first rank; returns when it has no restart left.
+        """Requeue the job, from rank 0; returns if no restart is left.
 
         Raises:
-            subprocess.CalledProcessError: Slurm won't.
+            subprocess.CalledProcessError: Slurm refuses.
         """
         if self.number >= self.most:
             self._give_up()
@@ -68,7 +68,7 @@ class Restarts:
         self.environment._requeue(self.most - self.number)
 
     def _told(self) -> str:
-        """Which of the two the notice was, the end of the time or another job's beginning."""
+        """The reason of the signal: the time limit or a preemption."""
         if not self.is_on_slurm:
             return "time limit"
         left = scheduler.seconds_left(self.environment.job_id)
@@ -76,11 +76,11 @@ class Restarts:
 
     def _ask(self) -> str:
         end = scheduler.end_of_go(self.environment.job_id, self.number - 1)
-        known = {"NODE_FAIL": "node failure", "PREEMPTED": "preempted", "REQUEUED": "requeued by Slurm or a person"}
-        return f"{known.get(end, end.lower()) or 'requeued by Slurm or a person'}, without notice"
+        known = {"NODE_FAIL": "node failure", "PREEMPTED": "preempted", "REQUEUED": "requeued by Slurm or a user"}
+        return f"{known.get(end, end.lower()) or 'requeued by Slurm or a user'}, without notice"
 
     def _give_up(self) -> None:
-        message = f"came back {self.number} times, and --max-restarts is {self.most}: submit it again to go on"
+        message = f"requeued {self.number} times, --max-restarts is {self.most}: submit it again to resume"
         print(f"error: {message}", file=sys.stderr, flush=True)
         self._write("failure", message=message)
 
@@ -93,6 +93,6 @@ class Restarts:
         with open(self.run / "metrics.jsonl", "a+b") as file:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
-                # A killed run may have left half a line.
+                # A killed run may have left an incomplete line.
                 file.write(b"" if file.read(1) == b"\n" else b"\n")
             file.write(json.dumps({"event": event, **values}).encode() + b"\n")

@@ -1,4 +1,4 @@
-"""The table of a sweep: a line for each run, and where seeds were swept their mean and standard deviation."""
+"""Results of a sweep: a line per run, and mean and standard deviation over seeds."""
 
 import statistics
 from pathlib import Path
@@ -12,11 +12,11 @@ def report(base: Path) -> str:
     """Both tables of the sweep in `base`, in Markdown.
 
     Raises:
-        UserError: no sweep.
+        UserError: It is not a sweep.
     """
     runs = sweep.load(base / record.FOLDER)
     if not runs:
-        raise UserError(f"{base} holds no sweep: name the run_dir of a line with --sweep")
+        raise UserError(f"{base} is not a sweep: name the run_dir of a command with --sweep")
     rows = [(values, measured(Path(path))) for path, values in runs]
     keys = list(dict.fromkeys(key for values, _ in rows for key in values))
     names = list(dict.fromkeys(name for _, numbers in rows for name in numbers))
@@ -31,7 +31,7 @@ def report(base: Path) -> str:
 
 
 def measured(run: Path) -> dict[str, float]:
-    """What the newest evaluation of the student says, shares in [0, 1]."""
+    """Metrics of the student's newest evaluation, shares in [0, 1]."""
     found: dict[str, Any] = events.last(run, "eval", model="student")
     numbers = {f"R@{k}": share for k, share in found.get("recall", {}).items()}
     return numbers | {title: found[key] for key, title in (("map_at_r", "MAP@R"), ("nmi", "NMI")) if found.get(key)}
@@ -60,12 +60,12 @@ def _percent(value: float | None) -> str:
 
 
 def progress(run: Path) -> str:
-    """How far a run is."""
+    """Progress of a run."""
     found = events.read(run)
     if found and found[-1]["event"] == "end":
         return "done"
     steps = [event["step"] for event in found if event["event"] == "step"]
-    return f"step {steps[-1]}" if steps else "not begun"
+    return f"step {steps[-1]}" if steps else "not started"
 
 
 def _table(head: list[str], lines: list[list[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Questions to Slurm: what it has, what a job is doing, why one came back."""
+"""Queries to Slurm: resources, state of jobs, reasons of restarts."""
 
 import re
 import shutil
@@ -24,22 +24,22 @@ class Row(NamedTuple):
 
 
 def require_slurm() -> None:
-    """Raise a UserError where there is no Slurm to submit to."""
+    """Raise a UserError if there is no Slurm."""
     if missing := [name for name in ("sbatch", "srun", "sinfo") if not shutil.which(name)]:
         raise UserError(
             f"no {missing[0]} on the PATH: run this on a login node of the cluster, perhaps after `module load slurm`. "
-            "Without a cluster, --local runs the same job here, and --dry-run only shows it"
+            "Without a cluster, use --local to run the job here, or --dry-run to print it"
         )
 
 
 def check_request(cluster: Cluster) -> None:
-    """Raise a UserError for what would wait in the queue for ever, or be refused in fewer words."""
+    """Raise a UserError for a request that Slurm would refuse or never start."""
     rows = _rows()
     if cluster.partition:
         for name in cluster.partition.split(","):
             if name not in {row.partition for row in rows}:
                 known = ", ".join(sorted({row.partition for row in rows}))
-                raise UserError(f"--partition {name} is not known here: this cluster has {known}")
+                raise UserError(f"--partition {name} does not exist: this cluster has {known}")
         rows = [row for row in rows if row.partition in cluster.partition.split(",")]
     else:
         rows = [row for row in rows if row.default] or rows
@@ -51,20 +51,20 @@ def check_request(cluster: Cluster) -> None:
     if cores > (most := max(row.cpus for row in rows)):
         raise UserError(
             f"{cluster.ranks_per_node} ranks x {max(1, cluster.cpus_per_task)} cores: no node of {where} has more than "
-            f"{most} cores; lower --cpus-per-task or the ranks of a node"
+            f"{most} cores; lower --cpus-per-task or the ranks per node"
         )
     nodes = sum(row.nodes for row in rows if row.gpus >= cluster.gpus_per_node and row.cpus >= cores)
     if cluster.nodes > nodes:
         raise UserError(f"--nodes {cluster.nodes}: {where} has {nodes} such nodes")
     limits = [row.limit for row in rows]
     if all(limit[0].isdigit() and seconds(limit) < 60 * cluster.minutes for limit in limits):
-        raise UserError(f"--time {cluster.time}: the limit of {where} is {limits[0]}; a run goes on after it by itself")
+        raise UserError(f"--time {cluster.time}: the limit of {where} is {limits[0]}; a run is requeued after it")
 
 
 def with_cores(cluster: Cluster) -> Cluster:
-    """The same with the cores of a GPU's share of its node, where the number of cores was left open.
+    """The same with the GPU's share of the node's cores, if the number of cores was not set.
 
-    Slurm gives one core a task by default, on which decoding takes turns with the step.
+    Slurm's default is one core per task, which decoding and the step would share.
     """
     if cluster.cpus_per_task or not cluster.gpus_per_node:
         return cluster
@@ -77,28 +77,28 @@ def with_cores(cluster: Cluster) -> Cluster:
 
 
 def state(job: str) -> str:
-    """Slurm's word for a job, RUNNING or COMPLETED; empty where neither the queue nor the accounts know it."""
+    """Slurm's state of a job, such as RUNNING or COMPLETED; empty if unknown to queue and accounting."""
     return _ask("squeue", "-h", "-j", job, "-o", "%T") or _accounted(job)[-1].split(" ")[0]
 
 
 def pending_reason(job: str) -> str:
-    """Why a job waits, as Slurm puts it."""
+    """Slurm's reason why a job is pending."""
     return _ask("squeue", "-h", "-j", job, "-o", "%r")
 
 
 def is_queued(job: str) -> bool:
-    """Whether a job waits, runs or is on its way out. The elements of an array answer under its number."""
+    """Whether a job, or any element of an array, is pending, running or completing."""
     return bool(_ask("squeue", "-h", "-j", job, "-o", "%T"))
 
 
 def seconds_left(job: str) -> float:
-    """Of a running job's time limit; infinite where it has none."""
+    """Remaining time of a running job; infinite without a limit."""
     left = _ask("squeue", "-h", "-j", job, "-o", "%L")
     return seconds(left) if left and left[0].isdigit() else float("inf")
 
 
 def end_of_go(job: str, number: int) -> str:
-    """How a go of a job ended (0: the first), by the accounts; empty where there are none."""
+    """Final state of an attempt of a job (0: the first), by accounting; empty without it."""
     return dict(enumerate(_accounted(job, "-D"))).get(number, "")
 
 
@@ -110,7 +110,7 @@ def _accounted(job: str, *arguments: str) -> list[str]:
 def _rows() -> list[Row]:
     text = _ask("sinfo", "-h", "-o", "%P|%D|%G|%c|%l")
     if not text:
-        raise UserError("Slurm does not answer (`sinfo` fails): ask those who run it, or try again later")
+        raise UserError("Slurm does not respond (`sinfo` fails): try again later, or ask its administrators")
     rows = []
     for line in text.splitlines():
         name, nodes, gres, cpus, limit = line.split("|")
@@ -120,7 +120,7 @@ def _rows() -> list[Row]:
 
 
 def _ask(*command: str) -> str:
-    """What a command of Slurm prints; empty when it is missing, fails, or knows no such job."""
+    """Output of a Slurm command; empty if it is missing or fails."""
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS)
     except (OSError, subprocess.TimeoutExpired):

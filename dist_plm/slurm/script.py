@@ -1,4 +1,4 @@
-"""The batch script of a job: what is asked of Slurm, and the environment of the ranks."""
+"""The batch script of a job: resource requests, and the environment of the ranks."""
 
 import shlex
 import sys
@@ -11,27 +11,27 @@ from dist_plm.slurm.cluster import Cluster, refuse_control_characters
 
 TOKEN = "token"
 
-# Python's own answer to a signal that comes before there is a handler would be to die of it, and the job would not come
-# back. An ignored signal stays ignored through exec until the job sets its handler.
+# By default a signal that arrives before there is a handler kills Python, and the job would not be requeued. An ignored
+# signal stays ignored through exec until the job sets its handler.
 PATIENT = """bash -c 'trap "" USR2; exec "$0" "$@"'"""
 
 
 def python(cluster: Cluster) -> str:
-    """The shell words that start Python on a node."""
+    """The shell command that starts Python on a node."""
     return f"{PATIENT} {cluster.python or shlex.quote(sys.executable)}"
 
 
 def parameters(cluster: Cluster, *, name: str, folder: Path, code: Path, token: str) -> dict[str, Any]:
-    """What submitit's Slurm executor takes.
+    """Parameters of submitit's Slurm executor.
 
     Args:
-        name: Of the job.
-        folder: Of scripts, logs and notes.
-        code: The snapshot that the ranks import.
-        token: Content of `folder`/token, which every node must see.
+        name: Name of the job.
+        folder: Folder of scripts and logs.
+        code: The code snapshot that the ranks import.
+        token: Contents of `folder`/token, which must be visible to every node.
 
     Raises:
-        UserError: A control character in a name: a newline would end a line `#SBATCH` and begin a command.
+        UserError: A control character in a name: a newline would end a `#SBATCH` line and start a command.
     """
     refuse_control_characters("run_dir", str(folder))
     optional = {
@@ -45,8 +45,8 @@ def parameters(cluster: Cluster, *, name: str, folder: Path, code: Path, token: 
         "gpus_per_node": cluster.gpus_per_node,
         "array_parallelism": cluster.parallel,
     }
-    # From Slurm 22.05 on srun does not take --cpus-per-task from the job. A rank that dies takes the others with it
-    # instead of leaving them to wait in a collective.
+    # Since Slurm 22.05 srun does not inherit --cpus-per-task from the job. A rank that dies ends the others instead of
+    # leaving them in a collective.
     cores = [f"--cpus-per-task={cluster.cpus_per_task}"] if cluster.cpus_per_task else []
     return {
         "job_name": name,
@@ -63,19 +63,19 @@ def parameters(cluster: Cluster, *, name: str, folder: Path, code: Path, token: 
 
 
 def render(folder: Path, asked: dict[str, Any], cluster: Cluster, jobs: int) -> str:
-    """The script that would be submitted for `jobs` jobs, made without Slurm."""
+    """The script that would be submitted for `jobs` jobs, rendered without Slurm."""
     command = f"{python(cluster)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
     array: dict[str, Any] = {"map_count": jobs} if jobs > 1 else {}
     return str(_make_sbatch_string(command=command, folder=folder, **asked, **array))
 
 
 def _environment(code: Path) -> list[str]:
-    # PYTHONSAFEPATH keeps the folder that the line was typed in, usually the live checkout, off the path.
+    # PYTHONSAFEPATH keeps the current folder, usually the checkout, off the path.
     return [f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1"]
 
 
 def _shared(folder: Path, token: str, nodes: int) -> list[str]:
-    """Stop where a node sees another folder under the same name, or none."""
+    """Lines that stop the job if the folder is missing or different on a node."""
     path = shlex.quote(str(folder / TOKEN))
     complaint = shlex.quote(f"does not see {folder.parent}: choose a --run_dir that all nodes share")
     test = f'[ "$(cat {path} 2>/dev/null)" = {shlex.quote(token)} ] || '

@@ -1,6 +1,7 @@
-"""The code that a run was submitted with: what comes back after hours in the queue must be what went in."""
+"""Code snapshot of a submission: a job must run the code it was submitted with, hours later."""
 
 import hashlib
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,10 +12,10 @@ BYTECODE = "__pycache__"
 
 
 def take(folder: Path) -> Path:
-    """Copy the packages with their data as they lie, uncommitted changes too, to `folder`/code-HASH.
+    """Copy the package with its data, including uncommitted changes, to `folder`/code-HASH.
 
-    The same code is copied once. A copy that is there already may come from a stranger, with the rest of a run
-    directory: it is replaced unless it holds just these files.
+    The same code is copied once. An existing copy is untrusted, like the rest of a run directory: it is replaced
+    unless it has exactly these files.
     """
     files = [path for name in PACKAGES for path in _files(ROOT / name)]
     digest = _digest(files, ROOT)
@@ -34,7 +35,7 @@ def take(folder: Path) -> Path:
 
 
 def commit() -> str:
-    """The commit that the code was at, with `-dirty` where it had been changed; empty outside of git."""
+    """The git commit of the code, with `-dirty` for uncommitted changes; empty outside of git."""
     try:
         command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -43,8 +44,9 @@ def commit() -> str:
 
 
 def _files(root: Path) -> list[Path]:
-    """Sources and package data below `root`, sorted; not what Python compiled."""
-    return sorted(path for path in root.rglob("*") if path.is_file() and BYTECODE not in path.parts)
+    """Sources and package data below `root`, sorted, configs/ behind its link too; not what Python compiled."""
+    found = (Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
+    return sorted(path for path in found if path.is_file() and BYTECODE not in path.parts)
 
 
 def _digest(files: list[Path], root: Path) -> str:
@@ -56,7 +58,7 @@ def _digest(files: list[Path], root: Path) -> str:
 
 
 def _is_copy(target: Path, digest: str) -> bool:
-    """Whether the files below `target` have this digest; bytecode, which would be imported unseen, is removed."""
+    """Whether the files below `target` have this digest; removes bytecode, which would take precedence."""
     for compiled in list(target.rglob(BYTECODE)):
         _remove(compiled)
     return not any(path.is_symlink() for path in target.rglob("*")) and _digest(_files(target), target) == digest

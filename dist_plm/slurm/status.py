@@ -1,4 +1,4 @@
-"""Where a run stands: its job, its restarts, its last numbers, and the log of the rank that failed."""
+"""State of a run: its job, restarts, latest metrics, and the log of a failed rank."""
 
 import re
 from pathlib import Path
@@ -13,10 +13,10 @@ BAD = ("FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT", "CANCELLED", "BOOT_FAI
 
 
 def report(run: Path) -> str:
-    """A few lines about a run; about a sweep one paragraph for each run.
+    """A few lines about a run; for a sweep, about each run.
 
     Raises:
-        UserError: the folder holds neither.
+        UserError: The folder is neither.
     """
     if runs := sweep.load(run / record.FOLDER):
         return "\n\n".join(_report(Path(path)) for path, _ in runs)
@@ -26,7 +26,7 @@ def report(run: Path) -> str:
 def _report(run: Path) -> str:
     found, written = record.load(run), events.read(run)
     if found is None and not written:
-        raise UserError(f"{run} holds no run: name its run_dir")
+        raise UserError(f"{run} is not a run: name its run_dir")
     state = found.state if found else ""
     ended = bool(written) and written[-1]["event"] == "end"
     lines = [str(run), f"  state      {_state(found, state, ended)}"]
@@ -43,7 +43,7 @@ def _state(found: Record | None, state: str, ended: bool) -> str:
         return "finished" if ended else "started without launch/slurm.py"
     if state == "PENDING":
         state = f"PENDING ({scheduler.pending_reason(found.job)})"
-    return f"{'finished, ' if ended else ''}job {found.job} {state or 'is not known to the queue any more'}"
+    return f"{'finished, ' if ended else ''}job {found.job} {state or 'is no longer in the queue'}"
 
 
 def _numbers(run: Path) -> dict[str, str]:
@@ -62,11 +62,11 @@ def _numbers(run: Path) -> dict[str, str]:
 
 
 def _failure(found: Record) -> list[str]:
-    """The end of the log of the rank that srun saw fail first, or, where that one is silent, of the first rank."""
+    """The end of the log of the first failed rank, or, if it is empty, of rank 0."""
     folder = Path(found.folder)
     first = folder / f"{found.job}_0_log.err"
     if not first.exists():
-        return [f"  no log in {folder}: perhaps the nodes don't see it; choose a --run_dir that they share"]
+        return [f"  no log in {folder}: perhaps it is not shared with the nodes; choose a shared --run_dir"]
     failed = re.findall(r"^srun: error: \S+: tasks? (\d+)", _last_go(first), re.MULTILINE)
     logs = [folder / f"{found.job}_{rank}_log.err" for rank in failed[:1]]
     log = next((log for log in logs if _last_go(log).strip()), first)
@@ -74,5 +74,5 @@ def _failure(found: Record) -> list[str]:
 
 
 def _last_go(log: Path) -> str:
-    """What was written since the job came back the last time."""
+    """The part of the log since the last restart."""
     return log.read_text(errors="replace").rpartition("\nrestart ")[2] if log.exists() else ""

@@ -1,10 +1,11 @@
-"""From a checked request to jobs in the queue, or to processes of this machine."""
+"""Submits checked requests to the queue, or runs them locally."""
 
 import os
 import re
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,16 +21,17 @@ from dist_plm.slurm.cluster import Cluster
 from dist_plm.slurm.job import ShardsJob, TrainJob
 
 Job = submitit.Job[int]
+RELAY_SECONDS = 0.5  # polling interval of the logs of local jobs
 
 
 def train(runs: Sequence[sweep.Run], base: Path, cluster: Cluster, *, local: bool) -> list[Job]:
-    """Submit the runs: one array where there are several.
+    """Submit the runs, several as a job array.
 
     Args:
         base: The run directory, or the folder of the sweep.
 
     Raises:
-        UserError: a run has a job already, a folder can't be written, or Slurm refuses.
+        UserError: A run already has a job, a folder can't be written, or Slurm refuses.
     """
     _refuse_active([run.path for run in runs])
     work = [TrainJob(run.arguments, str(run.path), cluster.max_restarts, cluster.notice_seconds) for run in runs]
@@ -42,7 +44,7 @@ def train(runs: Sequence[sweep.Run], base: Path, cluster: Cluster, *, local: boo
 
 
 def shards(arguments: list[str], out: Path, parts: int, cluster: Cluster, *, local: bool) -> list[Job]:
-    """Submit the parts of a data set, and after them the job that binds them; that one is the last."""
+    """Submit the parts of a data set, and last the job that completes it."""
     base = out.with_name(f"{out.name}.jobs")
     _refuse_active([base])
     limits = (cluster.max_restarts, cluster.notice_seconds)
@@ -58,10 +60,28 @@ def shards(arguments: list[str], out: Path, parts: int, cluster: Cluster, *, loc
 
 
 def wait(jobs: Sequence[Job]) -> bool:
-    """Until local jobs end; whether all ended well."""
-    for job in jobs:
-        job.wait()
+    """Wait for local jobs and relay the logs of their rank 0; returns whether all succeeded."""
+    printed = dict.fromkeys(jobs, 0)
+    running = True
+    while running:
+        running = not all(job.done() for job in jobs)  # before relaying, so that the end of a log is not missed
+        for job in jobs:
+            printed[job] = _relay(job, printed[job], f"[{job.job_id}] " if len(jobs) > 1 else "")
+        time.sleep(RELAY_SECONDS if running else 0)
     return all(path.exists() for job in jobs for path in _results(job))
+
+
+def _relay(job: Job, start: int, prefix: str) -> int:
+    """Copy the complete lines of rank 0's log from byte `start` on to stderr; returns their end."""
+    log = job.task(0).paths.stderr
+    if not log.exists():
+        return start
+    with log.open("rb") as file:
+        file.seek(start)
+        lines = file.read().rpartition(b"\n")
+    for line in lines[0].decode(errors="replace").splitlines():
+        print(f"{prefix}{line}", file=sys.stderr)
+    return start + len(lines[0]) + len(lines[1])
 
 
 def _results(job: Job) -> list[Path]:
@@ -86,16 +106,16 @@ def _submit(
 
 
 def _token(path: Path) -> str:
-    """A text by which a node tells that it sees this folder. Jobs that wait look for the one that is there."""
+    """A token by which a node checks that it sees this folder; an existing one is kept for pending jobs."""
     found = path.read_text(errors="replace") if path.is_file() else ""
-    if not re.fullmatch(r"[0-9a-f]{16}", found):  # the folder may come from a stranger
+    if not re.fullmatch(r"[0-9a-f]{16}", found):  # the folder is untrusted
         found = secrets.token_hex(8)
         path.write_text(found)
     return found
 
 
 def _start(work: Sequence[Callable[[], int]], folder: Path, cluster: Cluster, code: Path) -> list[Job]:
-    """The same callables in processes of this machine, all at once."""
+    """Run the callables concurrently in processes of this machine."""
     os.environ |= {"PYTHONPATH": f"{code}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", "PYTHONSAFEPATH": "1"}
     executor = submitit.LocalExecutor(folder)
     executor.update_parameters(
@@ -109,7 +129,7 @@ def _start(work: Sequence[Callable[[], int]], folder: Path, cluster: Cluster, co
 
 @contextmanager
 def _folder(base: Path) -> Iterator[Path]:
-    """`base`/launch, for scripts, logs and notes. When nothing comes of it, no new folder is left."""
+    """Create `base`/launch for scripts and logs; removed again if the submission fails."""
     existing = next(path for path in (base, *base.parents) if path.exists())
     folder = base / record.FOLDER
     try:
@@ -135,4 +155,4 @@ def _refuse_active(paths: Sequence[Path]) -> None:
     for path in paths:
         found = record.load(path)
         if found and found.is_active:
-            raise UserError(f"{path} has job {found.job} already: wait for it, or `scancel {found.job}` first")
+            raise UserError(f"{path} already has job {found.job}: wait for it, or `scancel {found.job}` first")

@@ -1,4 +1,4 @@
-"""One line, many runs: the product of `--sweep key=values`, each run in a folder of its own below the run directory."""
+"""Hyperparameter sweeps: the product of `--sweep key=values`, each run in a subfolder of the run directory."""
 
 import itertools
 import json
@@ -20,13 +20,13 @@ SWEEP = "sweep.json"
 
 @dataclass(frozen=True)
 class Run:
-    """One run to be.
+    """A run to be submitted.
 
     Args:
         path: Its run directory, absolute.
         arguments: Of `python -m dist_plm.train`.
-        config: What they mean.
-        values: What the sweep sets, by key.
+        config: Their configuration.
+        values: Values of the sweep, by key.
     """
 
     path: Path
@@ -36,14 +36,14 @@ class Run:
 
 
 def runs(arguments: list[str], sweeps: list[str], ranks: int, *, build: bool) -> list[Run]:
-    """The runs of a line, checked, in the order of the product; one where nothing is swept.
+    """The checked runs of a command, in the order of the product; one run without a sweep.
 
     Args:
         ranks: Of each run.
         build: Build the demo's data set if it is missing.
 
     Raises:
-        UserError: a run that can't start, a sweep that is not `key=values`, or that names one run twice.
+        UserError: A run can't start, a sweep is not `key=values`, or names a run twice.
     """
     parser = command_line()
     base = Path(config_of(parser, parser.parse_args(arguments)).run_dir).absolute()
@@ -66,7 +66,7 @@ def parse(text: str) -> tuple[str, list[str]]:
     """`seed=0..4` -> ("seed", ["0", "1", "2", "3", "4"]); lists in brackets are one value.
 
     Raises:
-        UserError: not of the form key=values.
+        UserError: It is not of the form key=values.
     """
     key, _, values = text.partition("=")
     try:
@@ -88,7 +88,7 @@ def parse(text: str) -> tuple[str, list[str]]:
 
 
 def save(folder: Path, found: list[Run]) -> None:
-    """Remember which runs a sweep has; runs that an earlier line added to it stay."""
+    """Save the list of runs of a sweep, added to runs of earlier commands."""
     table = {str(run.path): run.values for run in found}
     known = {path: values for path, values in load(folder) if path not in table}
     with replacing(folder / SWEEP) as file:
@@ -96,14 +96,14 @@ def save(folder: Path, found: list[Run]) -> None:
 
 
 def load(folder: Path) -> list[tuple[str, dict[str, str]]]:
-    """(run directory, swept values) of each run of a sweep; empty where there is none."""
+    """(run directory, swept values) of each run of a sweep; empty if there is none."""
     path = folder / SWEEP
     try:
         found = read_document(path) if path.exists() else {}
         if not all(isinstance(values, dict) for values in found.values()):
             raise ValueError("no values by run")
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no list of runs ({error}): name another folder") from error
+        raise UserError(f"{path} is not a list of runs ({error}): choose another folder") from error
     return list(found.items())
 
 

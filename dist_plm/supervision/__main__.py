@@ -1,4 +1,4 @@
-"""`python -m dist_plm.supervision`: how good is the supervision that a method makes up? The paper's table 2, by labels.
+"""`python -m dist_plm.supervision`: quality of a method's self-supervision, measured by labels (table 2 of the paper).
 
 python -m dist_plm.supervision --checkpoint RUN
 python -m dist_plm.supervision --checkpoint EXPORT --shards data/cub200
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dist_plm.cli import OneLineParser, config_of, config_parser, run_command
+from dist_plm.cli import OneLineParser, config_of, config_parser, location, run_command
 from dist_plm.config import Config
 from dist_plm.distributed.environment import place
 from dist_plm.errors import RunFailure, UserError
@@ -36,12 +36,12 @@ METHODS = ("distance", "k-means", "hierarchical", "random walk", "plm")
 
 
 def main() -> int:
-    """Judge the estimates; a table for people on standard error, one JSON object on standard output."""
+    """Evaluate the estimates; a table on standard error, a JSON object on standard output."""
     options, config = _parse(sys.argv[1:])
     if place().size > 1:
-        raise UserError("supervision is judged on one rank: start it without torchrun")
+        raise UserError("dist_plm.supervision runs on one rank: start it without torchrun")
     if not config.data.shards:
-        raise UserError("there are no images to judge by: name a data set with --shards")
+        raise UserError("no data set: name one with --shards")
 
     from dist_plm.data.opening import open_split
     from dist_plm.distributed.connection import connect, disconnect
@@ -53,7 +53,7 @@ def main() -> int:
         if options.clusters > len(store):
             raise UserError(f"--clusters {options.clusters}: split {store.split!r} has {len(store):,} images; lower it")
         if not (store.labels >= 0).any():
-            raise UserError(f"split {store.split!r} of {store.place} has no labels to judge by: name another --split")
+            raise UserError(f"split {store.split!r} of {store.place} has no labels: choose another --split")
         world = connect(config.runtime)
         display = Display(world)
         try:
@@ -70,24 +70,24 @@ def main() -> int:
             with replacing(options.out) as file:
                 file.write(f"{json.dumps(result)}\n".encode())
         except OSError as error:
-            raise RunFailure(f"--out {options.out} can't be written ({error.strerror}): it was printed") from error
+            raise RunFailure(f"--out {options.out} can't be written ({error.strerror}): see the output") from error
     return 0
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
     first = OneLineParser(prog="python -m dist_plm.supervision", add_help=False, allow_abbrev=False)
-    first.add_argument("--checkpoint", type=Path, help="run directory or export; without one, the start of a run")
-    first.add_argument("--shards", help="data set folder, as --data.shards")
+    first.add_argument("--checkpoint", type=Path, help="run directory or export (default: an untrained network)")
+    first.add_argument("--shards", type=location, help="data set folder, as --data.shards")
     first.add_argument("--split", help="split with labels, as --data.test_split")
-    first.add_argument("--clusters", type=int, default=0, help="K of k-means and of Ward's finer cut (the classes)")
-    first.add_argument("--batches", type=int, default=20, help="sampled batches whose pairs are judged apart")
-    first.add_argument("--sweeps", type=Path, help="folder that keeps the embeddings for another time")
+    first.add_argument("--clusters", type=int, default=0, help="clusters of k-means and Ward (default: classes)")
+    first.add_argument("--batches", type=int, default=20, help="sampled batches, evaluated separately")
+    first.add_argument("--sweeps", type=Path, help="folder in which embeddings are kept for reuse")
     first.add_argument("--out", type=Path, help="file for the JSON object")
     options, rest = first.parse_known_args(arguments)
     parser = config_parser("supervision", __doc__.partition("\n")[0] + "\n\n" + first.format_help())
     given = {"--data.shards": options.shards, "--data.test_split": options.split}
     run = []
-    if options.checkpoint:  # an export has no configuration and no images of its own
+    if options.checkpoint:  # an export has no configuration and no data set
         file = options.checkpoint / "config.yaml"
         run = ["--config", str(file)] if file.exists() else ["--data.shards", ""]
     rest = [*run, *rest, *(word for key, value in given.items() if value for word in (key, value))]
@@ -98,12 +98,12 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
         raise UserError(f"--out {options.out}: there is no folder {options.out.parent}; make it, or name another file")
     if config.model.head_start != "orthogonal" and not options.checkpoint:
         raise UserError(
-            f"model.head_start {config.model.head_start} fits the head to training images, which is done by a run: "
+            f"model.head_start {config.model.head_start} fits the head to training images, which only a run does: "
             "name one with --checkpoint, or set --model.head_start orthogonal"
         )
     if config.loss.relative:
         raise UserError(
-            "loss.relative has a unit in a training batch, none over all pairs: set --loss.relative false and "
+            "loss.relative is defined for a training batch, not over all pairs: set --loss.relative false and "
             "--loss.delta to a distance"
         )
     return options, config
@@ -141,7 +141,7 @@ def _methods(
     world: "World",
     display: "Display",
 ) -> dict[str, dict[str, Any]]:
-    """Each method's estimate, judged over all pairs and over those within sampled batches."""
+    """Each method's estimate, evaluated over all pairs and over those within sampled batches."""
     import torch
 
     from dist_plm.data.plan import make_plan
@@ -160,13 +160,13 @@ def _methods(
     methods = {}
     for name in METHODS:
         if name in ("hierarchical", "random walk") and n > MOST_POINTS:
-            display.say(f"{name} holds all pairs: left out, since {n:,} images are more than {MOST_POINTS:,}")
+            display.say(f"{name} skipped: it stores all pairs, and {n:,} images exceed the limit of {MOST_POINTS:,}")
             continue
         display.say(f"{name}: estimating")
         estimate = build_estimate(name, points, clusters, config)
         depth = min(estimate.largest, n) - 1
         near, _ = nearest(vectors, vectors, max(1, depth), exclude=torch.arange(n))
-        with display.phase(f"judge {name}", n + len(batches), "points") as bar:
+        with display.phase(f"evaluate {name}", n + len(batches), "points") as bar:
             order = torch.from_numpy(near)
             whole = judge(estimate, points, labels, order, delta=delta, progress=bar.advance)
             sampled = judge_batches(estimate, points, labels, batches, delta=delta, progress=bar.advance)
@@ -175,7 +175,7 @@ def _methods(
 
 
 def _network(config: Config, checkpoint: Path | None, world: "World") -> tuple["Embedder", "Proxies | None"]:
-    """What supervision is made from: the momentum encoder of a run, the network of an export, or a run's start."""
+    """The network: the momentum encoder of a run, that of an export, or the initial one of a run."""
     from dist_plm.encoders.networks import TrainedRun, load_network, locate, untrained
 
     if checkpoint is None:
@@ -213,7 +213,7 @@ def _folder(kept: Path | None) -> Iterator[Path]:
 
 
 def _usage(proxies: "Proxies", points: "Tensor") -> dict[str, float]:
-    """How the points choose among the proxies: each the nearest."""
+    """Usage of the proxies by nearest-proxy assignment."""
     from dist_plm.evaluation.pair_quality import usage
 
     rho, _ = proxies.constrained(proxies.raw_rho.detach(), proxies.raw_psi.detach())

@@ -1,4 +1,4 @@
-"""Who belongs together, as methods estimate it from embeddings: the rows of the paper's table 2 and a control."""
+"""Similarity estimates from embeddings, by method: the rows of the paper's table 2 and a control."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from dist_plm.manifold import Neighbourhoods
 from dist_plm.manifold.distance import distance
 from dist_plm.methods.piecewise import member_ids, neighbourhoods, similarity
 
-BLOCK = 512  # points whose neighbourhoods are built at once
+BLOCK = 512  # points per block
 
 
 class View(NamedTuple):
-    """What some of the points see.
+    """The estimate for some of the points.
 
     Args:
         similarity: [r, n] to all points.
-        sets: For each of them the points that it is grouped with, ids int64, itself first.
+        sets: For each of them the ids int64 of its group, itself first.
     """
 
     similarity: Tensor
@@ -30,11 +30,11 @@ class View(NamedTuple):
 
 
 class Estimate(ABC):
-    """An estimate of the similarity of all pairs of n points, and of who is grouped with each.
+    """An estimate of the similarity of all pairs of n points, and of a group for each point.
 
     Attributes:
-        largest: No set has more points.
-        scaled: Whether the similarity is on the scale of equation 6, so that it says how far apart a pair should be.
+        largest: Upper bound of the size of a group.
+        scaled: Whether the similarity is on the scale of equation 6, and so defines a target distance.
     """
 
     largest: int
@@ -42,10 +42,10 @@ class Estimate(ABC):
 
     @abstractmethod
     def view(self, rows: Tensor) -> View:
-        """What the points `rows` (int64 [r]) see."""
+        """The estimate for the points `rows` (int64 [r])."""
 
     def within(self, batch: Tensor) -> "Estimate":
-        """The same among the points of a batch alone, int64 [b]; a method that uses all points for it still does."""
+        """The estimate within a batch, int64 [b]; a method that uses all points for it still does."""
         return _Within(self, batch)
 
 
@@ -65,7 +65,7 @@ class Clusters(Estimate):
     """1 for a pair in one cluster, 0 otherwise; with a hierarchy, the mean over its levels.
 
     Args:
-        levels: int64 [n] labels of the clusters, one array a level. The sets are those of the first.
+        levels: int64 [n] labels of the clusters, one array per level. Groups are those of the first.
     """
 
     def __init__(self, levels: Sequence[np.ndarray]) -> None:
@@ -81,11 +81,11 @@ class Clusters(Estimate):
 
 
 class Walk(Estimate):
-    """The affinities of MOM's random walk; a point's set is itself and the others that its walk visits most.
+    """The affinities of MOM's random walk; a point's group is itself and the points that its walk visits most.
 
     Args:
         embeddings: [n, D] of unit length.
-        neighbours: Of the graph, and of the set: MOM takes as many neighbours on the manifold as in space.
+        neighbours: k of the graph, and size of the group, as in MOM.
     """
 
     def __init__(self, embeddings: Tensor, neighbours: int = 30) -> None:
@@ -103,7 +103,7 @@ class Walk(Estimate):
 
 
 class Distance(Estimate):
-    """The control of a similarity: 1 - |x_i - x_j| / 2 and the k nearest, what distance says without any method."""
+    """Control: similarity 1 - |x_i - x_j| / 2 and the k nearest, without any method."""
 
     def __init__(self, embeddings: Tensor, k: int) -> None:
         self.points, self.largest = embeddings, 1 + k
@@ -122,7 +122,7 @@ class Manifold(Estimate):
 
     Args:
         embeddings: [n, D] of unit length.
-        config: Of neighbourhoods and similarity.
+        config: Settings of neighbourhoods and similarity.
     """
 
     scaled = True

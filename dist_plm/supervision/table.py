@@ -1,4 +1,4 @@
-"""The quality of made-up supervision as a table, beside the paper's table 2."""
+"""Prints the quality of self-supervision beside the paper's table 2."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from dist_plm.evaluation.published import supervision
 
 
 def show(result: dict[str, Any]) -> None:
-    """The table beside the paper's, and what belongs to PLM alone."""
+    """Print the table, and numbers specific to PLM."""
     console, paper = Console(stderr=True), supervision(result["data"])
     title = f"{result['data']} {result['split']}, {result['images']:,} images"
     note = "control: purity of as many nearest neighbours; paper: its table 2, purity and correlation"
@@ -35,4 +35,4 @@ def show(result: dict[str, Any]) -> None:
         console.print("  |X_i|: " + "  ".join(f"{size}: {count / total:.1%}" for size, count in row["sizes"].items()))
     if result["proxies"]:
         used = result["proxies"]
-        console.print(f"proxies: {used['used']:.1%} are some point's nearest, {used['effective']:.1f} in effect")
+        console.print(f"proxies: {used['used']:.1%} are used as a nearest proxy, effectively {used['effective']:.1f}")

@@ -12,12 +12,12 @@ from dist_plm.evaluation.pair_quality import Attraction, PairMoments, Purity
 from dist_plm.manifold.distance import distance
 from dist_plm.supervision.estimates import Estimate
 
-ROWS = 256  # points whose similarities to all others are in memory at once
+ROWS = 256  # points per block
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What is counted of an estimate; sums over disjoint sets of points add up.
+    """Statistics of an estimate; those of disjoint sets of points add up.
 
     Args:
         moments: Of similarity and ground truth over pairs of different points.
@@ -44,7 +44,7 @@ class Judgement:
         )
 
     def result(self) -> dict[str, Any]:
-        """The numbers, for people and for JSON."""
+        """The numbers as a JSON object."""
         own, control, attraction = self.purity.means, self.control.means, self.attraction
         return {
             "purity": own["purity"],
@@ -69,7 +69,7 @@ def judge(
     delta: float,
     progress: Callable[[int], None],
 ) -> Judgement:
-    """Judge an estimate by labels.
+    """Evaluate an estimate by labels.
 
     Args:
         estimate: Over these points.

@@ -1,4 +1,4 @@
-"""Where a run's numbers are drawn while it runs: TensorBoard always, Weights & Biases where it is asked for."""
+"""Logger backends: TensorBoard always, Weights & Biases on request."""
 
 import hashlib
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Any, Protocol
 
 
 class Unreachable(Exception):
-    """A board that can't be had now."""
+    """A logger backend is unavailable."""
 
 
 class Board(Protocol):
-    """Takes numbers by name at a step."""
+    """A logger backend: scalars by name at a step."""
 
     def add(self, numbers: dict[str, float], step: int) -> None: ...
 
@@ -18,7 +18,7 @@ class Board(Protocol):
 
 
 class TensorBoard:
-    """Event files in RUN/tensorboard; those of a killed run beyond `last` are hidden."""
+    """Event files in RUN/tensorboard; events of a killed run after step `last` are hidden."""
 
     def __init__(self, folder: Path, last: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -34,12 +34,12 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of the project `train.wandb`; the same run directory goes on with the same run there.
+    """A run of the project `train.wandb`; a resumed run directory continues the same wandb run.
 
-    Steps are an axis of their own: wandb's counter never goes back, a resumed run does.
+    Steps are a custom axis: wandb's own counter can't go back, as a resumed run does.
 
     Raises:
-        Unreachable: wandb refuses, in its own words.
+        Unreachable: wandb raised an error, whose text it has.
     """
 
     def __init__(self, project: str, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a run measures: one JSON object a line in metrics.jsonl, and the same numbers on boards."""
+"""Metrics of a run: one JSON object per line in metrics.jsonl, and the same numbers in the logger backends."""
 
 import json
 import os
@@ -15,7 +15,7 @@ INCIDENTS = ("resumed", "forced", "preempted", "requeued", "failure")
 
 
 def scalars(event: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """(name, number) of all numbers of an event but its place in the run; in dictionaries they are called name@key."""
+    """(name, number) of all numbers of an event except step and epoch; entries of dictionaries are named name@key."""
     for name, value in event.items():
         for key, number in (value if isinstance(value, dict) else {"": value}).items():
             if isinstance(number, int | float) and name not in ("step", "epoch"):
@@ -23,7 +23,7 @@ def scalars(event: dict[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _event(line: bytes) -> dict[str, Any]:
-    """The event of a line; empty where it is none."""
+    """The event in a line; empty if the line is not one."""
     try:
         return parse_document(line)
     except ValueError:
@@ -35,16 +35,16 @@ def _befell(line: bytes) -> bool:
 
 
 class Metrics:
-    """Appends events of the first rank to `metrics.jsonl`; silent on the others.
+    """Appends events to `metrics.jsonl` on rank 0; does nothing on the others.
 
     Args:
         folder: The run directory.
         world: The ranks.
-        keep_bytes: Length of the file when the checkpoint was saved that the run goes on from. What a killed run wrote
-            after it will be written again and is cut off, but for what befell the run itself (INCIDENTS).
+        keep_bytes: Length of the file in the checkpoint that the run resumes from. Later lines of a killed run are cut
+            off, since they will be written again, except for events about the run itself (INCIDENTS).
 
     Attributes:
-        fault: What was wrong with the file, which now holds its whole lines; empty for nothing.
+        fault: Damage that was found in the file, which now has its complete lines only; empty for none.
     """
 
     fault = ""
@@ -72,16 +72,16 @@ class Metrics:
         self._folder = folder
 
     def add_wandb(self, project: str) -> str:
-        """Also draw the numbers in this project of Weights & Biases. Returns why it can't be; training goes on."""
+        """Also log to this project of Weights & Biases. Returns why it is unavailable; training continues."""
         if self.active:
             try:
                 self._boards.append(WeightsAndBiases(project, self._folder))
             except Unreachable as error:
-                return f"no Weights & Biases: {error}"
+                return f"Weights & Biases is unavailable: {error}"
         return ""
 
     def write(self, event: str, **values: Any) -> None:
-        """Append one event; if there is a `step`, its numbers also go to the boards."""
+        """Append one event; if it has a `step`, its numbers also go to the logger backends."""
         if not self.active:
             return
         self._file.write(json.dumps({"event": event, **values}) + "\n")
@@ -97,7 +97,7 @@ class Metrics:
         return self._file.tell() if self.active else 0
 
     def sync(self) -> None:
-        """Let what was written reach the disk."""
+        """Flush to disk."""
         if self.active:
             os.fsync(self._file.fileno())
 

@@ -1,4 +1,4 @@
-"""The parts of a step by name: `with part("student"): ...` costs nothing measurable while nobody profiles."""
+"""Named parts of a step: `with part("student"): ...` has no measurable cost without a profiler."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ from torch.profiler import record_function
 
 
 class Stopwatch:
-    """Seconds of each part without the parts inside it, in the thread that made the stopwatch.
+    """Exclusive time of each part, in the thread that created the stopwatch.
 
     Attributes:
         seconds: By the name of the part.
@@ -29,7 +29,7 @@ class Stopwatch:
 
     @contextmanager
     def time(self, name: str) -> Iterator[None]:
-        """Around a part."""
+        """Time a part."""
         if threading.get_ident() != self._thread:
             yield
             return
@@ -43,7 +43,7 @@ class Stopwatch:
             self._inside[-1] += whole
 
     def now(self) -> float:
-        """Seconds of a clock, when the device has done what was queued."""
+        """Clock in seconds, after a device synchronisation."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
@@ -53,7 +53,7 @@ _stopwatch: Stopwatch | None = None
 
 
 def watch(stopwatch: Stopwatch | None) -> None:
-    """Time all parts from now on with this stopwatch, or none."""
+    """Use this stopwatch for all parts from now on, or none."""
     global _stopwatch
     _stopwatch = stopwatch
 

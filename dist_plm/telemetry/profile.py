@@ -1,4 +1,4 @@
-"""Where a step's time goes: its parts by the clock, a trace for torch's viewers, a table that names the bottleneck."""
+"""Profile of a step: wall time of its parts, a trace for trace viewers, and a table that names the bottleneck."""
 
 from pathlib import Path
 
@@ -22,18 +22,18 @@ ADVICE = {
     "optimiser": "the update: fewer parameters",
     "ema": "the momentum encoder follows the student: fewer parameters",
     "sweep": "embedding the images for the next plan: raise batch.refresh_epochs",
-    "evaluation": "judging on the test split: raise train.evaluate_epochs",
-    "checkpoint": "copying the state, or waiting for the write before: raise checkpoint.every_steps",
+    "evaluation": "evaluation on the test split: raise train.evaluate_epochs",
+    "checkpoint": "copying the state, or waiting for the previous write: raise checkpoint.every_steps",
     OTHER: "logging and checks between the steps: raise train.log_steps",
 }
 
 
 class Profiler:
-    """Profiles STEPS steps of the first rank; leaves RUN/profile/trace.json, a table, and an event `profile`.
+    """Profiles STEPS steps of rank 0; writes RUN/profile/trace.json, prints a table, and logs an event `profile`.
 
     Args:
         run: The run directory.
-        wanted: Otherwise it does nothing, as on the other ranks.
+        wanted: False does nothing, as on the other ranks.
     """
 
     def __init__(self, run: Path, metrics: Metrics, display: Display, *, wanted: bool) -> None:
@@ -59,7 +59,7 @@ class Profiler:
         self._profile.step()
 
     def close(self) -> None:
-        """At the end of training; a run shorter than the window is reported as far as it went."""
+        """Stop at the end of training; a run shorter than the window is reported up to its end."""
         if not self._ended:
             self._profile.stop()
 
@@ -78,7 +78,7 @@ class Profiler:
 
 
 def table(seconds: dict[str, float], steps: int) -> Table:
-    """Milliseconds of each part of a step, the largest first, and what to do about that one."""
+    """Milliseconds of each part of a step, largest first, with advice on the largest."""
     whole = sum(seconds.values())
     order = sorted(seconds, key=lambda name: -seconds[name])
     title = f"{steps} steps of rank 0, {1e3 * whole / max(steps, 1):,.1f} ms each"

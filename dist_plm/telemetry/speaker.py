@@ -1,4 +1,4 @@
-"""Who speaks for all ranks."""
+"""Protocol of the rank that prints and logs for all."""
 
 from typing import Protocol
 
@@ -6,7 +6,7 @@ import torch
 
 
 class Speaker(Protocol):
-    """A rank, as far as telemetry has to know it; `distributed.world.World` is one."""
+    """A rank as telemetry needs it; implemented by `distributed.world.World`."""
 
     @property
     def is_first(self) -> bool: ...

@@ -1,42 +1,45 @@
-"""A run directory compared with the settings of a command: what may change, what a run keeps, what differs."""
+"""Compares the settings of a command with those of the run directory that it resumes."""
 
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from dist_plm.cli import load_config
 from dist_plm.config import Config
 from dist_plm.config.fields import entries
+from dist_plm.config.text import plain, unused_sections
 from dist_plm.model.preprocessing import with_filter
 
 
 def has_checkpoint(run: Path) -> bool:
-    """Whether a run directory holds anything that was learned: a checkpoint, complete or damaged."""
+    """Whether a run directory has a checkpoint, complete or damaged."""
     return any(path.suffix != ".tmp" for path in (run / "checkpoints").glob("step_*"))
 
 
 def differences(run: Path, config: Config) -> dict[str, list[Any]]:
-    """The settings that alter the run and differ, as {key: [there, here]}; none where nothing was learned there."""
+    """Settings that differ and change results, as {key: [stored, given]}; none if the run has no checkpoint."""
     if not (run / "config.yaml").exists() or not has_checkpoint(run):
         return {}
     stored = load_config(run / "config.yaml")
-    # `auto` is one filter for each backbone, and what older versions, which stored none, used.
-    settled = (replace(each, views=with_filter(each.model, each.views)) for each in (stored, config))
+    # `auto` resolves to the backbone's filter, which is also what older versions used, who did not store it.
+    settled = [replace(each, views=with_filter(each.model, each.views)) for each in (stored, config)]
     before, now = ({key: plain(value) for key, value, rules in entries(each) if not rules.free} for each in settled)
-    return {key: [before[key], now[key]] for key in sorted(now) if before[key] != now[key]}
+    idle = tuple(f"{name}." for name in set.intersection(*(unused_sections(asdict(each)) for each in settled)))
+    return {key: [before[key], now[key]] for key in sorted(now) if before[key] != now[key] and not key.startswith(idle)}
 
 
 def as_begun(config: Config, given: Collection[str]) -> tuple[Config, dict[str, Any]]:
-    """`config` with what neither a file nor an option set taken from the run that it resumes, not from the defaults.
+    """`config` with keys that neither a file nor an option set taken from the resumed run instead of the defaults.
 
-    So a run that an older version began, with other defaults, is resumed by the same command.
+    So the same command resumes a run that was started by a version with other defaults.
 
     Args:
         given: Keys, or whole sections, that a file or an option set.
 
     Returns:
-        The configuration, and the values that were taken, by key.
+        The configuration, and the values taken from the run, by key.
     """
     run = Path(config.run_dir)
     keys = [key for key in differences(run, config) if not {key, key.partition(".")[0]} & set(given)]
@@ -44,14 +47,13 @@ def as_begun(config: Config, given: Collection[str]) -> tuple[Config, dict[str, 
         return config, {}
     before, taken = load_config(run / "config.yaml"), {}
     for key in keys:
-        section, _, name = key.partition(".")
-        taken[key] = value = getattr(getattr(before, section), name) if name else getattr(before, section)
-        config = replace(config, **{section: replace(getattr(config, section), **{name: value}) if name else value})
+        names = key.split(".")
+        taken[key] = value = reduce(getattr, names, before)
+        config = _with(config, names, value)
     return config, taken
 
 
-def plain(value: Any) -> Any:
-    """A tree of settings with lists in place of tuples, as YAML has them."""
-    if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items()}
-    return [plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+def _with(section: Any, names: list[str], value: Any) -> Any:
+    """A copy of a section with the value at this path of names replaced."""
+    name, *rest = names
+    return replace(section, **{name: _with(getattr(section, name), rest, value) if rest else value})

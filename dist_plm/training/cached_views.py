@@ -1,14 +1,14 @@
-"""Training on features: what the frozen part makes of some views of each image is computed once and kept on disk.
+"""Training on cached features: the frozen part embeds a fixed set of views of each image once, stored on disk.
 
-N random views and the evaluation view of each training image, and the evaluation view of each test image, go through
-the frozen part in sweeps, so a killed run resumes where it was. Then an epoch reads rows instead of images: nothing is
-decoded, and only the trained part computes.
+N random views and the evaluation view of each training image, and the evaluation view of each test image, pass through
+the frozen part in resumable embedding passes. Epochs then read rows instead of images: nothing is decoded, and only
+the trainable part computes.
 
-    FOLDER/KEY_view0/train/ids_....npy     what enters the trained part, flattened [samples, F]
+    FOLDER/KEY_view0/train/ids_....npy     input of the trainable part, flattened [samples, F]
     FOLDER/KEY_eval/train/... FOLDER/KEY_eval/test/...
 
-FOLDER is RUN_DIR/features, or features/ in `data.cache_dir`, where runs on one node share it: views are drawn from a
-seed of their own, and KEY is a hash of the images, the views and the frozen weights.
+FOLDER is RUN_DIR/features, or features/ in `data.cache_dir`, shared by the runs of a node: views have a seed of their
+own, and KEY is a hash of the images, the view settings and the frozen weights.
 """
 
 import hashlib
@@ -35,14 +35,14 @@ from dist_plm.telemetry.progress import Display
 from dist_plm.training.learner import Learner
 
 Around = Callable[[np.ndarray], np.ndarray]
-VIEWS_SEED = 0  # of the cached views, whatever the run's: runs of other seeds share them
+VIEWS_SEED = 0  # independent of the run's seed, so that runs with other seeds share the cache
 
 
 class CachedViews:
-    """The cached features of a run; all methods that compute are collectives.
+    """The cached features of a run. Methods that compute features are collectives.
 
     Args:
-        learner: Its frozen part computes them.
+        learner: Provides the frozen part.
     """
 
     def __init__(self, config: Config, learner: Learner, world: World, display: Display) -> None:
@@ -58,10 +58,10 @@ class CachedViews:
         self._train: list[Embeddings] = []
 
     def fill(self, store: Store) -> None:
-        """Compute what is missing of the training images' views.
+        """Compute the missing features of the training images.
 
         Raises:
-            Preempted: a rank was told to leave; what was computed is kept.
+            Preempted: A rank caught a signal; computed features are kept.
         """
         random = [
             self._swept(store, f"view{number}", f"features of view {number + 1} of {self._config.views.cached}", number)
@@ -70,19 +70,19 @@ class CachedViews:
         self._train = [*random, self._swept(store, "eval", f"features of {store.split}")]
 
     def source(self, store: Store) -> Source:
-        """The evaluation views' features of a split, for a sweep through the trained part."""
+        """Features of a split's evaluation views, for an embedding pass through the trainable part."""
         rows = self._swept(store, "eval", f"features of {store.split}")
         return from_rows(rows, self.shape, self._config.evaluation.batch_size)
 
     def batches(
         self, plan_rows: np.ndarray, labels: np.ndarray | None, around: Around | None, *, epoch: int, first_step: int
     ) -> "Rows":
-        """The batches of an epoch from `first_step` on, as Loader's.
+        """The batches of an epoch from `first_step` on, as from Loader.
 
         Args:
             plan_rows: int64 [steps, b], this rank's sample ids of every step.
-            labels: int64 [n], classes of all images, to be handed out with them; or None.
-            around: As Loader's.
+            labels: int64 [n], classes of all images, returned with the batches; or None.
+            around: As in Loader.
         """
         count, candidates = self._config.views.count, len(self._train)
         chosen = chosen_views(count, candidates, len(self._train[0]), seed=self._config.seed, epoch=epoch)
@@ -109,7 +109,7 @@ class CachedViews:
 
     def _key(self, store: Store, view: int | None) -> str:
         views = self._config.views
-        # Of the evaluation view nothing depends on how views are drawn.
+        # The evaluation view does not depend on the augmentation settings.
         told = (views.size, views.resize, views.interpolation, *(() if view is None else astuple(views)))
         facts = (store.fingerprint, self._weights, self._config.train.precision, self._config.index.precision, told)
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
@@ -119,7 +119,7 @@ class Rows:
     """Batches of an epoch from cached features. Made by `CachedViews.batches`.
 
     Attributes:
-        wait_seconds: 0: rows are read while the caller asks for them.
+        wait_seconds: 0, since rows are read synchronously.
     """
 
     wait_seconds = 0.0
@@ -150,7 +150,7 @@ class Rows:
 
 
 def chosen_views(count: int, candidates: int, images: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Which of its cached views each image shows in an epoch: int64 [images, count], different ones, drawn anew."""
+    """Cached views that each image uses in an epoch, without repetition: int64 [images, count]."""
     key, counter = np.array([seed, 5], dtype=np.uint64), np.array([0, 0, 0, epoch], dtype=np.uint64)
     draw = np.random.Generator(np.random.Philox(key=key, counter=counter))
     return draw.random((images, candidates)).argsort(axis=1)[:, :count]

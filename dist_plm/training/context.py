@@ -1,4 +1,4 @@
-"""What the parts of one run have in common: the trainer makes it once, planner, evaluator and journal read it."""
+"""State shared by the parts of a run: created by the trainer, read by planner, evaluator and journal."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,13 @@ from dist_plm.training.run_directory import RunDirectory
 
 @dataclass(frozen=True)
 class RunLog:
-    """Where a run reports: the terminal of the first rank, and metrics.jsonl with its loggers."""
+    """Output of a run: the terminal of rank 0, and metrics.jsonl with the logger backends."""
 
     display: Display
     metrics: Metrics
 
     def warn(self, text: str, step: int) -> None:
-        """To both."""
+        """Print a warning and log it."""
         self.metrics.write("warning", step=step, message=text)
         self.display.say(f"warning: {text}")
 

@@ -1,8 +1,11 @@
-"""What is evaluated while a run is under way, and what is said of it."""
+"""Evaluation during training, and its output."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
+import torch
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from dist_plm.checkpoint.position import Position
@@ -11,52 +14,85 @@ from dist_plm.index.embedding_pass import Embed
 from dist_plm.model.digest import digest
 from dist_plm.training.cached_views import CachedViews
 from dist_plm.training.context import RunContext
+from dist_plm.training.judge import Judge
 from dist_plm.training.learner import Learner
 
 
-@dataclass(frozen=True)
+@dataclass
 class Evaluator:
-    """Evaluates the networks of a run on its test split; without labels there, it says so."""
+    """Evaluates the networks of a run: with the labels of its test split, and without labels."""
 
     run: RunContext
     views: CachedViews | None = None
+    judge: Judge = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.judge = Judge(self.run)
 
     def evaluate(self, learner: Learner, at: Position, when: str, *, with_pixels: bool = False) -> float | None:
-        """Evaluate student and teacher; at the start before them the frozen features, and raw pixels if asked for. A
+        """Evaluate student and teacher, and at step 0 also the frozen features, and raw pixels on request. A
         collective.
 
         Returns:
-            Recall, at the smallest K, of the network that `checkpoint.keep_best` names; None where there is none.
+            The score of the network that `checkpoint.keep_best` names: recall at the smallest K or, depending on
+            `checkpoint.best_by`, how often the other view of an image is found. None without either.
         """
-        deciding, config, display = None, self.run.config, self.run.log.display
-        # Before the first step also what has to be beaten: the pretrained features as they are.
+        deciding, config = None, self.run.config
+        # The baseline that training has to beat: the pretrained features.
         frozen = when == "start" and bool(config.model.weights or not learner.encoder.known)
-        for name in (*["raw pixels"] * with_pixels, *["frozen"] * frozen, "student", "teacher"):
-            embed, weights = _named(name, learner)
-            folder, started = self.run.directory.sweep(weights), time.monotonic()
-            source = self.views.source if self.views and name != "raw pixels" else None
-            result = evaluate(embed, folder, config=config, world=self.run.world, display=display, source=source)
-            if result is None:
-                display.say("no query of a test split has an image of its class to find: nothing to evaluate")
-                return None
-            seconds = time.monotonic() - started
-            self.run.log.metrics.write(
-                "eval", step=at.step, epoch=at.epochs, model=name, when=when, **result, seconds=seconds
-            )
-            recall = "  ".join(f"R@{k} {100 * share:5.2f}" for k, share in result["recall"].items())
-            display.say(f"{when:>20}  {name:<10}  {recall}  MAP@R {100 * result['map_at_r']:5.2f}")
+        found: dict[str, np.ndarray] = {}
+        for name in [*["raw pixels"] * with_pixels, *["frozen"] * frozen]:
+            embed, weights = _baseline(name, learner)
+            self._recall(name, embed, weights, at, when, found)
+        for name in ("student", "teacher"):
+            network = learner.whole(name)
+            embed, front, score = learner.embed_with(network), self._front(learner), None
+            recall = self._recall(name, embed, digest(network), at, when, found)
+            if when != "start":
+                score = self.judge.look(embed, front, at, name, when, found.get(name))
+            elif name == "student":
+                self.judge.start(embed, front, at, {"start" if each == name else each: found[each] for each in found})
             if name == config.checkpoint.keep_best:
-                deciding = next(iter(result["recall"].values()))
+                by_views = config.checkpoint.best_by == "label_free" or recall is None
+                deciding = score if by_views and config.checkpoint.best_by != "recall" else recall
         return deciding
 
+    def _recall(
+        self, name: str, embed: Embed, weights: str, at: Position, when: str, found: dict[str, np.ndarray]
+    ) -> float | None:
+        """Recall at the smallest K on the test split, None without labels; adds the hits to `found`."""
+        run, display, started = self.run, self.run.log.display, time.monotonic()
+        folder = run.directory.sweep(weights)
+        source = self.views.source if self.views and name != "raw pixels" else None
+        evaluation = evaluate(embed, folder, config=run.config, world=run.world, display=display, source=source)
+        if evaluation is None:
+            if when == "start" and name == "student" and run.config.data.test_split:
+                display.say("no recall: no query of the test split has another image of its class")
+            return None
+        result, found[name] = evaluation.result, evaluation.hits
+        seconds = time.monotonic() - started
+        run.log.metrics.write("eval", step=at.step, epoch=at.epochs, model=name, when=when, **result, seconds=seconds)
+        recall = "  ".join(f"R@{k} {100 * share:5.2f}" for k, share in result["recall"].items())
+        display.say(f"{when:>20}  {name:<10}  {recall}  MAP@R {100 * result['map_at_r']:5.2f}")
+        return next(iter(result["recall"].values()))
 
-def _named(name: str, learner: Learner) -> tuple[Embed, str]:
-    """What embeds under this name, and the name of its weights. A collective."""
+    def _front(self, learner: Learner) -> Embed | None:
+        """What stands before the network from images, where the trained part reads cached features."""
+        frozen = learner.frozen
+        if self.views is None or frozen is None:
+            return None
+
+        @torch.no_grad()
+        def front(views: Tensor) -> Tensor:
+            return learner.strategy.embed_constant(frozen, views)
+
+        return front
+
+
+def _baseline(name: str, learner: Learner) -> tuple[Embed, str]:
+    """The embedding function of this baseline, and the digest of its weights. A collective."""
     if name == "raw pixels":
         return raw_pixels, "pixels"
-    if name == "frozen":
-        part = learner.strategy.whole(learner.student)
-        pooled = learner.pooled_by(part)
-        return lambda views: normalize(pooled(views)), f"{digest(part)}_frozen"
-    network = learner.whole(name)
-    return learner.embed_with(network), digest(network)
+    part = learner.strategy.whole(learner.student)
+    pooled = learner.pooled_by(part)
+    return lambda views: normalize(pooled(views)), f"{digest(part)}_frozen"

@@ -1,4 +1,4 @@
-"""Where the head starts: a random orthogonal projection, or the principal directions of the data's own features."""
+"""Initialisation of the head: a random orthogonal projection, or the principal directions of the features."""
 
 from collections.abc import Callable
 
@@ -13,16 +13,16 @@ from dist_plm.model import Encoder
 
 
 def principal_projection(features: Rows, dim: int, *, whiten: bool) -> tuple[Tensor, Tensor]:
-    """Centre features [n, C] and project them on their `dim` strongest principal directions.
+    """Projection of features [n, C] onto their first `dim` principal directions, centred.
 
     Args:
-        features: [n, C], n > dim, at least `dim` directions with variance; read twice, a block at a time.
+        features: [n, C] with n > dim and rank >= dim; read twice, in blocks.
         dim: D.
         whiten: Divide each direction by its standard deviation.
 
     Returns:
-        weight [D, C] and bias [D] in float64. The weight's norm is sqrt(D), that of an orthogonal one: the
-        length of an embedding is normalised away, and a rate of Adam moves both alike.
+        weight [D, C] and bias [D] in float64. The norm of the weight is sqrt(D), that of an orthogonal one: embeddings
+        are normalised, and the same learning rate of Adam then suits both.
 
     Raises:
         UserError: Fewer than `dim` directions.
@@ -38,7 +38,7 @@ def principal_projection(features: Rows, dim: int, *, whiten: bool) -> tuple[Ten
             f"model.head_start needs {dim} directions (model.dim), the features of {count} images have fewer: "
             "lower it, or set --model.head_start orthogonal, in another run_dir"
         )
-    # An eigenvector's sign is arbitrary: its largest entry is made positive, so that all machines agree.
+    # The sign of an eigenvector is arbitrary: make its largest entry positive, so that all machines agree.
     largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))
     weight = (directions * largest.sign()).T
     if whiten:
@@ -49,21 +49,21 @@ def principal_projection(features: Rows, dim: int, *, whiten: bool) -> tuple[Ten
 
 @torch.no_grad()
 def fit_heads(student: Encoder, config: ModelConfig, features: Callable[[], Rows], world: World) -> None:
-    """Set the heads as `model.head_start` says. A collective.
+    """Initialise the heads as `model.head_start` says. A collective.
 
     Args:
-        student: Changed in place, but for `orthogonal`.
+        student: Changed in place, except for `orthogonal`.
         config: `head_start`.
-        features: Called where needed: what the heads see of the training images [n, C], alike on all ranks.
+        features: Returns the pooled features of the training images [n, C], the same on all ranks; called if needed.
     """
     if config.head_start == "orthogonal":
         return
     found = features()
     for head in (student.head, student.wide_head):
         if head is not None:
-            # About as wide as the features: its last directions are noise, which whitening would bring to the front.
+            # The wide head has about as many dimensions as the features: whitening would amplify the noise of the last.
             whiten = config.head_start == "whitened" and head is student.head
-            # All ranks fit, and so meet the same mistake; in near eigenvalues they may part, so the first's hold.
+            # All ranks fit, and so raise the same error; near-equal eigenvalues may differ, so rank 0's result is used.
             fitted = principal_projection(found, head.out_features, whiten=whiten)
             weight, bias = (world.from_first(each.cpu) for each in fitted)
             head.weight.copy_(weight)

@@ -1,4 +1,4 @@
-"""What learns: student, momentum encoder, method and optimiser, and the one step that moves them."""
+"""Student, momentum encoder, method and optimiser, and the training step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,23 +36,28 @@ __all__ = ["Learner", "Phase", "Report", "phases"]
 
 @dataclass(frozen=True)
 class Report:
-    """What a step left behind, still on the device: its loss and the student's embeddings [b, D]."""
+    """Result of a step, on the device: its loss and the student's embeddings [b, D].
+
+    Args:
+        told: Whether all ranks have heard of a signal to exit; the same on all ranks.
+    """
 
     loss: Loss
     z: Tensor
+    told: bool
 
 
 class Learner:
-    """The networks of a run on this rank, in the phase that it was last told to enter.
+    """The networks of a run on this rank, in the current phase.
 
     Args:
-        classes: Of the training split's labels; only supervised methods look at it.
-        network: A backbone of one's own instead of `model.backbone`.
+        classes: Number of classes of the training split; only supervised methods use it.
+        network: A backbone module instead of `model.backbone`.
 
     Attributes:
         encoder: The student's network from images to points.
-        frozen: Its front that does not train, the teacher's too; None where everything trains.
-        student: What trains: the encoder, or the part of it behind `frozen`.
+        frozen: Its frozen first part, shared with the teacher; None if everything is trainable.
+        student: The trainable part: the encoder, or what follows `frozen`.
         teacher: The momentum encoder of `student`.
         shares: Points of a global batch on each rank.
     """
@@ -65,7 +70,7 @@ class Learner:
         self.method_dtype = method_dtype(config)
         dtype = torch.float64 if config.train.precision == "fp64" else torch.float32
         encoder = Encoder(config.model, network=network, seed=config.seed, all_reduce_sum=world.sum)
-        # Convolutions over channels-last maps: 2.2 x the rate of the forward on a CPU core, tensor cores on a GPU.
+        # Channels-last: 2.2 x the speed of the forward pass on a CPU core; tensor cores on a GPU.
         encoder = encoder.to(world.device, dtype).to(memory_format=torch.channels_last)
         check_size(encoder, config.model.backbone, config.views.size)
         layers = config.optimiser.layer_decay != 1
@@ -73,10 +78,10 @@ class Learner:
         self._begin(phase, encoder)
 
     def start_heads(self, features: Callable[[Embed], Rows]) -> None:
-        """Set the heads as `model.head_start` says, before the first step. A collective.
+        """Initialise the heads as `model.head_start` says, before the first step. A collective.
 
         Args:
-            features: Called with what turns views into what the heads see; returns that of all training images [n, C].
+            features: Called with a function from views to pooled features; returns those of all training images [n, C].
         """
         encoder = self._released()
 
@@ -85,7 +90,7 @@ class Learner:
         self._begin(self.phase, encoder)
 
     def pooled_by(self, part: nn.Module) -> Embed:
-        """Views, or their cached features, -> what the heads see [b, F], by the student with all its weights."""
+        """Function from views, or cached features, to the pooled features [b, F] that are the input of the heads."""
         assert isinstance(part, Heads)
 
         @torch.no_grad()
@@ -101,16 +106,16 @@ class Learner:
         return pooled
 
     def frozen_state(self) -> dict[str, Tensor]:
-        """Weights and statistics of the frozen part, by their names in the encoder."""
+        """Weights and buffers of the frozen part, by their names in the encoder."""
         trained = self.student.state_dict()
         return {name: value for name, value in self.encoder.state_dict().items() if name not in trained}
 
     def enter(self, phase: Phase) -> None:
-        """Begin a phase: phi_0 = theta_0, the method's own parameters and the optimiser are new. A collective."""
+        """Start a phase: phi_0 = theta_0, new parameters of the method, new optimizer state. A collective."""
         self._begin(phase, self._released())
 
     def _released(self) -> Encoder:
-        """The whole encoder with the student's present weights. A collective."""
+        """The whole encoder with the student's current weights. A collective."""
         student = self.strategy.release()
         return student.put_into(self.encoder) if isinstance(student, Trained) else student  # type: ignore[return-value]
 
@@ -143,7 +148,7 @@ class Learner:
         freeze_unused(self.student, self.frozen(images) if self.frozen else images)
 
     def step(self, batch: Batch, step: int, steps: int) -> Report:
-        """One step on this rank's images of the global batch: step number `step` of the phase's `steps`."""
+        """One optimization step on this rank's part of the global batch: step `step` of the phase's `steps`."""
         views, epoch = self._entering(batch.views), step * self.phase.epochs // steps
         self.rate = learning_rate(self.config.optimiser, self.phase.lr, step, steps, epoch)
         self.strategy.updates.set_learning_rate(self.rate, epoch)
@@ -167,19 +172,19 @@ class Learner:
             self.strategy.backward(views, embedded, z.grad)
 
         sound = sound & loss.share.detach().isfinite()
-        # The gradients are summed already: what one rank did to them all see, so they accuse nobody.
+        # The gradients are already summed: they can't tell which rank was not finite.
         finite = self.strategy.finite() | self.strategy.overflow
-        void = self.world.any(~(sound & finite))
+        void, told = self.world.end_of_step(~(sound & finite))
         self.void.add(~sound, void, step)
         with part("optimiser"), self.world.waiting("the optimiser's step"):
             self.strategy.step(torch.maximum(void, self.strategy.overflow.to(void)))
         with part("ema"):
             self.teacher.update(self.student, self.strategy.local)
-        self.side_stream.follow()  # an allocator short of memory may unmap x as soon as the second stream is done
-        return Report(loss, z.detach()[:, : self.config.model.dim])
+        self.side_stream.follow()  # an allocator short of memory may unmap x when the second stream is done
+        return Report(loss, z.detach()[:, : self.config.model.dim], told)
 
     def _entering(self, views: Tensor) -> Tensor:
-        """What enters the trained part [b, ...]: the views themselves where everything trains."""
+        """Input of the trainable part [b, ...]: the views if nothing is frozen."""
         if self.frozen is None:
             return views
         if self.config.views.cached:
@@ -189,13 +194,13 @@ class Learner:
             return torch.cat([self.strategy.embed_constant(self.frozen, piece) for piece in pieces])
 
     def whole(self, name: str) -> nn.Module:
-        """The `student` or the `teacher` from images [b, 3, h, w], or their cached features, to points [b, D], to embed
-        with outside of training; hold it no longer than needed. A collective."""
+        """The `student` or `teacher` as one module from images [b, 3, h, w], or cached features, to embeddings [b, D];
+        release it soon, since it may hold a copy of sharded weights. A collective."""
         network = self.strategy.whole(self.student if name == "student" else self.teacher)
         return network if self.frozen is None or self.config.views.cached else Joined(self.frozen, network)
 
     def _look(self, entering: Tensor, batch: Batch) -> tuple[Tensor, Any]:
-        """f_phi of the views [b, D + wide_dim], and what the method makes of it while the student is embedding."""
+        """f_phi of the views [b, D + wide_dim], and the method's `prepare` of it, concurrent with the student."""
         with part("teacher"):
             x = self.strategy.embed_constant(self._teacher_forward, entering)
         neighbours = None if batch.neighbours is None else batch.neighbours.to(self.method_dtype)
@@ -203,12 +208,12 @@ class Learner:
             return x, self.method.prepare(self._usable(x)[:, : self.config.model.dim], self.shares, neighbours)
 
     def _usable(self, embedded: Tensor) -> Tensor:
-        """A constant in the method's precision, finite: an eigendecomposition raises on what is not, and a step that is
-        void may compute with anything."""
+        """Detached, in the method's precision, non-finite rows replaced: an eigendecomposition would raise on them, and
+        the result of a skipped step is not used."""
         return embedded.detach().nan_to_num().to(self.method_dtype)
 
     def _points(self, z: Tensor, x: Tensor, batch: Batch, **state: Any) -> Points:
-        """The batch as a method sees it: one row a view, the heads apart."""
+        """The batch for a method: one row per view, heads separated."""
         views, dim = self.config.views.count, self.config.model.dim
         labels = None if batch.labels is None else batch.labels.repeat_interleave(views)
         return Points(
@@ -224,13 +229,13 @@ class Learner:
         )
 
     def relabel(self, gallery: np.ndarray, labels: np.ndarray) -> None:
-        """Hand made-up classes [n] of the training images to the method; its moments belong to the classes before."""
+        """Pass new pseudo-labels [n] of the training images to the method, and reset its optimizer moments."""
         self.method.relabel(gallery, labels)
         if self.strategy.updates.own:
             forget(self.strategy.updates.own)
 
     def describe(self, report: Report) -> dict[str, float]:
-        """The numbers of a step over the global batch. A collective; waits for the device."""
+        """Loss terms and statistics of a step over the global batch. A collective; synchronises the device."""
         loss, own = report.loss, len(report.z) / self.shares.total
         shares = {"loss": loss.share.detach(), **{f"loss_{name}": value for name, value in loss.terms.items()}}
         means = {name: value * own for name, value in loss.statistics.items()}
@@ -241,7 +246,7 @@ class Learner:
         return dict(zip(names, totals, strict=True)) | spread
 
     def embed_with(self, network: nn.Module, *, wide: bool = False) -> Embed:
-        """Views [b, 3, s, s] -> embeddings [b, D], or those of the wide head; in evaluation mode, without gradient."""
+        """Function from views [b, 3, s, s] to embeddings [b, D], or to those of the wide head; without gradient."""
         head = slice(self.config.model.dim, None) if wide else slice(self.config.model.dim)
 
         def embed(views: Tensor) -> Tensor:
@@ -253,10 +258,10 @@ class Learner:
         return embed
 
     def state(self) -> State:
-        """All tensors of a run by name, to be saved, or to be filled and given to `restore`. A collective."""
+        """All tensors of a run by name, to be saved, or to be loaded and passed to `restore`. A collective."""
         owned, strategy = self.method.state(), self.strategy
         student, teacher = (strategy.weights(network) for network in (self.student, self.teacher.encoder))
-        # What is frozen is saved once, as the student's.
+        # Frozen weights are saved once, as the student's.
         frozen = {} if self.frozen is None else self.encoder.state_dict()
         shared = self._shared()
         parts: dict[str, State] = {
@@ -271,13 +276,13 @@ class Learner:
         moments = state_by_name(strategy.updates.own, names) if strategy.updates.own else {}
         for name, value in moments.items():
             rows = owned.get(name.rpartition(".")[0])
-            # Moments have their parameter's shape and are split with it; Adam's step counter is one number.
+            # Moments have their parameter's shape and sharding; Adam's step counter is a scalar.
             split = isinstance(rows, Sharded) and value.ndim
             state[f"optimiser.method.{name}"] = Sharded(value, rows.rows) if split else value  # type: ignore[union-attr]
         return state
 
     def restore(self, state: State) -> None:
-        """Go on from the tensors of `state`, filled from a checkpoint: those that are not the learner's own. A
+        """Restore from the tensors of `state`, loaded from a checkpoint, where they are copies. A
         collective."""
         student, shared = _part(state, "student."), self._shared()
         self.strategy.put_weights(self.student, student)
@@ -286,7 +291,7 @@ class Learner:
         self.strategy.put_moments(_part(state, "optimiser.student."))
 
     def _shared(self) -> set[str]:
-        """Names of the trained part's weights that are frozen all the same, alike in student and teacher."""
+        """Names of frozen weights within the trainable part, which student and teacher share."""
         return {name for name, parameter in self.student.named_parameters() if not parameter.requires_grad}
 
 

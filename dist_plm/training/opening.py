@@ -1,4 +1,4 @@
-"""A run before it trains: its directory, its images, and the checkpoint that it resumes from."""
+"""Opening a run before training: its directory, its data, and the checkpoint that it resumes from."""
 
 from dataclasses import dataclass
 
@@ -15,12 +15,12 @@ from dist_plm.training.run_directory import RunDirectory
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """A run directory, locked if it existed, and where training goes on.
+    """A run directory, locked if it existed, and the position to resume from.
 
     Attributes:
         store: The training split.
         found: The checkpoint to resume from; None in a new run.
-        at: Its position, or the start. The trainer advances it.
+        at: Its position, or the initial one. The trainer advances it.
     """
 
     config: Config
@@ -33,13 +33,13 @@ class OpenedRun:
 
     @property
     def stopped(self) -> bool:
-        """Whether nothing is left to train."""
+        """Whether all steps were taken."""
         last = self.at.phase + 1 == len(self.phases) and self.at.epoch >= self.phases[self.at.phase].epochs
         return last or 0 < self.config.train.max_steps <= self.at.step
 
     @property
     def finished(self) -> bool:
-        """Whether an earlier start trained and evaluated all of it."""
+        """Whether the run was trained and evaluated to its end before."""
         return bool(self.found) and self.stopped and self.directory.ended
 
 

@@ -1,6 +1,6 @@
-"""Before an epoch: sweep the images with the momentum encoder, search the seeds' neighbours, and fix the plan.
+"""Plan of an epoch: embed all images with the momentum encoder, search the seeds' neighbours, compose the batches.
 
-Where nothing asks for the embeddings, there is no sweep.
+The embedding pass is skipped for methods that need no embeddings.
 """
 
 import time
@@ -32,13 +32,13 @@ from dist_plm.training.learner import Learner
 
 @dataclass(frozen=True)
 class Plan:
-    """What an epoch reads.
+    """The batches of an epoch.
 
     Attributes:
         ids: int64 [steps, groups, group_size], images of the global batches.
-        labels: int [n], classes of all images, for a method whose batches are made of them.
+        labels: int [n], classes of all images, for a method that samples batches by class.
         nearest: The nearest images of each image, for a method that reads the gallery.
-        names: What the position of the run has to hold to find all of it again, by the attribute of `Position`.
+        names: Attributes of `Position` that identify the plan in a resumed run.
     """
 
     ids: np.ndarray
@@ -49,18 +49,18 @@ class Plan:
 
 @dataclass(frozen=True)
 class Planner:
-    """Makes the plan of each epoch, the same on all ranks and for any number of them."""
+    """Computes the plan of each epoch, the same on all ranks and at any world size."""
 
     run: RunContext
     views: CachedViews | None = None
 
     @part("sweep")
     def plan(self, at: Position, learner: Learner) -> Plan:
-        """The epoch at `at`: the saved plan if it was begun before.
+        """The plan of the epoch at `at`: the saved one if the epoch was started before.
 
-        What is new is saved. It is never made twice, since two searches, or two clusterings, may differ in ties.
+        A new plan is saved and never recomputed, since two searches, or two clusterings, may differ in ties.
         """
-        at = replace(at)  # a copy: the trainer alone moves the run's position
+        at = replace(at)  # a copy: only the trainer changes the run's position
         path = self.run.directory.plan(at.epochs)
         begun = bool(at.plan)
         at.plan = at.plan or self._make(path, at, learner)
@@ -74,7 +74,7 @@ class Planner:
         return Plan(ids, self._labels(at, learner), self._nearest(at, learner), names)
 
     def _make(self, path: Path, at: Position, learner: Learner) -> str:
-        """Write the plan as it is made, on the first rank, and return its hash on all."""
+        """Write the plan block by block on rank 0, and return its hash on all ranks."""
         batch = self.run.config.batch
         shape = (plan_steps(len(self.run.store), batch), batch.groups, batch.group_size)
         blocks = self._blocks(at, learner)
@@ -94,7 +94,7 @@ class Planner:
             assert labels is not None
             yield class_plan(labels, self.run.config.batch, self.run.config.seed, at.epochs)
             return
-        # Swept at the first call: not every batch is searched for, and not every method begins with the gallery.
+        # Embedded on demand: not every method searches, or starts its proxies from the gallery.
         embeddings = cache(partial(self._embeddings, at, learner))
         if at.epoch == 0:
             device, dtype = self.run.world.device, learner.method_dtype
@@ -110,7 +110,7 @@ class Planner:
         yield random_plan(len(self.run.store), self.run.config.batch, self.run.config.seed, at.epochs)
 
     def _around_seeds(self, at: Position, embeddings: Embeddings) -> Iterator[np.ndarray]:
-        """Groups of neighbours of the epoch's seeds."""
+        """Groups of the epoch's seeds with their nearest neighbours."""
         batch, n, seed = self.run.config.batch, len(embeddings), self.run.config.seed
         title, total = f"search {self.run.store.split}", plan_steps(n, batch) * batch.groups
         with (
@@ -124,7 +124,7 @@ class Planner:
 
     @contextmanager
     def _index(self, at: Position, embeddings: Embeddings, k: int) -> Iterator[GlobalIndex]:
-        """An index that finds k neighbours with the recall asked for, and frees its memory before training resumes."""
+        """An index of the configured recall for k neighbours; its memory is freed before training continues."""
         config, placement = self.run.config, place_run(self.run.config, len(embeddings), self.run.world.size)
         backend, seed = config.index.backend, config.seed
         with GlobalIndex(
@@ -140,7 +140,7 @@ class Planner:
         return learner.method.reads_gallery(self.run.config)
 
     def _search_all(self, at: Position, embeddings: Embeddings) -> None:
-        """The nearest images of every image, saved on the first rank; its hash is noted on all."""
+        """Search the nearest images of every image, save them on rank 0, and store the hash in `at` on all ranks."""
         n, k = len(embeddings), self.run.config.manifold.k
 
         def table(index: GlobalIndex) -> Iterator[np.ndarray]:
@@ -162,7 +162,7 @@ class Planner:
         return NearestImages(self._swept(at, learner), load_plan(self.run.directory.nearest(at.sweep), at.nearest))
 
     def _cluster(self, at: Position, learner: Learner) -> None:
-        """Make classes up from the gallery on the first rank, save them, and hand them to the method."""
+        """Cluster the gallery into pseudo-labels on rank 0, save them, and pass them to the method."""
         gallery = self._embeddings(at, learner).whole()
         started = time.monotonic()
         made = self.run.world.from_first_at_length
@@ -179,14 +179,14 @@ class Planner:
         return self.run.store.labels if learner.method.batches == "classes" else None
 
     def _shared(self, save: Callable[[], str]) -> str:
-        """The hash of what the first rank saves, on all ranks."""
+        """Save on rank 0, and return the hash on all ranks."""
         return self.run.world.from_first(save)
 
     def _refreshing(self, at: Position) -> bool:
         return at.epoch % self.run.config.batch.refresh_epochs == 0
 
     def _embeddings(self, at: Position, learner: Learner) -> Embeddings:
-        """Embeddings of the training images by the momentum encoder, `batch.refresh_epochs` old at most."""
+        """Embeddings of the training images by the momentum encoder, at most `batch.refresh_epochs` old."""
         started = time.monotonic()
         present = self._present(learner)
         if self._refreshing(at):
@@ -196,20 +196,20 @@ class Planner:
         except RunFailure as lost:
             if at.sweep == present or not self.run.directory.force:
                 raise
-            self.run.log.warn(f"{lost}: those of the present weights are taken", at.step)
+            self.run.log.warn(f"{lost}: using embeddings of the current weights instead", at.step)
             at.sweep = present
             embeddings = self._swept(at, learner)
         self.run.log.metrics.write("sweep", step=at.step, epoch=at.epochs, seconds=time.monotonic() - started)
         return embeddings
 
     def _present(self, learner: Learner) -> str:
-        """The name of a sweep by the present weights. A collective."""
-        # STML finds neighbours by the wide head; a sweep by the other one, of the same weights, must not pass for it.
+        """The name of embeddings by the current weights. A collective."""
+        # STML searches embeddings of the wide head, which must not be confused with those of the other head.
         wide = "_wide" * bool(self.run.config.model.wide_dim)
         return digest(learner.whole("teacher")) + wide + "_fp16" * (self.run.config.index.precision == "fp16")
 
     def _swept(self, at: Position, learner: Learner) -> Embeddings:
-        """The embeddings named by `at.sweep`; what is missing is embedded again if the weights are still the same."""
+        """The embeddings named by `at.sweep`; missing ones are recomputed if the weights are still the same."""
         return sweep(
             learner.embed_with(learner.whole("teacher"), wide=bool(self.run.config.model.wide_dim)),
             self.run.store,

@@ -21,14 +21,21 @@ from dist_plm.methods import METHODS, is_searched, is_swept
 from dist_plm.model import Encoder
 from dist_plm.model.split import split
 from dist_plm.parallel.strategy.memory import FLOAT, network_bytes
+from dist_plm.training.forecast import Rates, disk_rows, time_rows
+from dist_plm.training.rehearsal import Rehearsal, rehearse
 
 LISTED = 32  # ranks whose shares `--plan` prints one by one
 
 
-def estimate(config: Config, world_size: int) -> None:
-    """Print world, batch arithmetic, memory of a rank and the bytes that an epoch reads."""
+def estimate(config: Config, world_size: int, *, images_per_second: float = 0.0, measure: bool = True) -> None:
+    """Print world, batch arithmetic, memory of a rank, time, disk and the bytes that an epoch reads.
+
+    Args:
+        images_per_second: Of all ranks in steps; 0: measured on this machine, see rehearsal.py.
+        measure: Whether this machine is that of the run, so that a measurement means something.
+    """
     table = Table(title=f"plan of {config.run_dir}", show_header=False)
-    for name, value in _rows(config, world_size):
+    for name, value in _rows(config, world_size, images_per_second, measure):
         table.add_row(name, value)
     Console().print(table)
 
@@ -65,7 +72,7 @@ def share_rows(config: Config, world_size: int) -> list[tuple[str, str]]:
     return [*rows, ("unequal shares", f"a step takes up to {cost} times as long as with equal shares; {mend}")]
 
 
-def _rows(config: Config, world_size: int) -> list[tuple[str, str]]:
+def _rows(config: Config, world_size: int, images_per_second: float, measure: bool) -> list[tuple[str, str]]:
     store = open_split(config.data, config.data.train_split)
     steps = plan_steps(len(store), config.batch)
     sizes = np.asarray(store.offsets["size"], dtype=np.int64)
@@ -75,6 +82,12 @@ def _rows(config: Config, world_size: int) -> list[tuple[str, str]]:
     networks = _networks(config, world_size, weights)
     chosen = networks[_strategy(config.runtime)]
     memory = {"network": chosen, **_memory(config, world_size, images=len(store), classes=len(store.classes))}
+    measured = rehearse(config, store, world_size) if measure else None
+    if measured:
+        memory["activations"] = measured.activations * views_at_once(config, world_size)
+        if measured.device == "cpu":
+            memory["Python and libraries"] = max(0.0, measured.process - chosen)
+    rates = Rates.told(images_per_second, config) if images_per_second else measured and _rates(measured, world_size)
     return [
         ("world", f"{world_size} rank{'s' * (world_size > 1)}"),
         (
@@ -89,9 +102,31 @@ def _rows(config: Config, world_size: int) -> list[tuple[str, str]]:
         *read_rows(config, store, swept=is_swept(config)),
         *(_index(config, world_size, len(store), steps) if is_searched(config) else []),
         *((f"memory: {name}", f"{size / 1e6:,.1f} MB a rank") for name, size in memory.items()),
-        ("memory: sum", f"{sum(memory.values()) / 1e6:,.1f} MB a rank, activations of the backbone not counted"),
+        ("memory: sum", f"{sum(memory.values()) / 1e6:,.1f} MB a rank{_remark(measured)}"),
         *((f"network under {name}", f"{size / 1e6:,.1f} MB a rank") for name, size in networks.items()),
+        *(time_rows(config, len(store), rates) if rates else []),
+        *disk_rows(config, len(store), trained, frozen + shared),
     ]
+
+
+def views_at_once(config: Config, world_size: int) -> int:
+    """Views whose activations a rank keeps at once: its share, or a piece of it."""
+    pieces = config.batch.micro_batches
+    if config.runtime.strategy == "reproducible":  # a lane at a time
+        pieces = max(pieces, -(-config.runtime.lanes // world_size))
+    return -(-batch_shares(config, world_size).largest // pieces) * config.views.count
+
+
+def _rates(measured: Rehearsal, world_size: int) -> Rates:
+    ranks = f" on {world_size} such ranks" if world_size > 1 else ""
+    source = f"measured here with {measured.points} views on the {measured.device}{ranks}"
+    return Rates(measured.step_rate * world_size, measured.embed * world_size, source)
+
+
+def _remark(measured: Rehearsal | None) -> str:
+    if measured is None:
+        return ", activations of the backbone not counted"
+    return f"; activations are measured, {measured.activations / 1e6:,.1f} MB a view"
 
 
 def read_rows(config: Config, store: Store, *, swept: bool) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The run: phases of epochs of steps, from wherever the newest checkpoint left it."""
+"""The training loop: phases, epochs and steps, from the position of the newest checkpoint."""
 
 from dataclasses import asdict, replace
 
@@ -22,27 +22,28 @@ from dist_plm.index.rows import MappedRows
 from dist_plm.model.digest import digest
 from dist_plm.telemetry.metrics import Metrics
 from dist_plm.telemetry.profile import Profiler
-from dist_plm.telemetry.progress import Clock, Display
+from dist_plm.telemetry.progress import Clock, Display, Horizon
 from dist_plm.training.cached_views import CachedViews, Rows
 from dist_plm.training.context import RunContext, RunLog
 from dist_plm.training.evaluator import Evaluator
 from dist_plm.training.journal import Journal
 from dist_plm.training.learner import Learner, Phase
 from dist_plm.training.opening import OpenedRun
+from dist_plm.training.phases import run_steps
 from dist_plm.training.planner import Plan, Planner
 from dist_plm.training.warnings import batch_norm_warning, start_warning
 
 
 class Trainer:
-    """One run on this rank. Made, it has created the run's directory, or restored the checkpoint to resume from.
+    """One run on this rank. Its constructor creates the run directory, or restores the checkpoint to resume from.
 
     Args:
         opened: The run; nothing is written before the networks fit its checkpoint.
-        greeting: Printed when no mistake of the user can stop the run any more.
-        profile: Print where the time of a few steps goes.
+        greeting: Printed once all checks have passed.
+        profile: Profile a few steps.
 
     Raises:
-        UserError: The checkpoint is of other networks, or the directory can't be written.
+        UserError: The checkpoint has other networks, or the directory can't be written.
     """
 
     def __init__(self, opened: OpenedRun, display: Display, *, greeting: str, profile: bool) -> None:
@@ -50,7 +51,7 @@ class Trainer:
         self.opened, self.config, self.world, self.display = opened, config, world, display
         self.directory, self.phases, self.at = opened.directory, opened.phases, opened.at
         self.shares = batch_shares(config, world.size)
-        # First, since weights of another network show here: a wrong run leaves no folder behind and changes none.
+        # First, since it detects weights of another network: a wrong command then creates and changes no folder.
         self.learner = Learner(config, world, self.phase, len(opened.store.classes))
         if opened.found:
             state = self.learner.state()
@@ -69,16 +70,16 @@ class Trainer:
         self._introduce()
 
     def _decoded(self, store: Store) -> Store:
-        """The training split, decoded once if so configured."""
+        """The training split, decoded in advance if configured."""
         if not self.config.data.decoded_side:
             return store
         try:
             return decode_once(store, config=self.config.data, world=self.world, display=self.display)
         except Preempted as told:
-            raise Preempted(told.signal, "decoding goes on with the same command") from None
+            raise Preempted(told.signal, "decoding stopped; rerun the command to resume") from None
 
     def _introduce(self) -> None:
-        """Say what the run starts from, with warnings."""
+        """Print the initial state of the run, with warnings."""
         if origin := getattr(self.learner.encoder.backbone, "origin", ""):
             self.display.say(str(origin))
         wandb = self.config.train.wandb
@@ -95,11 +96,11 @@ class Trainer:
             self.journal.resumed(found.path, rejected=found.rejected)
 
     def run(self) -> None:
-        """Train what is left.
+        """Train to the end.
 
         Raises:
-            Preempted: a signal arrived; the run is saved and the same command goes on.
-            RunFailure: it can't go on.
+            Preempted: A signal arrived; a checkpoint was saved.
+            RunFailure: Training failed.
         """
         try:
             self._to_the_end()
@@ -110,8 +111,8 @@ class Trainer:
             if error.errno not in NO_ROOM:
                 raise
             full = RunFailure(
-                f"{self.directory.path} can't be written at step {self.at.step} ({error.strerror}); make room and "
-                f"rerun the command: it {self.directory.resumes_at()}"
+                f"{self.directory.path} can't be written at step {self.at.step} ({error.strerror}): free space, then "
+                f"rerun the command; it {self.directory.resumes_at()}"
             )
             self.journal.failed(full)
             raise full from error
@@ -131,12 +132,13 @@ class Trainer:
         return self.phases[self.at.phase]
 
     def _phases(self) -> None:
-        """All phases; evaluated at the start, at the end of each, and every few epochs between."""
+        """All phases, with an evaluation at the start, at the end of each, and every `train.evaluate_epochs`."""
         if self.views:
             self.views.fill(self.store)
         if not self.opened.found:
             self._start_heads()
             self._evaluate("start", with_pixels=self.config.evaluation.raw_pixels)
+        self.horizon = Horizon(self.at.step, run_steps(self.config, len(self.store)))
         while True:
             while not self.opened.stopped and self.at.epoch < self.phase.epochs:
                 self._epoch()
@@ -147,12 +149,12 @@ class Trainer:
             self._next_phase()
 
     def _start_heads(self) -> None:
-        """Fit the heads to what the backbone makes of the training images, if so configured."""
+        """Initialise the heads from the features of the training images, if configured."""
 
         def features(pooled: Embed) -> MappedRows:
             folder = self.directory.sweep(f"{digest(self.learner.encoder.backbone)}_pooled")
             swept = sweep(pooled, self.store, folder, config=self.config, world=self.world, display=self.display,
-                          title="sweep for the heads",
+                          title="features for the heads",
                           source=self.views.source(self.store) if self.views else None)  # fmt: skip
             return MappedRows(swept, 0, len(swept), self.world.device)
 
@@ -160,7 +162,7 @@ class Trainer:
             self.learner.start_heads(features)
 
     def _epoch(self) -> None:
-        """Sweep, plan, and take the epoch's steps."""
+        """Plan an epoch, and take its steps."""
         at, config = self.at, self.config
         if at.batch == 0 < at.epoch and at.epoch % config.train.evaluate_epochs == 0:
             self._evaluate(f"epoch {at.epoch} of {self.phase.name}")
@@ -181,13 +183,17 @@ class Trainer:
                 self.profiler.step()
                 at.batch, at.step = at.batch + 1, at.step + 1
                 self.world.at(at.step)
+                # At log steps over the CPU's group too, before any rank waits for its device: a rank that hangs is
+                # named there, and not by NCCL's watchdog.
+                logs = at.step % config.train.log_steps == 0
+                signal = self.world.agree(self.world.told) if report.told or logs else 0
                 note = self.journal.step(self.learner, report, self.phase.name, plan.ids[at.batch - 1], clock)
-                bar.advance(note=note, scale=config.batch.images)
-                if at.step % config.train.log_steps == 0 or at.batch == steps:
+                bar.advance(note=note, scale=config.batch.images, run_left=self.horizon.left(at.step))
+                if logs or at.batch == steps:
                     self.journal.check_finite(self.learner, plan.ids)
                 if at.batch == steps:
                     at.epoch, at.batch, at.epochs, at.plan = at.epoch + 1, 0, at.epochs + 1, ""
-                self._boundary()
+                self._boundary(signal)
                 if self.opened.stopped:
                     break
 
@@ -212,29 +218,30 @@ class Trainer:
             pin=self.world.device.type == "cuda",
         )
 
-    def _boundary(self) -> None:
-        """Between two steps: leave if any rank was told to, save if it is time."""
+    def _boundary(self, signal: int) -> None:
+        """Between two steps: exit on a signal that all ranks agree on (0: none), save a checkpoint if one is due."""
         self.at.metrics_bytes = self.metrics.position()
-        self.world.leave_if_told()
+        if signal:
+            raise Preempted(signal)
         config, at = self.config.checkpoint, self.at
         if at.step % config.every_steps == 0 or is_kept_for_good(at.epochs, at.batch, config):
             self._save()
 
     def _leave(self, signal: int) -> str:
-        """Save where the last step ended: an evaluation or a sweep under way begins again with the shards it has."""
-        if self.at.step:  # before the first step nothing was learnt, and the start is evaluated once
+        """Save a checkpoint of the last step; an interrupted evaluation or embedding pass keeps its finished shards."""
+        if self.at.step:  # nothing to save before the first step
             self._save()
             self.saver.finish()
         self.metrics.write("preempted", step=self.at.step, signal=signal)
         self.metrics.close()
-        return f"saved at step {self.at.step}; the same command goes on"
+        return f"checkpoint saved at step {self.at.step}; rerun the command to resume"
 
     def _evaluate(self, when: str, with_pixels: bool = False) -> None:
-        """Evaluate, and save what none before was better than; the start is not a checkpoint."""
-        recall = self.evaluator.evaluate(self.learner, self.at, when, with_pixels=with_pixels)
-        if self.at.step and recall is not None and recall >= self.at.best:
-            self._save(best=True)  # as it was before the evaluation: a run that goes on from here evaluates again
-            self.at.best = recall
+        """Evaluate, and save a checkpoint if it is the best so far; none at the start."""
+        deciding = self.evaluator.evaluate(self.learner, self.at, when, with_pixels=with_pixels)
+        if self.at.step and deciding is not None and deciding >= self.at.best:
+            self._save(best=True)  # state before the evaluation: a run resumed from here evaluates again
+            self.at.best = deciding
 
     def _next_phase(self) -> None:
         at = self.at

@@ -56,6 +56,11 @@ def config(backbone: str = "vit_24", precision: str = "fp64", **model: Any) -> C
     )
 
 
+SIZES = {
+    f"{name}, {part}": config(name, **PARTS[part]) for name in ("vit_16", "vit_32") for part in ("blocks:1", "adapters")
+}
+
+
 def learnt(world: World, cases: dict[str, Config]) -> dict[str, Any]:
     """Losses and all tensors after some steps of each case."""
     results = {}
@@ -96,7 +101,7 @@ def is_trained(name: str, case: str) -> bool:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     cases = {name: config(**part) for name, part in PARTS.items()}
-    cases |= {f"size {name}": config(name, trainable="blocks:1") for name in ("vit_16", "vit_32")}
+    cases |= SIZES
     cases["all"] = config()
     return on_ranks(1, tmp_path_factory.mktemp("alone"), learnt, cases)[0]
 
@@ -123,7 +128,7 @@ def test_only_what_trains_has_gradients_state_and_a_copy(alone: dict[str, Any]) 
 @pytest.mark.parametrize("size", [2, 4])
 def test_ranks_compute_what_one_computes(size: int, alone: dict[str, Any], tmp_path: Path) -> None:
     cases = {name: config(**part) for name, part in PARTS.items()}
-    cases |= {f"size {name}": config(name, trainable="blocks:1") for name in ("vit_16", "vit_32")}
+    cases |= SIZES
     cases["all"] = config()
     found = on_ranks(size, tmp_path, learnt, cases)[0]
     for name, expected in alone.items():

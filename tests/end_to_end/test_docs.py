@@ -1,4 +1,4 @@
-"""Every command in the documents: known here, with options that exist; and a new user's path, run from the README."""
+"""Every command in the documents: known here, with options that exist; and a new user's path, by docs/fit.md."""
 
 import contextlib
 import importlib
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dist_plm.__main__ import MODULES
 from dist_plm.errors import UserError
 from tests.commands import ROOT, command_module, on_ranks, together
 from tests.end_to_end.conftest import events
@@ -46,7 +47,7 @@ OTHER_PROGRAMS = {
     "tail": "a file",
     "module": "a cluster",
 }
-STARTS = {*OTHER_PROGRAMS, "python", "torchrun", "make"}
+STARTS = {*OTHER_PROGRAMS, "python", "torchrun", "make", "dist-plm"}
 
 
 def commands() -> list[tuple[str, str]]:
@@ -62,7 +63,7 @@ def commands() -> list[tuple[str, str]]:
                 line = re.sub(r"^(?:[A-Z_]+=\S+ )+", "", line)
                 if line.split(" ")[0] in STARTS:
                     found += [(path.name, part.strip()) for part in line.split("&&")]
-        for line in re.findall(r"(?<!`)`((?:python|torchrun) [^`]*(?:-m |\.py)[^`]*)`", prose):
+        for line in re.findall(r"(?<!`)`((?:python|torchrun) [^`]*(?:-m |\.py)[^`]*|dist-plm [a-z][^`]*)`", prose):
             found.append((path.name, re.sub(r"[\[\]]", " ", line.replace("\n", " "))))  # [--optional]
     return found
 
@@ -90,6 +91,10 @@ def help_of(module: str, *words: str) -> str:
 
 def target(words: list[str]) -> tuple[str, list[str]]:
     """The module that a `python` or `torchrun` line starts, and its arguments."""
+    if words[0] == "dist-plm":
+        length = 2 if " ".join(words[1:3]) in MODULES else 1
+        module = MODULES[" ".join(words[1 : 1 + length])]
+        return module.removesuffix(".__main__"), words[1 + length :]
     if "-m" in words:
         at = words.index("-m") + 1
         return words[at], words[at + 1 :]
@@ -107,6 +112,8 @@ def test_a_command_is_known(document: str, command: str) -> None:
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         asked = re.findall(r"\[([\w,]+)\]", command)
         assert {name for names in asked for name in names.split(",")} <= extras.keys()
+        return
+    if words == ["dist-plm"]:
         return
     unfinished = "..." in words
     if unfinished or words[0] in OTHER_PROGRAMS or (words[0] == "python" and words[1:2] == ["-c"]):
@@ -159,8 +166,8 @@ def photos(folder: Path) -> Path:
 
 
 def test_a_new_user_s_path(tmp_path):
-    """Own images -> shards -> training -> recall -> index -> search -> report, by the README's lines in their order."""
-    section = (ROOT / "README.md").read_text().split("## Your own images")[1]
+    """Own images -> shards -> training -> recall -> index -> search -> report, by the lines of docs/fit.md."""
+    section = (ROOT / "docs/fit.md").read_text().split("## By hand")[1]
     block = re.sub(r"\\\n\s*", "", re.findall(r"```bash\n(.*?)```", section, re.S)[0])
     lines = [re.sub(r"\s+#.*$", "", line) for line in block.splitlines()]
     assert [target(shlex.split(line))[0].split(".")[-1] for line in lines] == [

@@ -106,7 +106,7 @@ def test_a_graph_that_computes_otherwise_is_refused(tmp_path, finished, monkeypa
     monkeypatch.setitem(graphs.WRITERS, "torch_export", shifted)
     arguments = ["--checkpoint", str(finished), "--out", str(tmp_path / "out"), "--format", "torch_export"]
     monkeypatch.setattr("sys.argv", ["export", *arguments])
-    with pytest.raises(RunFailure, match=r"model\.pt2 embeds otherwise"):
+    with pytest.raises(RunFailure, match=r"model\.pt2 gives other embeddings"):
         exporting.main()
     assert contents(tmp_path) == {}
 
@@ -137,7 +137,7 @@ def test_a_damaged_export_is_refused(copy):
     change(copy, architecture={"dim": 17})
     read("embeds in dimension 16, model.json says 17")
     change(copy, architecture={"backbone": "resnet18"})
-    read("no export of this version")
+    read("not an export of this version")
     change(copy, architecture={"layers": 3})
     read("is damaged")
     change(copy, format=2)
@@ -160,7 +160,7 @@ def test_wrong_uses(tmp_path, finished, exported, here, monkeypatch):
         "exists: remove it": ("--checkpoint", finished, "--out", tmp_path / "full"),
         "--model": ("--checkpoint", finished, "--model", "both"),
         "--format": ("--checkpoint", finished, "--format", "pickle"),
-        "holds no student": ("--checkpoint", exported, "--model", "student", "--out", tmp_path / "out"),
+        "has no student": ("--checkpoint", exported, "--model", "student", "--out", tmp_path / "out"),
         "name a data set with --shards": ("--checkpoint", exported, "--out", tmp_path / "out"),
         "manifest.json is missing": ("--checkpoint", finished, "--shards", tmp_path, "--out", tmp_path / "out"),
     }.items():

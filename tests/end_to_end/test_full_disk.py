@@ -1,4 +1,4 @@
-"""A disk that holds no more: training goes on while only saves fail, stops with the cause, and loses no checkpoint."""
+"""Disk full: training continues while only saves fail, stops with the cause, and loses no checkpoint."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def test_no_checkpoint_can_be_written(tiny, begun, here):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert outcome.status == 1
-    assert f"training goes on; step_{SAVED_STEP:08d} is kept" in outcome.err
+    assert f"training continues; step_{SAVED_STEP:08d} is kept" in outcome.err
     last = outcome.err.strip().splitlines()[-1]
     assert last.startswith("error: the checkpoint of step") and "File too large" in last, outcome.err
     assert len(events(begun, "step")) == STEPS and newest(begun) == SAVED_STEP
@@ -110,7 +110,7 @@ def test_the_disk_is_full(tiny, begun, small_disk, here, monkeypatch):
 
 
 def test_an_index_does_not_fit(finished, demo, small_disk, here, monkeypatch):
-    """Whichever of its files is cut off, what was embedded is kept, and the same command goes on."""
+    """Whichever of its files is cut off, what was embedded is kept, and the same command resumes."""
     out, ballast = small_disk / "index", small_disk / "ballast"
     arguments = ("--checkpoint", finished, "--shards", demo, "--out", out)
     assemble, written = Builder._assemble, {"encoder"}

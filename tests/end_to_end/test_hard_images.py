@@ -64,7 +64,7 @@ def test_it_is_built_verified_trained_on_and_evaluated(tmp_path, pile, tiny, her
     assert sorted(entry["source"] for entry in rejected) == wanted and all(entry["reason"] for entry in rejected)
 
     verified = here(verifying.main, data, "--workers", 1)
-    assert verified.status == 0 and "is whole: 52 samples" in verified.out, verified
+    assert verified.status == 0 and "is intact: 52 samples" in verified.out, verified
 
     arguments = ("--config", tiny, "--data.shards", data, "--run_dir", run, "--train.max_steps", 2)
     trained = here(training.main, *arguments)

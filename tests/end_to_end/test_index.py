@@ -66,7 +66,7 @@ def test_the_estimate_says_where_the_index_lies_and_what_it_costs(here, tiny, tm
     exact = " ".join(
         here(training.main, *arguments, "--index.memory_gb", 0.75e-9 * BYTES, WORLD_SIZE="2", COLUMNS="250").out.split()
     )
-    assert "cut among the ranks" in exact and "28 seeds: about searching" in exact and "building" not in exact
+    assert "sharded over the ranks" in exact and "28 seeds: about searching" in exact and "building" not in exact
     cells = " ".join(here(training.main, *arguments, "--index.factory", "IVF4,SQ8", COLUMNS="250").out.split())
     assert "IVF4,SQ8 over 140" in cells and "replicated" in cells and "measuring recall" in cells
     assert not (tmp_path / "none").exists()

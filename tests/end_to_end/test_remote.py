@@ -76,7 +76,7 @@ def test_batches_from_s3_are_the_local_ones_and_an_evaluation_too(tmp_path, demo
         assert remote.status == 0, remote.err
         assert json.loads(remote.out.splitlines()[0]) == json.loads(locally.out.splitlines()[0])
         outcome = here(evaluate.main, "--checkpoint", run, "--shards", f"{url}/elsewhere", "--split", "test")
-        refused(outcome, "manifest.json is not there")
+        refused(outcome, "manifest.json does not exist")
 
 
 def test_a_server_that_is_not_there_is_a_mistake_of_one_line(tmp_path, tiny, here, monkeypatch):

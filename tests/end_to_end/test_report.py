@@ -14,6 +14,7 @@ from dist_plm.cli import load_config
 from dist_plm.distributed.world import World
 from dist_plm.report import __main__ as reporting
 from dist_plm.report import pictures
+from dist_plm.report.history import History
 from dist_plm.telemetry.progress import Display
 from tests.end_to_end.conftest import contents, events
 
@@ -101,6 +102,15 @@ def test_coverage_counts_the_plans(page, run):
     )
 
 
+def test_neighbours_before_and_after_are_those_of_the_start_and_the_student(page, run):
+    """The share that changed is that of the last comparison without labels, which the run wrote."""
+    last = [event for event in events(run, "label_free") if event["model"] == "student"][-1]
+    changed = re.search(r"<b>(\d+) %</b> of the 10 nearest of (\d+) images of split test changed", page.read_text())
+    assert changed and int(changed[2]) == last["images"] == 140
+    assert abs(int(changed[1]) - 100 * last["neighbours_changed"]) < 1.5  # embedded in other batches: a tie may differ
+    assert page.read_text().count('class="pair"') == 6
+
+
 def test_the_gallery_says_what_the_evaluation_says(page, run):
     """As many nearest neighbours are right as the last evaluation counted; at most six classes, worst first."""
     last = [event for event in events(run, "eval") if event["model"] == "student"][-1]
@@ -136,7 +146,7 @@ def test_a_diverged_run_is_drawn_as_far_as_it_went(run, tmp_path, here, monkeypa
     monkeypatch.setattr("vl_convert.javascript_bundle", lambda code: code)  # takes seconds, and nothing is drawn
     outcome = here(reporting.main, path, "--out", out)
     assert outcome.status == 0 and "teacher's embeddings are not finite" in outcome.err, outcome.err
-    assert out.read_text().count("No pictures: the teacher") == 4
+    assert out.read_text().count("No pictures: the teacher") == 1
     drawn = specs(out)
     assert {"losses-1", "speed-1", "reads-1"} <= drawn.keys() and "map-1" not in drawn
     steps = [event["step"] for event in events(run, "step")]
@@ -192,6 +202,7 @@ def test_no_query_finds_itself_where_the_gallery_is_the_test_split(run, tmp_path
         config.data.gallery_split = gallery
         found = pictures.Pictures()
         world = World()
-        pictures.take_pictures(found, copy, "run", ["run"], config=config, world=world, display=Display(world))
+        history = History.read(copy, "run")
+        pictures.take_pictures(found, history, ["run"], config=config, world=world, display=Display(world))
         shown.append((found.classes, found.confused))
     assert shown[0] == shown[1] and shown[0][0] and shown[0][0][0][1] < 1

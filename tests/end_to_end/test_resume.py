@@ -1,4 +1,4 @@
-"""A run may be stopped at any moment; the same command goes on, and the end is that of a run that nothing stopped."""
+"""A run may be stopped at any moment and resumed by the same command; its result is that of an uninterrupted run."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def saved_where_it_stopped(run: Path) -> bool:
     return found is not None and found.summary["position"]["step"] == last_step(run) < STEPS
 
 
-def test_signals_save_and_the_same_command_goes_on(tmp_path, tiny, finished):
+def test_signals_save_and_the_same_command_resumes(tmp_path, tiny, finished):
     run = tmp_path / "run"
     command = ("dist_plm.train", "--config", tiny, "--run_dir", run)
 
@@ -150,7 +150,7 @@ def test_a_finished_run_says_so_and_changes_nothing(tmp_path, tiny, finished):
     shutil.copytree(finished, run)
     before = contents(run)
     outcome = alone("dist_plm.train", "--config", tiny, "--run_dir", run).wait()
-    assert outcome.status == 0 and f"finished at step {STEPS}" in outcome.err
+    assert outcome.status == 0 and f"complete at step {STEPS}" in outcome.err
     assert contents(run) == before
 
 
@@ -166,7 +166,7 @@ def test_a_run_directory_of_another_experiment_is_refused(tmp_path, tiny, finish
         (("--data.shards", other), str(other)),
         # What was learnt can't go on at all:
         (("--force_resume", "--data.shards", other), str(other)),
-        (("--force_resume", "--model.dim", 8, "--train.epochs", 3), "another --run_dir to start anew"),
+        (("--force_resume", "--model.dim", 8, "--train.epochs", 3), "another --run_dir to start a new run"),
         (("--force_resume", "--warm_up.epochs", 0), "warm_up.epochs"),
     ):
         outcome = here(training.main, "--config", tiny, "--run_dir", run, *arguments)
@@ -189,7 +189,7 @@ def test_forced_to_other_settings_it_says_so(tmp_path, tiny, finished, here):
     assert events(run, "step")[-1]["lr"] == pytest.approx(1e-5 * (1 + math.cos(angle)) / 2)
     assert here(training.main, "--config", tiny, "--run_dir", run, *changed).status == 0  # now its own
     fewer = here(training.main, "--config", tiny, "--run_dir", run, "--force_resume", "--train.epochs", 1)
-    assert fewer.status == 0 and "is finished" in fewer.err, fewer.err
+    assert fewer.status == 0 and "is complete" in fewer.err, fewer.err
 
 
 def test_what_is_kept(tmp_path, tiny, here):

@@ -180,13 +180,13 @@ def test_wrong_uses(tmp_path, finished, demo, indexed, photos, here):
         ("--shards", embedding.main, into),
         ("not allowed with", embedding.main, (*into, "--shards", demo, "--images", photos)),
         ("is not a folder", embedding.main, (*into, "--images", tmp_path / "nowhere")),
-        ("holds no files", embedding.main, (*into, "--images", tmp_path / "none")),
+        ("has no files", embedding.main, (*into, "--images", tmp_path / "none")),
         ("none of the 1 images", embedding.main, (*into, "--images", tmp_path / "blank")),
         ("has no split 'tset'", embedding.main, (*into, "--shards", demo, "--split", "tset")),
         ("exists", embedding.main, ("--checkpoint", finished, "--out", indexed, "--images", photos)),
         ("neither a run", embedding.main, ("--checkpoint", demo, "--out", tmp_path / "out", "--images", photos)),
         ("--workers is 0", embedding.main, (*into, "--images", photos, "--workers", "0")),
-        ("holds no index", searching.main, (demo, "--image", query)),
+        ("is not an index", searching.main, (demo, "--image", query)),
         ("not an image", searching.main, (indexed, "--image", tmp_path / "no.jpg")),
         ("cannot be read", searching.main, (indexed, "--image", tmp_path / "gone.jpg")),
         ("k is 0", searching.main, (indexed, "--image", query, "--k", "0")),
@@ -224,14 +224,14 @@ def test_a_damaged_index_is_refused(tmp_path, indexed, demo):
         told(files={}, images={"kind": "folder", "folder": str(folder)})(folder)
 
     summary = json.loads((indexed / "index.json").read_text())
-    refuse("index.faiss is not as it was written", lambda folder: (folder / "index.faiss").write_bytes(b"short"))
+    refuse("index.faiss is damaged", lambda folder: (folder / "index.faiss").write_bytes(b"short"))
     refuse(r"embeddings.npy has .* = \(140, 16\), index.json says \(140, 15\)", told(dim=15))
     refuse("sha256 differs", lambda folder: flip(folder / "encoder" / "model.safetensors"))
     refuse("is of format 9", told(format=9))
     refuse("index.json is damaged", lambda folder: (folder / "index.json").write_text("{"))
     refuse("leads out of", leads_out)
     refuse("was not made by this account", told(images={**summary["images"], "fingerprint": "0"}))
-    refuse("another data set", told(images={**summary["images"], "fingerprint": "0"}), images=demo)
+    refuse("is not the data set of this index", told(images={**summary["images"], "fingerprint": "0"}), images=demo)
     refuse("which is gone", told(images={"kind": "folder"}), images="/nowhere")
 
 

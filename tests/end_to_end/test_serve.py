@@ -153,7 +153,7 @@ def test_the_command(catalogue, here):
 
 
 def test_wrong_uses(catalogue, tmp_path, here, monkeypatch):
-    refused(here(serving.main, tmp_path), "holds no index")
+    refused(here(serving.main, tmp_path), "is not an index")
     refused(here(serving.main, catalogue.folder, "--port", "70000"), "--port is 70000")
     refused(here(serving.main, catalogue.folder, "--max_upload_mb", "0"), "--max_upload_mb")
     refused(here(serving.main, catalogue.folder, "--host", "no.such.host.invalid"), "cannot listen on")

@@ -52,14 +52,15 @@ def test_the_command_on_a_run(finished, here, tmp_path):
 def test_an_export_is_judged_as_its_run(finished, demo, here, tmp_path):
     out = tmp_path / "export"
     assert here(export.main, "--checkpoint", finished, "--model", "teacher", "--out", out).status == 0
+    # Of the run's configuration, which an export lacks. In passes of 128 images instead of 16 the embeddings differ by
+    # their rounding, and correlations by up to 3.4e-8; with two threads instead of one, by 5e-15.
+    settings = ("--manifold.n_alpha", 4, "--evaluation.batch_size", 16, "--runtime.threads", 1)
     of_run, of_export = (
-        json.loads(here(supervision.main, "--checkpoint", path, "--shards", demo, "--manifold.n_alpha", 4).out)
+        json.loads(here(supervision.main, "--checkpoint", path, "--shards", demo, *settings).out)
         for path in (finished, out)
     )
-    for name, row in of_run["methods"].items():  # batches are laid out by the configuration, which an export lacks
-        first, second = row["all"], of_export["methods"][name]["all"]
-        assert first.pop("correlation") == pytest.approx(second.pop("correlation"), rel=1e-6)  # embeddings in float32
-        assert first == second
+    for name, row in of_run["methods"].items():  # batches are laid out by the configuration
+        assert row["all"] == of_export["methods"][name]["all"]
     assert of_run["proxies"] and of_export["proxies"] is None
     refused(here(supervision.main, "--checkpoint", out), "--shards")
 
@@ -93,4 +94,4 @@ def test_a_table_that_cannot_be_kept_was_printed(tmp_path, tiny, here, monkeypat
     monkeypatch.setattr("dist_plm.supervision.table.show", lambda _: None)
     outcome = here(supervision.main, "--config", tiny, "--out", tmp_path)
     assert outcome.status == 1 and json.loads(outcome.out) == {"event": "supervision"}
-    assert outcome.err == f"error: --out {tmp_path} can't be written (Is a directory): it was printed\n"
+    assert outcome.err == f"error: --out {tmp_path} can't be written (Is a directory): see the output\n"

@@ -25,5 +25,5 @@ def test_a_rank_that_is_killed_while_it_starts_ends_the_others(tmp_path, tiny):
     os.kill(command.ranks()[1], signal.SIGKILL)
     outcome = command.wait()
     assert outcome.status == 1 and "Traceback" not in outcome.err, outcome.err
-    assert outcome.err.splitlines()[-1].startswith("error: rank 1 was ended by SIGKILL"), outcome.err
+    assert outcome.err.splitlines()[-1].startswith("error: rank 1 was killed by SIGKILL"), outcome.err
     assert not (tmp_path / "run").exists()

@@ -1,9 +1,16 @@
 """Runs of which only a part trains, on views made anew or once: resumed to the bit, the same on two ranks, exported."""
 
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import save_file
+
 from dist_plm import evaluate as evaluation
 from dist_plm import export as exporting
 from dist_plm import train as training
 from dist_plm.encoders.networks import load_network, locate
+from tests.commands import on_ranks
 from tests.end_to_end.conftest import STEPS, events, tensors, train
 
 PART = ("--model.trainable", "blocks:1", "--views.cached", "2", "--model.head_start", "whitened")
@@ -49,3 +56,50 @@ def test_two_ranks_train_on_cached_views_as_one(tmp_path, tiny):
         train(ranks, tiny, runs[ranks], *PART, "--train.precision", "fp64", "--train.max_steps", "9")
     assert losses(runs[1]).keys() == losses(runs[2]).keys()
     assert all(abs(value - losses(runs[2])[step]) <= 1e-9 * abs(value) for step, value in losses(runs[1]).items())
+
+
+def test_adapters_of_a_transformer_killed_and_resumed_end_the_same_and_are_exported(tmp_path, tiny, here):
+    pytest.importorskip("timm")
+    pytest.importorskip("peft")
+    from tests.networks import vit_16
+
+    pretrained = vit_16().state_dict()
+    save_file(pretrained, tmp_path / "vit.safetensors")
+    network = ("--model.backbone", "tests.networks:vit_16", "--model.weights", tmp_path / "vit.safetensors")
+    part = (
+        *network,
+        "--model.pooling",
+        "cls",
+        "--model.lora.rank",
+        "2",
+        "--warm_up.epochs",
+        "0",
+        "--train.epochs",
+        "1",
+    )
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert here(training.main, "--config", tiny, "--run_dir", whole, *part).status == 0
+    (rank,) = on_ranks(1, "dist_plm.train", "--config", tiny, "--run_dir", parts, *part)
+    rank.until(lambda: len(losses(parts)) >= 5)  # between the checkpoint of step 4 and the end, step 7
+    rank.kill()
+    rank.wait()
+    assert here(training.main, "--config", tiny, "--run_dir", parts, *part).status == 0
+    assert events(parts, "resumed") and losses(parts) == losses(whole)
+    found, expected = tensors(parts), tensors(whole)
+    assert found.keys() == expected.keys()
+    assert all(found[name].equal(value) for name, value in expected.items())
+
+    held = {name.removeprefix("student.backbone.net.").replace(".base_layer.", "."): value
+            for name, value in expected.items() if name.startswith("student.backbone.net.")}  # fmt: skip
+    assert all(held[name].equal(value) for name, value in pretrained.items()), (
+        "what is frozen is the file's, to the bit"
+    )
+    assert all(name in pretrained or ".lora_" in name for name in held)
+    moments = {name for name in expected if name.startswith("optimiser.student.")}
+    assert moments and all(".lora_" in name or ".head." in name for name in moments), moments
+
+    code, out = ("--backbone", "tests.networks:vit_16"), tmp_path / "export"
+    assert here(exporting.main, "--checkpoint", whole, "--out", out, "--format", "onnx", *code).status == 0
+    views = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    (exported,) = onnxruntime.InferenceSession(out / "model.onnx").run(None, {"images": views.numpy()})
+    np.testing.assert_allclose(exported, load_network(locate(whole)).embed(views).numpy(), atol=1e-5)

@@ -71,7 +71,7 @@ def test_the_others_do_not_come(tmp_path, tiny, here):
     arguments = ("--config", tiny, "--run_dir", tmp_path / "run", "--runtime.timeout_seconds", 1)
     free = {**LOCAL, "RANK": "1", "MASTER_PORT": str(port)}
     outcome = here(training.main, *arguments, **free)
-    assert outcome.status == 1 and "did not meet the others" in outcome.err, outcome
+    assert outcome.status == 1 and "could not connect to the other ranks" in outcome.err, outcome
     assert "Traceback" not in outcome.err and not (tmp_path / "run").exists()
 
 

@@ -54,7 +54,7 @@ WRONG_VALUES = {
     "weights of no known kind": ("--model.weights", "weights.zip", "weights.zip"),
     "ImageNet weights of a network that has none": ("--model.weights", "imagenet", "model.weights"),
     "an index that faiss can't read": ("--index.factory", "IVF16,Quick", "IVF16,Quick"),
-    "codes that don't divide the dimension": ("--index.factory", "IVF16,PQ7", "divisor of the dimension"),
+    "codes that don't divide the dimension": ("--index.factory", "IVF16,PQ7", "divides the dimension"),
     "an index without cells": ("--index.factory", "HNSW32", "inverted file"),
     "cells above the images": ("--index.factory", "IVF999,Flat", "999 images"),
     "an index that fits no rank": ("--index.memory_gb", "1e-6", "index.memory_gb"),
@@ -79,9 +79,9 @@ def test_a_broken_configuration(mistaken, tmp_path, text):
 
 def test_a_key_that_stands_twice(mistaken, tmp_path):
     (tmp_path / "twice.yaml").write_text("batch: {groups: 4}\nbatch: {group_size: 5}\n")
-    mistaken("twice.yaml: line 2: batch is given twice", "--config", "twice.yaml")
+    mistaken("twice.yaml: line 2: batch is a duplicate key", "--config", "twice.yaml")
     (tmp_path / "twice.yaml").write_text("batch: {groups: 4, group_size: 5, groups: 2}\n")
-    mistaken("twice.yaml: line 1: batch.groups is given twice", "--config", "twice.yaml")
+    mistaken("twice.yaml: line 1: batch.groups is a duplicate key", "--config", "twice.yaml")
 
 
 def test_a_configuration_from_a_pipe(tiny, here):
@@ -167,7 +167,7 @@ def test_evaluate(tmp_path, tiny, demo, finished, here):
         "--checkpoint": (),
         "nowhere": ("--checkpoint", tmp_path / "nowhere"),
         str(empty): ("--checkpoint", empty),
-        "holds no checkpoint": ("--checkpoint", bare),
+        "has no checkpoint": ("--checkpoint", bare),
         "has no labels": ("--checkpoint", run, "--shards", unlabelled),
         "has no split 'tset'": ("--checkpoint", run, "--split", "tset"),
         "has no split 'galery'": ("--checkpoint", run, "--gallery", "galery"),

@@ -152,12 +152,12 @@ def test_a_sweep_by_weights_that_are_gone_is_not_made_again_under_their_name(tmp
     SPOILT[name](file)
     before = {path: path.read_bytes() for path in run.rglob("*.npy")}
     outcome = here(training.main, "--config", tiny, "--run_dir", run, *REFRESH)
-    assert outcome.status == 1 and "the weights that made these embeddings are gone" in outcome.err, outcome.err
+    assert outcome.status == 1 and "the weights of these embeddings no longer exist" in outcome.err, outcome.err
     assert "Traceback" not in outcome.err and str(file) in outcome.err
     assert {path: path.read_bytes() for path in run.rglob("*.npy")} == before
     if name == "gone":
         outcome = here(training.main, "--config", tiny, "--run_dir", run, *REFRESH, "--force_resume")
-        assert outcome.status == 0 and "those of the present weights are taken" in outcome.err
+        assert outcome.status == 0 and "using embeddings of the current weights instead" in outcome.err
         assert not file.parent.parent.exists() and events(run, "end")
 
 

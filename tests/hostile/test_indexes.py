@@ -72,7 +72,7 @@ def test_only_a_folder_that_was_named_here_is_shown(index, catalogue, tmp_path, 
     with pytest.raises(UserError, match="was not made by this account"):
         _ = Catalogue(index).images
     sheet = ("--image", private / catalogue.rows[0]["name"], "--sheet", tmp_path / "sheet.png")
-    refused(here(searching.main, index, *sheet), "name that folder with --images")
+    refused(here(searching.main, index, *sheet), "show that folder, name it with --images")
     assert not (tmp_path / "sheet.png").exists()
     assert here(searching.main, index, *sheet[:2]).status == 0  # a table alone shows nothing
     assert here(searching.main, index, *sheet, "--images", private).status == 0

@@ -98,7 +98,7 @@ def test_what_is_no_label(tmp_path):
     points = np.eye(6)
     found = dist_plm.evaluate_embeddings(points, ["a", "a", None, float("nan"), -1, "b"], ks=(1,))
     assert found["queries"] == 2 and found["dropped"] == 4
-    for labels, match in (([[1]] * 6, "label 0 is"), ([{}] * 6, "label 0 is"), (["a"] * 5, "one label a row")):
+    for labels, match in (([[1]] * 6, "label 0 is"), ([{}] * 6, "label 0 is"), (["a"] * 5, "one label per row")):
         with pytest.raises(UserError, match=match):
             dist_plm.evaluate_embeddings(points, labels)
     for value in (np.nan, np.inf):

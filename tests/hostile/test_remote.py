@@ -84,7 +84,7 @@ def test_only_plain_urls_of_four_kinds_are_read(tmp_path, url):
     references = {"version": 1, "templates": {"t": template}, "refs": {"manifest.json": ["{{t}}"]}}
     (tmp_path / "r.json").write_text(json.dumps(references))
     data = DataConfig(shards=url.format(here=str(tmp_path)[1:]), cache_dir=str(tmp_path / "cache"), retry_seconds=1)
-    with pytest.raises(UserError, match="is no URL of a folder"):
+    with pytest.raises(UserError, match="is not a URL of a folder"):
         open_split(data, "train")
     assert not made.exists()
 
@@ -117,7 +117,7 @@ def test_no_name_of_a_manifest_leads_out_of_the_cache(tmp_path, key, value):
         request.begin()
         request.body(json.dumps(document).encode() if "manifest" in request.path else b"")
 
-    with serving(act) as server, pytest.raises(UserError, match=r"manifest.json is no manifest"):
+    with serving(act) as server, pytest.raises(UserError, match=r"manifest.json is not a manifest"):
         data = DataConfig(shards=server.url, cache_dir=str(cache), retry_seconds=1)
         open_split(data, value if key == "split" else "train")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
@@ -144,7 +144,7 @@ def test_no_more_is_taken_than_was_asked_for(monkeypatch, act, end):
         try:
             (found,) = remote.read([Span("x", 0, end)])
         except StoreFailure as failure:
-            assert "came instead of" in str(failure) or "is larger than" in str(failure)
+            assert "received instead of" in str(failure) or "is larger than" in str(failure)
         else:
             assert found[:2] == b"\x1f\x8b" and len(found) <= 1 << 20  # as it came, which no check takes for anything
         assert remote.bytes <= (1 << 20) + 2

@@ -25,7 +25,7 @@ def refuse(*arguments: object, match: str) -> None:
 @pytest.mark.parametrize(
     ("asked", "match"),
     [
-        (("--partition", "gpuu"), "--partition gpuu is not known here: this cluster has debug, high"),
+        (("--partition", "gpuu"), "--partition gpuu does not exist: this cluster has debug, high"),
         (("--gpus-per-node", 3), "--gpus-per-node 3: no node of partition debug has more than 2"),
         (("--nodes", 5), "--nodes 5: partition debug has 4"),
         (("--cpus-per-task", 5), "has more than 4 cores"),
@@ -83,6 +83,7 @@ def test_the_same_job_on_this_machine(config, tmp_path):
     line = ("--local", "--tasks-per-node", 2, "--config", config, "--run_dir", run, "--train.max_steps", 2)
     outcome = Command(["launch/slurm.py", *line, "--train.report", "true"]).wait()
     assert outcome.status == 0, outcome.err
+    assert outcome.err.count("2 rank(s) on CPU") == 1, "the log of the first rank is relayed, each line once"
     if not missing():
         assert "<html" in (run / "report.html").read_text()  # by the snapshot, whose package data it needs
     assert [event["step"] for event in events(run, "step")] == [1, 2]
@@ -98,14 +99,14 @@ def test_the_same_job_on_this_machine(config, tmp_path):
         (("--time", "tomorrow"), "'tomorrow' is none of"),
         (("--time", "1", "--notice-seconds", 90), "--notice-seconds 90"),
         (("--cluster", "gone.yaml"), "gone.yaml"),
-        (("--local", "--nodes", 2), "--local is this machine alone"),
+        (("--local", "--nodes", 2), "--local runs on this machine only"),
         (("--dry-run", "--sweep", "seed"), "--sweep seed"),
         (("--dry-run", "--sweep", "seed=3..1"), "the range is empty"),
         (("--dry-run", "--sweep", "seed=1,1"), "same run twice"),
         (("--dry-run", "--task", "shards", "--nodes", 2), "one task a part"),
-        (("status",), "the run directory"),
-        (("status", "nowhere"), "the run directory"),
-        (("results", "."), "holds no sweep"),
+        (("status",), "of a run or a sweep"),
+        (("status", "nowhere"), "of a run or a sweep"),
+        (("results", "."), "is not a sweep"),
     ],
 )
 def test_mistakes(arguments, match, tmp_path, monkeypatch):
@@ -121,7 +122,7 @@ def test_parts_are_counted_from_one(parts, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as left:
         launcher.main(["--task", "shards", "--parts", parts, "--local", "folder", "--source", "photos", "--out", "out"])
     said = capsys.readouterr().err
-    assert left.value.code == 2 and said.count("\n") == 1 and f"--parts: '{parts}' is not a whole number" in said
+    assert left.value.code == 2 and said.count("\n") == 1 and f"--parts: '{parts}' is not a positive integer" in said
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 

@@ -74,7 +74,7 @@ def test_query_and_gallery_share_their_classes(tmp_path):
 
 
 def test_two_folders_of_one_split_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"photos/val and photos/validation in .* both mean the split val"):
+    with pytest.raises(UserError, match=r"photos/val and photos/validation in .* both denote the split val"):
         folder(pictures(tmp_path, "photos/val/a/1", "photos/validation/a/2", "photos/train/a/3"))
 
 
@@ -86,7 +86,7 @@ def test_what_lies_beside_is_named(tmp_path, capsys):
     put(root / "README.md", "read me")
     put(root / "train" / "a" / "Thumbs.db", "cache")
     assert splits(root) == {"train": ["a"], "test": ["b"]}
-    beside = "beside the splits train, test"
+    beside = "outside of the splits train, test"
     assert dict(folder(root).ignored()) == {
         **dict.fromkeys(("README.md", "extra/c/3", "loose"), beside),
         **dict.fromkeys((".ipynb_checkpoints/a/1", "__MACOSX/train/a/1", "train/.x", "train/a/._1"), HIDDEN),

@@ -65,10 +65,10 @@ CUT = encoded(photograph(), "JPEG")[:700]
         (photograph(), "images is a single Image"),
         (io.BytesIO(CUT), "images is a single BytesIO"),
         (np.zeros((8, 8, 3), np.uint8), r"images is a single array of shape \[8, 8, 3\]"),
-        (None, "images is a NoneType: give a list"),
-        (7, "images is a int: give a list"),
-        ([7], "image 0: int is no picture"),
-        ([None], "image 0: NoneType is no picture"),
+        (None, "images is a NoneType: pass a list"),
+        (7, "images is a int: pass a list"),
+        ([7], "image 0: int is not an image"),
+        ([None], "image 0: NoneType is not an image"),
         (["nowhere.jpg"], "nowhere.jpg: No such file"),
         (["/"], "/: Is a directory|/: not a regular file"),
         ([photograph(), CUT], "image 1: damaged image"),
@@ -93,7 +93,7 @@ def test_a_batch_of_no_size_is_told_in_words(encoder, size):
 
 
 def test_other_arguments_are_told_in_words(encoder, tmp_path):
-    with pytest.raises(UserError, match="encoder is a str: give what load_encoder"):
+    with pytest.raises(UserError, match="encoder is a str: pass the result of load_encoder"):
         dist_plm.embed_images("runs/demo", [photograph()])
     with pytest.raises(UserError, match="index is a NoneType"):
         dist_plm.search_images(None, [photograph()])

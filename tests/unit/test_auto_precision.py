@@ -40,7 +40,7 @@ def test_auto_is_bf16_only_where_the_hardware_has_it(tmp_path, native):
 def test_a_run_keeps_the_precision_that_it_began_with(tmp_path, native, began):
     (tmp_path / "config.yaml").write_text(dump(Config(train=TrainConfig(precision=began))))
     found, reason = resolved(tmp_path)
-    assert found == began and "as the run began" in reason
+    assert found == began and "as stored in the run" in reason
     assert ("emulated" in reason) == (began == "bf16" and not native)
 
 
@@ -86,7 +86,7 @@ def test_the_option_for_threads_is_a_whole_number_from_one(capsys):
     for wrong in ("0", "-1", "two", "1.5"):
         with pytest.raises(SystemExit):
             parser.parse_args(["--threads", wrong])
-    assert "a whole number from 1" in capsys.readouterr().err
+    assert "not an integer from 1" in capsys.readouterr().err
 
 
 def test_a_limit_of_threads_holds_for_torch_and_faiss():

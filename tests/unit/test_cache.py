@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dist_plm.data.remote.cache import NEVER, ImageCache
-from dist_plm.data.remote.prefetch import Prefetch, next_uses
+from dist_plm.data.remote.prefetch import RemotePrefetcher, next_uses
 
 
 def fewest_misses(uses: tuple[int, ...], room: int) -> int:
@@ -31,7 +31,7 @@ def fewest_misses(uses: tuple[int, ...], room: int) -> int:
 def test_no_choice_misses_less(tmp_path, seed, room):
     uses = np.random.default_rng(seed).integers(0, 6, 14)
     cache, following, misses = ImageCache(tmp_path, 10 * room), next_uses(uses), 0
-    cache.foresee(uses, np.arange(len(uses)))
+    cache.expect(uses, np.arange(len(uses)))
     for id, later in zip(uses.tolist(), following.tolist(), strict=True):
         if cache.get(id) is None:
             misses += 1
@@ -48,13 +48,13 @@ def test_the_next_use_is_the_next(tmp_path):
 def test_the_bound_holds_for_bytes_and_over_runs(tmp_path):
     draw = np.random.default_rng(0)
     cache = ImageCache(tmp_path, 1_000)
-    cache.foresee(np.arange(0), np.arange(0))
+    cache.expect(np.arange(0), np.arange(0))
     for id in range(60):
         cache.put(id, draw.bytes(int(draw.integers(1, 200))), 100 - id)
     sizes = [path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()]
     assert 700 < cache.size == sum(sizes) <= 1_000
     smaller = ImageCache(tmp_path, 500)  # the same folder with another bound
-    smaller.foresee(np.arange(60), np.arange(60))
+    smaller.expect(np.arange(60), np.arange(60))
     kept = sorted(int(path.name) for path in tmp_path.rglob("*") if path.is_file())
     assert smaller.size == sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= 500
     others = [id for id in range(60) if id not in kept]
@@ -64,18 +64,18 @@ def test_the_bound_holds_for_bytes_and_over_runs(tmp_path):
 def test_two_ranks_share_a_folder_and_each_bounds_its_own(tmp_path):
     caches = [ImageCache(tmp_path, 50, part, 2) for part in range(2)]
     for cache in caches:
-        cache.foresee(np.arange(20), np.arange(20))
+        cache.expect(np.arange(20), np.arange(20))
         for id in range(cache.part, 20, 2):
             cache.put(id, b"0123456789", id)
     assert [cache.get(id) is not None for cache in caches for id in range(20)] == 2 * (10 * [True] + 10 * [False])
 
 
-def prefetch_of(cache: ImageCache, rows: np.ndarray, fetched: list[int], size: int = 10) -> Prefetch:
+def prefetch_of(cache: ImageCache, rows: np.ndarray, fetched: list[int], size: int = 10) -> RemotePrefetcher:
     def fetch(ids: list[int]) -> list[bytes]:
         fetched.extend(ids)
         return [str(id).zfill(size).encode() for id in ids]
 
-    return Prefetch(cache, rows, np.full(int(rows.max()) + 1, size), fetch)
+    return RemotePrefetcher(cache, rows, np.full(int(rows.max()) + 1, size), fetch)
 
 
 def test_all_is_there_before_its_step_and_comes_once(tmp_path):
@@ -117,7 +117,7 @@ def test_a_failure_ends_the_thread_and_nobody_waits(tmp_path):
         raise RuntimeError("gone")
 
     before = threading.enumerate()
-    prefetch = Prefetch(ImageCache(tmp_path, 100), np.arange(10).reshape(2, 5), np.full(10, 1), fetch)
+    prefetch = RemotePrefetcher(ImageCache(tmp_path, 100), np.arange(10).reshape(2, 5), np.full(10, 1), fetch)
     assert prefetch.ready(1, wait=True)
     prefetch.close()
     assert threading.enumerate() == before

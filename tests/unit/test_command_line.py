@@ -1,12 +1,17 @@
 """Options, files and paths as people type them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from dist_plm.cli import OneLineParser, config_of, config_parser
+from dist_plm.cli import OneLineParser, add_frozen_options, config_of, config_parser, load_config
+from dist_plm.cli.config_parser import KEYS
 from dist_plm.cli.spelling import suggestion
-from dist_plm.config import Config
+from dist_plm.config import Config, StmlConfig
+from dist_plm.config.retired import RETIRED
+from dist_plm.datasets.build import parser as shard_parser
 from dist_plm.errors import UserError
 
 
@@ -49,7 +54,7 @@ def test_american_spelling(tmp_path: Path) -> None:
         (["--lr", "5"], "optimiser.lr"),
         (["--optimizer.lrr=5"], "did you mean optimiser.lr?"),
         (["--train.method", "plmm"], "train.method is plmm: it must be one of plm, instance,"),
-        (["--manifold.k", "many"], "manifold.k is many: it must be a whole number"),
+        (["--manifold.k", "many"], "manifold.k is many: it must be an integer"),
     ],
 )
 def test_what_may_have_been_meant(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,7 +68,7 @@ def test_what_may_have_been_meant(words: list[str], said: str, capsys: pytest.Ca
     [
         ("seed: 1\nmanifold:\n  kk: 5\n", "line 3: unknown key manifold.kk; did you mean manifold.k?"),
         ("manifld: {k: 5}\n", "line 1: unknown key manifld; did you mean manifold?"),
-        ("optimizer: {lr: 1}\noptimiser: {lr: 2}\n", "line 2: optimiser is given twice"),
+        ("optimizer: {lr: 1}\noptimiser: {lr: 2}\n", "line 2: optimiser is a duplicate key"),
     ],
 )
 def test_a_file_is_named_with_the_line(
@@ -103,3 +108,50 @@ def test_short_help_and_long(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--manifold.k " in printed["--help-all"] and "--help-all" in printed["--help"]
     assert printed["--help"].count("\n") < 60 < printed["--help-all"].count("\n")
     assert max(map(len, printed["--help"].splitlines())) <= 130
+
+
+def test_only_sections_in_use_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    def printed(*words: str) -> dict[str, Any]:
+        with pytest.raises(SystemExit):
+            parsed(*words, "--print_config")
+        document = yaml.safe_load(capsys.readouterr().out)
+        assert isinstance(document, dict)
+        return document
+
+    plm, stml = printed(), printed("--train.method", "stml", "--runtime.strategy", "deepspeed")
+    assert {"loss", "proxies"} <= plm.keys() and not {"stml", "dada", "proxy_anchor", "pseudo_labels"} & plm.keys()
+    assert "stml" in stml and "loss" not in stml
+    assert "zero" in stml["runtime"] and "zero" not in plm["runtime"]
+    assert plm["loss"]["neighbourhood"] == 60_000 / 39_800
+
+
+def test_retired_keys_load_at_their_former_value(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (file := tmp_path / "file.yaml").write_text("stml: {sigma: 3.0, delta: 2}\nruntime: {signals: [SIGTERM]}\n")
+    assert parsed("--config", file) == load_config(file) == Config(stml=StmlConfig(delta=2))
+    file.write_text("stml:\n  sigma: 4.0\n")
+    with pytest.raises(UserError, match=r"stml\.sigma is 4\.0, but the key was removed: the kernel width is 3"):
+        load_config(file)
+    for words in (["--config", file], ["--stml.sigma", 3]):
+        with pytest.raises(SystemExit):
+            parsed(*words)
+        assert "removed: the kernel width is 3" in capsys.readouterr().err
+    assert not set(RETIRED) & set(KEYS)
+
+
+def test_paths_and_choices_of_other_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    build = shard_parser().parse_args(["folder", "--source", "~/photos", "--out=~/shards", "--order-by", "~/index"])
+    assert [str(path) for path in (build.source, build.out, build.order_by)] == [
+        f"/home/someone/{name}" for name in ("photos", "shards", "index")
+    ]
+    parser = OneLineParser()
+    add_frozen_options(parser)
+    options = parser.parse_args(["--weights", "~/w.pth", "--whiten", "s3://bucket/~/shards"])
+    assert (options.weights, options.whiten) == ("/home/someone/w.pth", "s3://bucket/~/shards")
+    for words, said in (
+        (["foldr"], "did you mean folder?"),
+        (["demo", "--out", "x", "--imges", "8"], "did you mean images?"),
+    ):
+        with pytest.raises(SystemExit):
+            shard_parser().parse_args(words)
+        assert said in capsys.readouterr().err

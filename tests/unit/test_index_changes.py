@@ -87,8 +87,8 @@ def test_an_update_gives_what_a_fresh_index_would(photos, tmp_path, monkeypatch)
         return view(images, config, number)
 
     monkeypatch.setattr(embedding, "_view", counted)
-    assert str(changes(Catalogue(index))) == "4 files new or changed, 2 gone"
-    assert update(Catalogue(index), 1, DISPLAY) == "2 embedded, 1 moved or copied, 1 unreadable, 2 gone"
+    assert str(changes(Catalogue(index))) == "4 files new or changed, 2 deleted"
+    assert update(Catalogue(index), 1, DISPLAY) == "2 embedded, 1 moved or copied, 1 unreadable, 2 deleted"
     assert sorted(embedded) == ["class 2/02", "new/60", "new/cut"], "what moved is not embedded again"
     monkeypatch.undo()
     embed(photos, tmp_path / "fresh")
@@ -128,7 +128,7 @@ def test_add_and_remove(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(photos)
     assert add(Catalogue(index), [Path("new/a")], 1, DISPLAY).startswith("1 embedded")
     assert add(Catalogue(index), [photos / "new"], 1, DISPLAY).startswith("1 embedded")
-    assert add(Catalogue(index), [photos / "class 0"], 1, DISPLAY) == "nothing new there"
+    assert add(Catalogue(index), [photos / "class 0"], 1, DISPLAY) == "nothing to add"
     assert add(Catalogue(index), [Path(".")], 1, DISPLAY).startswith("1 embedded")
     assert remove(Catalogue(index), ["new/", "class 0/00"]).startswith("3 removed")
     names = [row["name"] for row in Catalogue(index).rows]
@@ -137,7 +137,7 @@ def test_add_and_remove(photos, tmp_path, monkeypatch):
         (lambda: add(Catalogue(index), [tmp_path], 1, DISPLAY), "lies outside of"),
         (lambda: add(Catalogue(index), [photos / "none"], 1, DISPLAY), "no such file"),
         (lambda: remove(Catalogue(index), ["new/a"]), "has no image 'new/a'"),
-        (lambda: remove(Catalogue(index), names), "would be left without images"),
+        (lambda: remove(Catalogue(index), names), "would have no images left"),
     ):
         with pytest.raises(UserError, match=named):
             call()
@@ -164,7 +164,7 @@ def test_a_change_that_is_stopped_leaves_the_index_as_it_was(photos, tmp_path, m
 def test_two_changes_do_not_mix(photos, tmp_path):
     one, two = embed(photos, tmp_path / "index"), Catalogue(tmp_path / "index")
     remove(one, ["class 0"])
-    with pytest.raises(UserError, match="changed just now"):
+    with pytest.raises(UserError, match="was just changed"):
         remove(two, ["class 1"])
 
 

@@ -64,7 +64,7 @@ def test_a_run_that_began_meanwhile_is_left_alone(tmp_path: Path) -> None:
     first.create(World())
     before = (tmp_path / "run/config.yaml").read_text()
     del first, directory  # and with it the lock
-    with pytest.raises(UserError, match="another run began in it"):
+    with pytest.raises(UserError, match="another run was started in it"):
         second.create(World())
     assert (tmp_path / "run/config.yaml").read_text() == before
 

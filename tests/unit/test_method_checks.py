@@ -1,6 +1,6 @@
 """Configurations that no method can train with are refused before anything starts, with the key and the mend."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -15,6 +15,7 @@ from dist_plm.config import (
     PseudoLabelsConfig,
     TrainConfig,
 )
+from dist_plm.config.fields import rules_of
 from dist_plm.errors import UserError
 from dist_plm.methods import METHODS
 
@@ -80,4 +81,4 @@ def test_the_configurations_that_come_along_are_sound(path: Path, monkeypatch: p
 
 def test_every_method_of_the_schema_is_registered():
     assert METHODS.keys() == set(get_args(get_type_hints(TrainConfig)["method"]))
-    assert {section for method in METHODS.values() for section in method.sections} <= vars(Config()).keys()
+    assert {method for section in fields(Config) for method in rules_of(section).methods} <= METHODS.keys()

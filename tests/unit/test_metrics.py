@@ -1,15 +1,18 @@
 """The same numbers in metrics.jsonl, in TensorBoard and in Weights & Biases."""
 
+import io
 import json
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
+from rich.progress import Progress
 
 from dist_plm.distributed.world import World
 from dist_plm.telemetry.metrics import Metrics, scalars
-from dist_plm.telemetry.progress import Clock, Display, peak_memory
+from dist_plm.telemetry.progress import Clock, Display, Horizon, columns, duration, peak_memory
 
 EVENTS = (
     ("step", {"step": 3, "epoch": 0, "phase": "plm", "loss": 0.5, "lr": 1e-4}),
@@ -86,8 +89,8 @@ def test_the_display_says_rate_note_and_memory_line_by_line(capsys, monkeypatch)
     assert (
         said.startswith("sweep train  5/10  ")
         and "images/s  loss 0.5  " in said
-        and " GB  " in said
-        and "s left" in said
+        and " GB" in said
+        and " s left" in said
     )
     with Display(World(rank=1, size=2)).phase("sweep", 1, "images") as phase:
         phase.advance()
@@ -103,3 +106,25 @@ def test_a_lap_counts_images_waiting_and_memory():
     lap = clock.lap(10)
     assert lap["images_per_second"] > 0 and lap["wait_share"] > 1
     assert lap["memory_gb"] >= before > 0.05 and held.sum() > 0
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_step_and_end_of_the_run_stay_whole_where_the_terminal_is_narrow(width):
+    console = Console(width=width, force_terminal=True, file=io.StringIO(), color_system=None)
+    bars = Progress(*columns(), console=console)
+    note = "1,204 images/s  loss 0.0371  point 0.0137  proxy 0.0027  neighbourhood 0.0146  waiting 15 %  11.1 GB"
+    bars.add_task("warm_up epoch 103/200", total=11600, completed=8911, note=note, left="run ends in 23 h 20 min")
+    console.print(bars.get_renderable())
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == 1 and len(lines[0]) <= width
+    assert "8911/11600 run ends in 23 h 20 min" in lines[0]
+
+
+def test_the_end_of_a_run_follows_from_its_pace(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("dist_plm.telemetry.progress.time.monotonic", lambda: now[0])
+    horizon = Horizon(40, 100)
+    assert horizon.left(40) is None
+    now[0] = 130.0
+    assert horizon.left(50) == pytest.approx(150)  # 10 steps in 30 s, 50 are left
+    assert [duration(s) for s in (0, 59.4, 61, 3_600, 90_061)] == ["0 s", "59 s", "1 min 01 s", "1 h 00 min", "1 d 1 h"]

@@ -179,7 +179,7 @@ def test_heic_without_the_extra_names_it(monkeypatch):
         (b"P6\n4 4\n255\n", "PPM"),
         (b"%!PS-Adobe-3.0", "PostScript"),
         (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
-        (bytes(5000), "begins with zeros"),
+        (bytes(5000), "starts with zeros"),
     ],
 )
 def test_what_is_not_read_is_named(data, named):

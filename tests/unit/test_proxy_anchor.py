@@ -25,7 +25,7 @@ def setting(points: int = 20) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 @pytest.mark.parametrize(("positive", "negative"), [(32.0, 32.0), (40.0, 100.0), (100.0, 200.0)])
 def test_method_is_the_loops(positive: float, negative: float) -> None:
     z, labels, _ = setting()
-    settings = ProxyAnchorConfig(margin=0.1, alpha_positive=positive, alpha_negative=negative)
+    settings = ProxyAnchorConfig(alpha_positive=positive, alpha_negative=negative)
     method = build_method("proxy_anchor", Config(model=ModelConfig(dim=DIM), proxy_anchor=settings), World(), CLASSES)
     method = method.double()
     loss = method(Points(z, z, 1, labels=labels)).share

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 from dist_plm.config import BatchConfig, Config
 from dist_plm.data.opening import labels_as
 from dist_plm.errors import UserError
-from dist_plm.report.charts import thinned
+from dist_plm.report import page
+from dist_plm.report.charts import has_course, histogram, thinned
 from dist_plm.report.coverage import read_coverage
 from dist_plm.report.history import History, read_all
 from dist_plm.report.landscape import hues, landscape
+from dist_plm.report.pictures import Pictures
 from dist_plm.report.retrieved import Retrieved
-from dist_plm.report.summary import evaluations, tiles
+from dist_plm.report.summary import evaluations, label_free, tiles
 from dist_plm.report.test_split import Embedded, require_finite
 from dist_plm.training.run_directory import dump
 
@@ -101,7 +104,8 @@ def test_numbers_that_are_not_finite_were_not_measured(tmp_path):
     history = History.read(run_directory(tmp_path / "run", events))
     assert [name for _, name, _ in history.numbers("step")] == ["loss", "images_per_second", "wait_share"]
     assert tiles(history)[0] == ("R@2 student", "75.0 %", "+25.0 points since the start")
-    assert evaluations(history)[1][1][3:] == ["", "75.0", "", ""]
+    head, rows = evaluations(history)
+    assert head[3:] == ["R@1", "R@2"] and rows[1][3:] == ["", "75.0"], "no column is empty"
 
 
 def test_a_collapsed_network_is_one_point_of_the_map():
@@ -146,3 +150,66 @@ def test_neighbouring_classes_have_neighbouring_hues():
     angles = np.linspace(-3, 3, 12)
     found = hues(np.arange(12), np.stack([np.cos(angles), np.sin(angles)], axis=1))
     assert list(found.values()) == sorted(found.values()) and len(set(found.values())) == 12
+
+
+def test_coverage_has_a_bar_for_each_number_of_reads():
+    drawn = histogram(
+        [{"reads": 0, "images": 2}, {"reads": 1, "images": 74}, {"reads": 2, "images": 923}], "run", ["run"]
+    )
+    bars = [(row["times"], row["images"]) for row in drawn["data"]["values"]]
+    assert bars == [("0", 2), ("1", 74), ("2", 923)] and "bin" not in drawn["encoding"]["x"]
+
+
+def test_many_numbers_of_reads_are_drawn_in_ranges_that_lose_no_image():
+    rows = [{"reads": reads, "images": reads + 1} for reads in range(95)]
+    bars = histogram(rows, "run", ["run"])["data"]["values"]
+    assert len(bars) == 32 and bars[0]["times"] == "0 to 2" and bars[0]["images"] == 1 + 2 + 3
+    assert sum(bar["images"] for bar in bars) == sum(row["images"] for row in rows)
+
+
+def test_two_points_are_no_course():
+    rows = [
+        {"run": "a", "step": step, "value": 1.0, "model": model} for step in (0, 9) for model in ("student", "teacher")
+    ]
+    assert not has_course(rows, "model")
+    assert has_course([*rows, {"run": "a", "step": 5, "value": 1.0, "model": "teacher"}], "model")
+
+
+VERDICT = {"event": "verdict", "step": 9, "model": "student"}
+
+
+def label_free_event(step: int, model: str, when: str, agreement: float) -> dict:
+    changes = {} if when == "start" else {"changes": {"agreement": 0.02}, "changes_error": {"agreement": 0.005}}
+    return {"event": "label_free", "step": step, "model": model, "when": when, "split": "train", "images": 300,
+            "values": {"agreement": agreement}, "values_error": {"agreement": 0.01}} | changes  # fmt: skip
+
+
+def test_a_run_without_labels_shows_its_verdict_and_nothing_empty(tmp_path, monkeypatch):
+    monkeypatch.setattr("vl_convert.javascript_bundle", lambda code: code)
+    events = [label_free_event(0, "student", "start", 0.30), label_free_event(5, "student", "epoch 1", 0.31),
+              label_free_event(9, "student", "end", 0.32),
+              VERDICT | {"verdict": "better", "basis": "views", "text": "better so"},
+              {"event": "step", "step": 9, "loss": 0.5, "images_per_second": 9.0, "wait_share": 0.0}]  # fmt: skip
+    history = History.read(run_directory(tmp_path / "run", events))
+    page._write([page.Section(history, "#123456", Pictures(), "")], tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert tiles(history)[0] == ("student, without labels", "better", "better so")
+    headings = re.findall(r'<h2 id="(\w+)"', text)
+    assert headings == ["summary", "label_free", "time", "config"], "one step makes no curve"
+    for nothing in ("never seen", "no test split", "None.", "Weakest"):
+        assert nothing not in text
+    drawn = json.loads(re.search(r'id="label_free-1">(.*?)</script>', text)[1])
+    band = next(layer["data"]["values"] for layer in (drawn, *drawn["layer"]) if "data" in layer)
+    ends = [(row["low"], row["high"]) for row in band if row["model"] == "student"]
+    assert np.allclose(ends, [(0.28, 0.32), (0.29, 0.33), (0.3, 0.34)])
+    head, rows = label_free(history)
+    assert rows[0][1:] == ["30.0 %", "32.0 %", "+2.0 ± 0.5"] and head[1:] == ["start", "student", "change"]
+
+
+def test_the_first_tile_has_interval_and_baselines(tmp_path):
+    interval = {"interval": {"low": 0.345, "high": 0.369}}
+    events = [{"event": "eval", "model": "student", "step": 0, "recall": {"1": 0.334}},
+              {"event": "eval", "model": "student", "step": 9, "recall": {"1": 0.357}} | interval,
+              VERDICT | {"verdict": "worse", "basis": "labels", "text": "LOWER"}]  # fmt: skip
+    found = tiles(History.read(run_directory(tmp_path / "run", events)))[0]
+    assert found == ("R@1 student", "35.7 %", "95 % from 34.5 to 36.9; LOWER")

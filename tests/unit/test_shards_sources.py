@@ -142,7 +142,7 @@ def test_cars196_in_two_folders_with_a_devkit(tmp_path):
 def test_annotations_of_something_else_are_named(tmp_path, fields, row):
     names = np.array([f"Car {c}" for c in range(1, 197)], dtype=object)
     scipy.io.savemat(tmp_path / "cars_annos.mat", {"annotations": matlab([row, row], fields), "class_names": names})
-    with pytest.raises(UserError, match=r"cars_annos.mat, or a file beside it, is no list of Cars-196"):
+    with pytest.raises(UserError, match=r"cars_annos.mat, or a file beside it, is not an annotation file of Cars-196"):
         cars196(tmp_path)
 
 
@@ -223,7 +223,7 @@ def test_a_class_that_comes_while_a_folder_is_read_is_said(tmp_path):
     put(tmp_path / "a" / "1.jpg")
     source = folder(tmp_path)
     put(tmp_path / "b" / "2.jpg")
-    with pytest.raises(UserError, match=r"b/2.jpg came while"):
+    with pytest.raises(UserError, match=r"b/2.jpg appeared while"):
         list(source.entries())
 
 

@@ -185,4 +185,4 @@ def test_a_manifest_names_no_file_outside_its_folder(whole):
 def test_a_folder_whose_name_is_no_text_is_printed_with_escapes(whole, capsys):
     odd = whole.rename(whole.with_name(os.fsdecode(b"whol\xe9")))
     assert verify.main([str(odd), "--workers", "1"]) == 0
-    assert r"whol\udce9 is whole: 40 samples" in capsys.readouterr().out
+    assert r"whol\udce9 is intact: 40 samples" in capsys.readouterr().out

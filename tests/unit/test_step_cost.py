@@ -1,6 +1,8 @@
 """What a step of the method may not do: ask the device, loop over points, hold a tensor of B x P x M or B x P x D."""
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,12 +10,21 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, OptimiserConfig, ProxiesConfig
+from dist_plm.config import (
+    BatchConfig,
+    Config,
+    LossConfig,
+    ManifoldConfig,
+    ModelConfig,
+    OptimiserConfig,
+    ProxiesConfig,
+)
 from dist_plm.data.loader import Batch
 from dist_plm.distributed.world import World
 from dist_plm.methods import Points, build_method
 from dist_plm.methods.base import Method
-from dist_plm.training.learner import Learner, phases
+from dist_plm.parallel.optimiser import update
+from dist_plm.training.learner import Learner, Report, phases
 
 B, D, P, M, K = 60, 48, 90, 3, 8
 CONFIG = Config(
@@ -73,6 +84,66 @@ def test_the_host_asks_the_device_nothing(name):
     """On tensors without values: whoever reads one (`item`, a condition, a mask as index) raises."""
     with FakeTensorMode(allow_non_fake_inputs=False):
         step(build_method(name, CONFIG, World()))
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_distances_of_the_batch_are_computed_once(relative):
+    """Those of f_phi for neighbours, similarity and the unit of delta, and those of f_theta for the loss."""
+    config = replace(CONFIG, proxies=ProxiesConfig(count=0), loss=LossConfig(relative=relative))
+    with Watched() as seen:
+        step(build_method("plm", config, World()))
+    assert seen.calls["aten._cdist_forward.default"] == 2
+
+
+def small_learner() -> tuple[Learner, Callable[[int], Report]]:
+    config = Config(
+        model=ModelConfig(backbone="small", dim=16),
+        batch=BatchConfig(groups=4, group_size=5),
+        proxies=ProxiesConfig(count=7),
+        optimiser=OptimiserConfig(clip_norm=1.0),
+    )
+    learner = Learner(config, World(), phases(config)[-1])
+    batch = Batch(0, torch.arange(20), torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8))
+    return learner, lambda number: learner.step(batch, number, 10)
+
+
+def test_gradients_are_clipped_together():
+    learner, step = small_learner()
+    with Watched() as seen:
+        step(0)
+    assert seen.calls["aten._foreach_mul_.Tensor"] == 1
+    assert seen.calls["aten.mul_.Tensor"] < len(learner.strategy.gradients() or list(learner.student.parameters()))
+
+
+def test_a_step_walks_over_no_modules(monkeypatch):
+    """But to put them in training mode, and the method's, which are few."""
+    step = small_learner()[1]
+    step(0)
+    walked, walk = [], torch.nn.Module.named_modules
+
+    def noted(self, *arguments, **options):
+        walked.append(type(self).__name__)
+        return walk(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.nn.Module, "named_modules", noted)
+    step(1)
+    assert {"Encoder", "Teacher", "Sequential"} & set(walked) == set()
+
+
+def test_a_gradient_in_the_order_of_its_weight_is_not_copied():
+    """A 1 x 1 convolution's has other strides over channels-last maps, and the same order in memory."""
+    for gradient, copies in ((torch.randn(8, 1, 1, 4).permute(0, 3, 1, 2), 0), (torch.randn(8, 4, 3, 3), 1)):
+        weight = torch.nn.Parameter(
+            torch.randn(8, 4, *gradient.shape[2:]).contiguous(memory_format=torch.channels_last)
+        )
+        rule = torch.optim.SGD([weight], lr=0.5, fused=True)
+        weight.grad, before = gradient, weight.detach().clone()
+        expected = before - 0.5 * weight.grad
+        assert weight.grad.stride() != weight.stride()
+        with Watched() as seen:
+            update(rule, torch.zeros(()))
+        assert seen.calls["aten.copy_.default"] == copies
+        torch.testing.assert_close(weight.detach(), expected)
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])

@@ -20,13 +20,14 @@ def embeddings(points: int = 24, dim: int = 5, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("group_size", "sigma", "delta"), [(2, 3.0, 1.0), (3, 0.5, 0.9), (1, 3.0, 1.5)])
-def test_loss_is_that_of_the_loops(group_size: int, sigma: float, delta: float) -> None:
+def test_loss_is_that_of_the_loops(group_size: int, sigma: float, delta: float, monkeypatch) -> None:
+    monkeypatch.setattr("dist_plm.methods.stml.SIGMA", sigma)
     f, g, t = embeddings(dim=4), embeddings(dim=6, seed=1), embeddings(dim=6, seed=2)
     ids = torch.arange(12).flip(0).repeat_interleave(VIEWS)
     config = Config(
         model=ModelConfig(dim=4, wide_dim=6),
         batch=BatchConfig(groups=12 // group_size, group_size=group_size),
-        stml=StmlConfig(sigma=sigma, delta=delta),
+        stml=StmlConfig(delta=delta),
     )
     loss = build_method("stml", config, World())(Points(f, f, VIEWS, ids=ids, student_wide=g, teacher_wide=t))
     expected = oracle.stml_loss(*(each.numpy() for each in (f, g, t, ids)), group_size * VIEWS, sigma, delta)

@@ -212,5 +212,5 @@ def test_no_header_asks_for_more_than_an_image_may_have(tiny_split, tmp_path, si
     with open(tmp_path / "train-000000.tar", "r+b") as file:
         file.seek(offset + -(-length // 512) * 512)
         file.write(described.tobuf(tarfile.GNU_FORMAT))
-    with Store(tmp_path, "train") as store, pytest.raises(UserError, match=r"what is said of it cannot be read"):
+    with Store(tmp_path, "train") as store, pytest.raises(UserError, match=r"its JSON record cannot be read"):
         store.about(0)

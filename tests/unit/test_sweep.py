@@ -55,7 +55,7 @@ def test_a_damaged_file_is_made_again(tmp_path, tiny_split, damage):
         np.save(file, np.array([{}] * 4), allow_pickle=True)
     else:
         file.write_bytes(text[:-8] if damage == "truncated" else b"")
-    with pytest.raises(RunFailure, match=r"ids_3_4.* the weights that made these embeddings are gone"):
+    with pytest.raises(RunFailure, match=r"ids_3_4.* the weights of these embeddings no longer exist"):
         swept(tmp_path, Counting(2.0), renewable=False)
     again = Counting()
     assert np.array_equal(swept(tmp_path, again), expected) and again.images == 4

@@ -92,6 +92,9 @@ def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch):
     state = timm.create_model("test_vit2", num_classes=0).state_dict()
     save_file(state, tmp_path / "other.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "other.safetensors").read_bytes()[:-100])
+    torch.save(state, tmp_path / "other.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "other.pth").read_bytes()[:-100])
+    (tmp_path / "empty.bin").touch()
     for wrong, told in {
         ("timm/test_vitt", ""): "did you mean timm/test_vit",
         ("timm/test_vit.nothing", ""): "no weights 'nothing'",
@@ -99,7 +102,10 @@ def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch):
         ("small", "pretrained"): "timm/NAME",
         ("dinov2_vits14", ""): "timm/vit_small_patch14_dinov2",
         ("timm/test_vit", str(tmp_path / "other.safetensors")): "does not fit the backbone",
-        ("timm/test_vit2", str(tmp_path / "cut.safetensors")): "cannot read",
+        **{
+            ("timm/test_vit2", str(tmp_path / name)): "truncated or damaged, download or copy it again"
+            for name in ("cut.safetensors", "cut.pth", "empty.bin")
+        },
     }.items():
         with pytest.raises(UserError) as caught:
             build_backbone(ModelConfig(backbone=wrong[0], weights=wrong[1]))

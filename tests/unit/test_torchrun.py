@@ -51,8 +51,8 @@ def failed(code: int) -> ChildFailedError:
         (failed(1), {1}, 1, ""),
         (failed(1), set(), 0, ""),  # a traceback: torch's own summary is printed
         (failed(2), {2, 75}, 2, ""),  # the others were told to leave
-        (failed(-9), {75}, 1, "error: rank 1 was ended by SIGKILL: out of memory? (dmesg says so)"),
-        (failed(-11), set(), 1, "error: rank 1 was ended by SIGSEGV"),
+        (failed(-9), {75}, 1, "error: rank 1 was killed by SIGKILL: out of memory? (see dmesg)"),
+        (failed(-11), set(), 1, "error: rank 1 was killed by SIGSEGV"),
         (SignalException("", signal.SIGINT), {75}, 75, ""),
         (SignalException("", signal.SIGINT), {1, 75}, 1, ""),  # saved on no rank if one could not
         (SignalException("", signal.SIGTERM), set(), 143, ""),

@@ -26,7 +26,7 @@ def test_the_defaults_are_within_their_bounds():
         ({"dada": DadaConfig(dropout=1.0)}, r"dada.dropout is 1.0: it must lie in \[0, 1\)"),
         ({"dada": DadaConfig(mix=(0.0, 1.0))}, r"dada.mix is \(0.0, 1.0\): it must be greater than 0"),
         ({"dada": DadaConfig(balance=-0.1)}, r"dada.balance is -0.1: it must lie in \[0, 1\]"),
-        ({"evaluation": EvaluationConfig(ks=[])}, r"evaluation.ks is \[\]: it must hold a number"),
+        ({"evaluation": EvaluationConfig(ks=[])}, r"evaluation.ks is \[\]: it must not be empty"),
         ({"optimiser": OptimiserConfig(lr=float("nan"))}, "optimiser.lr is nan: it must be a finite number"),
         ({"runtime": RuntimeConfig(timeout_seconds=0)}, "runtime.timeout_seconds is 0: it must be greater than 0"),
     ],

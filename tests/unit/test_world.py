@@ -71,7 +71,7 @@ def test_a_clock_of_another_host_is_not_silence(monkeypatch, ahead):
     store, this = dist.HashStore(), time.monotonic()
     watch = health.Health(0, 2, store)
     watch.compare([this, this + ahead])
-    for beats_until, found in ((this + 60, "all ranks still run"), (this - 1, "rank 1 died or froze at step 7")):
+    for beats_until, found in ((this + 60, "all ranks are alive"), (this - 1, "rank 1 died or froze at step 7")):
         store.set("beat/1", json.dumps(asdict(health.Beat(beats_until + ahead, 7, "its own work"))))
         assert found in watch.diagnose()
     watch.close()

@@ -1,1 +1,1 @@
-"""A data set at a URL: tables are copied once a node, images fetched ahead of their steps and kept on its disk."""
+"""Data sets at a URL: tables are copied once per node, images are prefetched and cached on its disk."""

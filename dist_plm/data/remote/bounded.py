@@ -1,7 +1,7 @@
-"""File systems of fsspec whose requests end: in time, and after as many bytes as were asked for.
+"""fsspec file systems whose requests are bounded in time and size.
 
-A server is not trusted. A body is read up to one byte more than was asked for, which shows that it is too long; nothing
-is decompressed on the way; a request that trickles is cut off.
+Servers are untrusted: a body is read up to one byte more than requested, to detect one that is too long; content
+encoding is disabled; a slow transfer is aborted.
 """
 
 import asyncio
@@ -72,12 +72,12 @@ def _web(parent: Any, patience: float) -> Any:
 
 
 def _same_host(place: str, location: str) -> str:
-    """Where a redirect leads. Raises Refused for another host, or from https to http."""
+    """Target of a redirect. Raises Refused for another host, or from https to http."""
     target = urljoin(place, location)
     before, after = urlsplit(place), urlsplit(target)
     if after.hostname != before.hostname or after.scheme not in (before.scheme, "https"):
         raise spans.Refused(
-            f"{place} redirects to {target[:200]!r}, another host: if you trust it, name that URL instead"
+            f"{place} redirects to {target[:200]!r}, another host: if you trust it, use that URL instead"
         )
     return target
 
@@ -88,6 +88,6 @@ async def _body(answer: Any, limit: int) -> bytes:
         parts.append(part[: limit - size])
         size += len(parts[-1])
         if size == limit:
-            answer.close()  # what is left of it is not read
+            answer.close()  # the rest is not read
             break
     return b"".join(parts)

@@ -1,7 +1,7 @@
-"""Images of a data set kept as files on a node's disk, within a bound; the one whose next use is farthest goes first.
+"""Bounded disk cache of images on a node; evicts the image whose next use is farthest in the future.
 
-Belady's rule (Belady 1966, "A study of replacement algorithms for a virtual-storage computer"): nothing else evicts
-less, and here it can be followed, since a plan says when each image will be read.
+Belady's algorithm (Belady 1966, "A study of replacement algorithms for a virtual-storage computer") is optimal, and
+applicable since the plan tells when each image will be read.
 """
 
 import errno
@@ -16,18 +16,18 @@ import numpy as np
 
 from dist_plm.files.atomic import NO_ROOM
 
-NEVER = 2**62  # the position of a use that is not foreseen
+NEVER = 2**62  # position of an unknown next use
 FOLDER = 4096  # images in a folder
 
 
 class ImageCache:
-    """The images of one split that one rank looks after. Anyone may read them, only this rank writes and removes.
+    """This rank's part of the cache of a split. All ranks of the node read it, only this rank writes and removes.
 
-    A file is as trustworthy as the disk after a crash: readers check what they get.
+    After a crash files may be damaged: readers verify checksums.
 
     Args:
         folder: Of the split's images; the ranks of a node share it.
-        limit: Most bytes of the images that this rank looks after.
+        limit: Size limit of this rank's part in bytes.
         part: This rank's images are those with id % parts == part.
         parts: Ranks that share the folder.
     """
@@ -36,23 +36,23 @@ class ImageCache:
         self.limit, self.part, self.parts, self.size = limit, part, parts, 0
         self._folder, self._lock = folder, threading.Lock()
         self._held: dict[int, tuple[int, int]] = {}  # id -> (bytes, position of the next use)
-        self._farthest: list[tuple[int, int]] = []  # heap of (-position, id); entries that the table outdates are stale
+        self._farthest: list[tuple[int, int]] = []  # heap of (-position, id), with stale entries
         folder.mkdir(parents=True, exist_ok=True)
 
     def __contains__(self, id: int) -> bool:
         return id in self._held
 
     def get(self, id: int) -> bytes | None:
-        """The bytes that are kept under this id, if there are any; a torn file's too. Thread-safe."""
+        """The cached bytes of an image, unverified; None if not cached. Thread-safe."""
         try:
             return self._path(id).read_bytes()
         except OSError:
             return None
 
-    def foresee(self, uses: np.ndarray, positions: np.ndarray) -> None:
-        """From now on image uses[i] is read at positions[i], ascending; nothing else is foreseen."""
+    def expect(self, uses: np.ndarray, positions: np.ndarray) -> None:
+        """Set the future reads: image uses[i] at positions[i], ascending."""
         with self._lock:
-            if not self._held:  # what an earlier run left
+            if not self._held:  # left by an earlier run
                 self._held = {id: (size, NEVER) for id, size in self._found()}
                 self.size = sum(size for size, _ in self._held.values())
             later = dict(zip(uses[::-1].tolist(), positions[::-1].tolist(), strict=True))
@@ -62,20 +62,20 @@ class ImageCache:
             self._make_room(0, -1)  # the bound may have been higher
 
     def used(self, id: int, next_use: int) -> None:
-        """The image was read, and will be at the position `next_use` again."""
+        """Record a read of an image, and the position of its next use."""
         with self._lock:
             if id in self._held:
                 self._note(id, self._held[id][0], next_use)
 
     def put(self, id: int, data: bytes, next_use: int) -> bool:
-        """Keep an image if all that would have to go for it is needed later; whether it is kept."""
+        """Cache an image unless that would evict one needed earlier; returns whether it is cached."""
         with self._lock:
             if id in self._held or not self._make_room(len(data), next_use):
                 return id in self._held
             try:
                 self._write(self._path(id), data)
             except OSError as error:
-                # Then there is less of a cache; the images are read all the same. ENOENT: another run cleans up.
+                # The cache stays smaller; images are still read remotely. ENOENT: another run cleans up.
                 if error.errno in (*NO_ROOM, errno.ENOENT):
                     return False
                 raise
@@ -84,7 +84,7 @@ class ImageCache:
             return True
 
     def forget(self, id: int) -> None:
-        """Remove an image whose file is not what it should be."""
+        """Remove a damaged image."""
         with self._lock:
             self._remove(id)
 
@@ -93,7 +93,7 @@ class ImageCache:
         heapq.heappush(self._farthest, (-use, id))
 
     def _make_room(self, size: int, next_use: int) -> bool:
-        """Remove what is used later than `next_use`, farthest first, until `size` bytes more fit."""
+        """Evict images used later than `next_use`, farthest first, until `size` bytes fit."""
         while self.size + size > self.limit:
             while self._farthest and self._held.get(self._farthest[0][1], (0, None))[1] != -self._farthest[0][0]:
                 heapq.heappop(self._farthest)
@@ -107,7 +107,7 @@ class ImageCache:
         self._path(id).unlink(missing_ok=True)
 
     def _found(self) -> list[tuple[int, int]]:
-        """(id, bytes) of the images of this rank that an earlier run left; what it left unfinished is removed."""
+        """(id, bytes) of this rank's images from earlier runs; removes incomplete files."""
         found = []
         for folder in os.scandir(self._folder):
             for file in os.scandir(folder) if folder.is_dir() else ():

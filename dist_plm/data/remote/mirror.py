@@ -1,4 +1,4 @@
-"""The manifest and the tables of a data set at a URL, fetched once a node; its images stay where they are."""
+"""Local copy of the manifest and tables of a data set at a URL, fetched once per node."""
 
 import fcntl
 import functools
@@ -14,16 +14,16 @@ from dist_plm.data.remote.spans import BLOCK, Remote, Span, StoreFailure
 from dist_plm.errors import MachineError, UserError
 from dist_plm.files.atomic import replacing
 
-START_SECONDS = 15.0  # who mistyped a URL should not wait for long
+START_SECONDS = 15.0  # short, since the URL may be mistyped
 
 
 def mirror(data: DataConfig, split: str = "") -> Path:
     """A local folder that holds the manifest of the data set at a URL, and the tables of `split`.
 
-    A process asks for the manifest once: whoever changes a data set under a run does not change the run.
+    A process fetches the manifest once: later changes of the data set don't affect a run.
 
     Raises:
-        UserError: There is no data set, it can't be reached, or was built before there were checks.
+        UserError: There is no data set, it can't be reached, or it has no checksums.
     """
     try:
         folder = _manifest(data.shards, cache_folder(data), min(data.retry_seconds, START_SECONDS))
@@ -31,8 +31,8 @@ def mirror(data: DataConfig, split: str = "") -> Path:
             paths = offsets_path(folder, split), labels_path(folder, split), checks_path(folder, split)
             if any(path.name not in info.tables for path in paths):
                 raise UserError(
-                    f"{data.shards} was built before data sets had checksums, without which nothing is trusted that "
-                    "comes over a network: build it again (the fingerprint stays the same) or copy it here"
+                    f"{data.shards} has no checksums, which data sets at a URL need: rebuild it "
+                    "(the fingerprint stays the same) or copy it to this machine"
                 )
             remote = Remote(data.shards, data.retry_seconds)
             for path in paths:
@@ -61,7 +61,7 @@ def _manifest(url: str, cache: Path, retry_seconds: float) -> Path:
 
 def _fetch(remote: Remote, path: Path, table: TableInfo) -> None:
     with _alone(path.parent):
-        if path.exists():  # it took its name when it was whole and checked
+        if path.exists():  # renamed after verification
             return
         sha256 = hashlib.sha256()
         with replacing(path) as file:
@@ -70,14 +70,12 @@ def _fetch(remote: Remote, path: Path, table: TableInfo) -> None:
                 sha256.update(block)
                 file.write(block)
             if sha256.hexdigest() != table.sha256:
-                raise UserError(
-                    f"{remote.url}/{path.name} is not the table that {MANIFEST} knows: copy the data set there again"
-                )
+                raise UserError(f"{remote.url}/{path.name} does not match {MANIFEST}: copy the data set there again")
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """The ranks of a node take turns; the first fetches, the others find."""
+    """Lock among the ranks of a node: the first one fetches."""
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

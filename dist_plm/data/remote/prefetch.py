@@ -1,4 +1,4 @@
-"""Reads of a plan, fetched before their turn: a thread walks ahead of the steps and fills the cache in their order."""
+"""Prefetcher of remote images: a thread fills the cache in the order of the plan, ahead of the steps."""
 
 import threading
 from collections.abc import Callable
@@ -7,26 +7,25 @@ from contextlib import suppress
 import numpy as np
 
 from dist_plm.data.remote.cache import NEVER, ImageCache
-from dist_plm.data.store import Foresight
+from dist_plm.data.store import Prefetcher
 from dist_plm.errors import RunFailure
 
-CHUNK = 64  # images asked for at once
-CHUNK_BYTES = 1 << 28  # and their bytes, if they are more than one
-WINDOW = 8  # an eighth of the cache lies ahead; more would push out what earlier epochs left for later steps
+CHUNK = 64  # images per request batch
+CHUNK_BYTES = 1 << 28  # and their total size, unless it is a single one
+WINDOW = 8  # an eighth of the cache is prefetched; more would evict images of earlier epochs that later steps need
 
 
-class Prefetch(Foresight):
-    """Fetches the images of `rows` that this rank looks after, on a thread of its own.
+class RemotePrefetcher(Prefetcher):
+    """Fetches this rank's part of the images of `rows` in a thread.
 
-    What one rank fetches all ranks of the node read: together they fetch each image of the node's plan once, but for
-    those that a rank needs before the one that looks after them has them. What can't be had is passed over in silence:
-    whoever needs the image asks for it again and is told.
+    All ranks of the node read the cache: together they fetch each image of the node's plan once, except images needed
+    before their rank has fetched them. Failures are ignored here: the reader of the image retries and reports them.
 
     Args:
-        cache: To be filled.
+        cache: The cache to fill.
         rows: int64 [steps, b], what the node reads in each step.
         sizes: Bytes of an image by id.
-        fetch: ids -> their bytes, sound.
+        fetch: ids -> verified bytes.
     """
 
     def __init__(
@@ -39,12 +38,12 @@ class Prefetch(Foresight):
         self._bytes = np.concatenate([[0], np.cumsum(sizes[self._ids], dtype=np.int64)])
         self._step = self._read = self._fetched = self._there = 0
         self._turn, self._closed = threading.Condition(), False
-        cache.foresee(self._ids, np.arange(len(self._ids)))
+        cache.expect(self._ids, np.arange(len(self._ids)))
         self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
         self._thread.start()
 
     def advance(self) -> None:
-        """One more step has been read."""
+        """Mark one more step as read."""
         with self._turn:
             self._step += 1
             end = int(np.searchsorted(self._steps, self._step))
@@ -54,7 +53,7 @@ class Prefetch(Foresight):
             self._turn.notify_all()
 
     def ready(self, step: int, wait: bool) -> bool:
-        """Whether this rank's part of a step is there, or never will be; `wait` until one of the two."""
+        """Whether this rank's part of a step is cached, or has failed; `wait` blocks until then."""
         end = int(np.searchsorted(self._steps, step, side="right"))
         with self._turn:
             while wait and self._there < end and self._thread.is_alive():
@@ -62,7 +61,7 @@ class Prefetch(Foresight):
             return self._there >= end or not self._thread.is_alive()
 
     def close(self) -> None:
-        """End the thread; a request under way is waited for."""
+        """Join the thread, after its current request."""
         with self._turn:
             self._closed = True
             self._turn.notify_all()
@@ -74,11 +73,11 @@ class Prefetch(Foresight):
                 with suppress(RunFailure):
                     for position, data in zip(chunk, self._fetch([int(self._ids[at]) for at in chunk]), strict=True):
                         self._cache.put(int(self._ids[position]), data, position)
-        except Exception:  # of whatever kind, the reader meets it too
+        except Exception:  # the reader will raise it
             return
 
     def _chunk(self) -> list[int]:
-        """Positions of the next reads that the cache does not hold; waits until there are some, [] at the end."""
+        """Positions of the next reads that are not cached; blocks until there are some, [] at the end."""
         with self._turn:
             while not self._closed:
                 self._fetched = max(self._fetched, self._read)
@@ -92,13 +91,13 @@ class Prefetch(Foresight):
             return []
 
     def _end(self) -> int:
-        """The position up to which to fetch: the step that comes, and as much more as the window holds."""
+        """Position up to which to fetch: the next step and the window."""
         reach = self._bytes[self._read] + self._cache.limit // WINDOW
         step = int(np.searchsorted(self._steps, self._step, side="right"))
         return max(step, int(np.searchsorted(self._bytes, reach, side="right")) - 1)
 
     def _missing(self, end: int) -> dict[int, int]:
-        """Up to CHUNK images before the position `end` that the cache does not hold: {id: position}."""
+        """Up to CHUNK uncached images before position `end`: {id: position}."""
         chunk: dict[int, int] = {}
         first = self._fetched
         while self._fetched < end and len(chunk) < CHUNK:
@@ -112,7 +111,7 @@ class Prefetch(Foresight):
 
 
 def next_uses(ids: np.ndarray) -> np.ndarray:
-    """For each position of `ids` the next one that holds the same id, or NEVER."""
+    """For each position of `ids` the next one with the same id, or NEVER."""
     order = np.argsort(ids, kind="stable")
     following = np.full(len(ids), NEVER, dtype=np.int64)
     same = ids[order][1:] == ids[order][:-1]

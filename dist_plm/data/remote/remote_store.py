@@ -1,4 +1,4 @@
-"""A split whose shards lie at a URL: images are stretches of its tars, and each is checked before its use."""
+"""A split at a URL: images are byte ranges of its tars, verified by checksum."""
 
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,19 +11,19 @@ from dist_plm.data.format import CHECK_DTYPE, checks_path, is_sound
 from dist_plm.data.place import cache_folder
 from dist_plm.data.remote.cache import ImageCache
 from dist_plm.data.remote.mirror import mirror
-from dist_plm.data.remote.prefetch import Prefetch
+from dist_plm.data.remote.prefetch import RemotePrefetcher
 from dist_plm.data.remote.spans import BLOCK, Remote, Span
 from dist_plm.data.store import Store, table
 from dist_plm.distributed.environment import number
 from dist_plm.errors import MachineError
 
-GAP = 1 << 14  # images closer than this in a tar are asked for together: 16 KB take less than another request
+GAP = 1 << 14  # images closer than this in a tar are fetched by one request: 16 KB take less time than another request
 
 
 class RemoteStore(Store):
-    """A Store of the shards at the URL `data.shards`. Its tables are local copies, its images come when they are read.
+    """A Store of the shards at the URL `data.shards`. Tables are local copies, images are read over the network.
 
-    A read or a sweep that the store of the shards fails raises StoreFailure, as `Remote.read` says.
+    A failed read raises StoreFailure, as `Remote.read` says.
     """
 
     def __init__(self, data: DataConfig, split: str) -> None:
@@ -41,15 +41,15 @@ class RemoteStore(Store):
             ) from error
 
     def read(self, id: int) -> bytes:
-        """The bytes of image `id`, from the node's disk or the network, sound. Thread-safe."""
+        """The verified bytes of image `id`, from the node's cache or the network. Thread-safe."""
         self._row(id)
         return self._cached(id) or self.fetch([id])[0]
 
     def fetch(self, ids: list[int]) -> list[bytes]:
-        """The bytes of these images over the network, those that lie close together by one request.
+        """The bytes of these images over the network, adjacent ones by one request.
 
         Raises:
-            StoreFailure: They can't be had, or are not those of the data set.
+            StoreFailure: They are unavailable or damaged.
         """
         groups = self._together(ids)
         spans = [self._span(group) for group in groups]
@@ -58,7 +58,7 @@ class RemoteStore(Store):
         def take(at: int, data: bytes) -> bool:
             cut = {id: self._cut(id, spans[at], data) for id in groups[at]}
             images.update((id, image) for id, image in cut.items() if self._is_sound(id, image))
-            # Of several images the damaged ones are asked for once more, alone.
+            # Damaged images of a joint request are fetched once more, one by one.
             return len(groups[at]) > 1 or groups[at][0] in images
 
         self.remote.read(spans, take)
@@ -67,7 +67,7 @@ class RemoteStore(Store):
         return [images[id] for id in ids]
 
     def in_order(self, shard_index: int) -> Generator[tuple[str, bytes], None, None]:
-        """As a Store's; the next stretch comes while the caller works on one, without what is on the disk already."""
+        """As in Store; the next byte range is prefetched, without cached images."""
         shard = self.shards[shard_index]
         rows = self.offsets[shard.first_id : shard.first_id + shard.samples]
         first, stretches = 0, []
@@ -85,16 +85,16 @@ class RemoteStore(Store):
                     yield str(id), image
 
     @contextmanager
-    def foresee(self, rows: np.ndarray) -> Iterator[Prefetch]:
-        """Fetch `rows` ahead of their steps into the node's cache."""
-        prefetch = Prefetch(self._cache, rows, self.offsets["size"], self.fetch)
+    def prefetch(self, rows: np.ndarray) -> Iterator[RemotePrefetcher]:
+        """RemotePrefetcher `rows` into the node's cache."""
+        prefetch = RemotePrefetcher(self._cache, rows, self.offsets["size"], self.fetch)
         try:
             yield prefetch
         finally:
             prefetch.close()
 
     def _check_files(self) -> None:
-        pass  # nothing of the shards is here
+        pass  # there are no local shards
 
     def _bytes(self, shard: int, offset: int, size: int) -> bytes:
         return self.remote.read([Span(self.shards[shard].path.name, offset, offset + size)])[0]
@@ -123,7 +123,7 @@ class RemoteStore(Store):
         return sound
 
     def _together(self, ids: list[int]) -> list[list[int]]:
-        """The ids in groups that one request each reads."""
+        """The ids in groups of one request each."""
         groups: list[list[int]] = []
         last, start, end = -1, 0, 0
         for id in sorted(set(ids)):

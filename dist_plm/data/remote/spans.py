@@ -1,7 +1,7 @@
-"""Byte ranges of the files of a folder at a URL of http, https, s3 or gs, with retries that end.
+"""Byte ranges of files at an http, https, s3 or gs URL, with bounded retries.
 
-Whatever fails is asked for again, after a pause that doubles, until `retry_seconds` have passed without an answer; a
-file that is not there, or may not be read, ends it at once. Only what a caller finds sound is handed out.
+Failed requests are retried with exponential backoff for up to `retry_seconds`; a missing or forbidden file fails at
+once. Only data that pass the caller's check are returned.
 """
 
 import random
@@ -16,19 +16,19 @@ from dist_plm.errors import RunFailure, UserError
 BLOCK = 1 << 23  # bytes of a request for a part of a table, or of a sweep
 IN_FLIGHT = 64  # requests at once: at 30 ms each, 2,000 a second
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds
-IN_FLIGHT_BYTES = 1 << 29  # asked for at once: a stranger's table may claim 256 MiB for each image
-WRONG_TRIES = 3  # a store that fails may come back; wrong bytes that come thrice are there to stay
-CONNECT_SECONDS, READ_SECONDS = 10, 30  # a connection that is silent for longer is taken for dead
-SLOWEST = 100_000  # bytes a second below which a request is given up
-WHOLE_BYTES = MANIFEST_BYTES  # most bytes of a file whose size is not known before it is read
-# A closed list: a URL may come from a stranger's configuration, and others of fsspec's schemes read local files, run
+IN_FLIGHT_BYTES = 1 << 29  # concurrently: an untrusted table may claim 256 MiB for each image
+WRONG_TRIES = 3  # a failing store may recover; data that are wrong three times are permanently damaged
+CONNECT_SECONDS, READ_SECONDS = 10, 30  # a connection that is idle for longer is considered dead
+SLOWEST = 100_000  # bytes per second below which a request is aborted
+WHOLE_BYTES = MANIFEST_BYTES  # size limit of a file of unknown size
+# A closed list: a URL may come from an untrusted configuration, and other fsspec schemes read local files, run
 # commands over SSH or render templates.
 SCHEMES = ("http", "https", "s3", "gs")
 _KNOWN = ", ".join(f"{scheme}://" for scheme in SCHEMES)
 
 
 class Span(NamedTuple):
-    """Bytes start .. end - 1 of a file; all of a file of at most WHOLE_BYTES where `end` is None."""
+    """Bytes start .. end - 1 of a file; the whole file, of at most WHOLE_BYTES, if `end` is None."""
 
     file: str
     start: int
@@ -36,11 +36,11 @@ class Span(NamedTuple):
 
 
 class StoreFailure(RunFailure):
-    """A remote store does not answer, or not with what the data set holds."""
+    """A remote store does not respond, or returns wrong data."""
 
 
 class Refused(RunFailure):
-    """An answer that is not followed, whatever the number of tries."""
+    """A response that is refused and not retried."""
 
 
 class Remote:
@@ -48,11 +48,11 @@ class Remote:
 
     Args:
         url: Of one of SCHEMES.
-        retry_seconds: How long a store that fails is asked again.
+        retry_seconds: How long failed requests are retried.
 
     Attributes:
-        requests: Asked for so far.
-        bytes: Received so far.
+        requests: Requests sent so far.
+        bytes: Bytes received so far.
 
     Raises:
         UserError: A URL of another kind, or the package that reads it is not installed.
@@ -67,13 +67,13 @@ class Remote:
         self._lock, self._down_since = threading.Lock(), 0.0
 
     def read(self, spans: Sequence[Span], is_sound: Callable[[int, bytes], bool] | None = None) -> list[bytes]:
-        """The bytes of each span, all asked for at once.
+        """The bytes of each span, requested concurrently.
 
         Args:
             is_sound: Called as (position of the span, its bytes); False for bytes that are not the data set's.
 
         Raises:
-            StoreFailure: Something is not there, stays wrong, or can't be had within `retry_seconds`.
+            StoreFailure: A file is missing, permanently damaged, or unavailable for `retry_seconds`.
         """
         found: dict[int, bytes] = {}
         waiting, wrong, asked, pause = list(range(len(spans))), dict.fromkeys(range(len(spans)), 0), 0.0, FIRST_PAUSE
@@ -95,13 +95,13 @@ class Remote:
                     if wrong[number] >= WRONG_TRIES:
                         raise StoreFailure(f"{self._place(spans[number])}: {fault}, {WRONG_TRIES} times in a row")
                 self._give_up_late(min(asked, self._down_since or asked), spans[waiting[0]], faults[waiting[0]])
-                # At random, or all ranks would come back at the same moment.
+                # Jitter, so that ranks don't retry simultaneously.
                 time.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE)
         return [found[number] for number in range(len(spans))]
 
     def _ask(self, spans: list[Span]) -> list[Any]:
-        """Bytes, or what was raised instead."""
+        """Bytes, or the exception of each request."""
         answers: list[Any] = []
         for group in _at_once(spans):
             paths = [f"{self._path}/{span.file}" for span in group]
@@ -114,14 +114,14 @@ class Remote:
         return answers
 
     def _fault(self, span: Span, answer: Any) -> str:
-        """What is wrong with an answer, "" for nothing. Raises StoreFailure for what no retry mends."""
+        """Error of a response, "" for none. Raises StoreFailure for one that a retry can't fix."""
         if isinstance(answer, FileNotFoundError):
-            raise StoreFailure(f"{self._place(span)} is not there")
+            raise StoreFailure(f"{self._place(span)} does not exist")
         if isinstance(answer, Refused):
             raise StoreFailure(str(answer))
         refused = isinstance(answer, PermissionError) or getattr(answer, "status", 0) in (401, 403)
         if refused or "Credentials" in type(answer).__name__:  # botocore's NoCredentialsError, and its like
-            raise StoreFailure(f"{self._place(span)} may not be read ({_said(answer)}): check the credentials")
+            raise StoreFailure(f"{self._place(span)} access denied ({_said(answer)}): check the credentials")
         if isinstance(answer, BaseException):
             return _said(answer)
         if span.end is None:
@@ -130,17 +130,17 @@ class Remote:
             return ""
         if len(answer) == span.end - span.start:
             return ""
-        fault = f"{len(answer):,} bytes came instead of {span.end - span.start:,}"
+        fault = f"{len(answer):,} bytes received instead of {span.end - span.start:,}"
         if len(answer) > span.end - span.start:
-            raise StoreFailure(f"{self._place(span)}: {fault}: its server answers no range requests")
+            raise StoreFailure(f"{self._place(span)}: {fault}: its server does not support range requests")
         return fault
 
     def _give_up_late(self, since: float, span: Span, fault: str) -> None:
         waited = time.monotonic() - since
         if waited > self.retry_seconds:
             raise StoreFailure(
-                f"{self._place(span)} could not be read for {waited:,.0f} s ({fault}); "
-                "when the store answers again, the same command goes on"
+                f"{self._place(span)} could not be read for {waited:,.0f} s ({fault}): "
+                "rerun the command when the store is available again"
             )
 
     def _place(self, span: Span) -> str:
@@ -151,7 +151,7 @@ def _file_system(url: str, retry_seconds: float) -> tuple[Any, str]:
     """The file system for a URL, and the folder's path in it."""
     scheme, _, rest = url.partition("://")
     if scheme not in SCHEMES or not rest.strip("/") or "::" in rest or not url.isprintable():
-        raise UserError(f"{url!a} is no URL of a folder: it must begin with {_KNOWN}")
+        raise UserError(f"{url!a} is not a URL of a folder: it must begin with {_KNOWN}")
     try:
         from dist_plm.data.remote.bounded import bounded
 
@@ -179,7 +179,7 @@ def _at_once(spans: list[Span]) -> Iterator[list[Span]]:
 
 
 def _end(span: Span) -> int:
-    """The end of what is asked for; of a whole file one byte more than it may have."""
+    """The end of the requested range; for a whole file one byte more than its limit."""
     return WHOLE_BYTES + 1 if span.end is None else span.end
 
 

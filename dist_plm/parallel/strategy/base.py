@@ -99,8 +99,11 @@ class Strategy(ABC):
         own = self._own_gradients()
         total = self.squared_norm() + self.world.sum(sum_of_squares(own).to(self.world.device))
         factor = (self.updates.clip_norm * total.rsqrt()).clamp(max=1.0)  # a norm of 0 gives infinity, and so 1
+        alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
         for part in (*self.gradients(), *own):
-            part.mul_(factor.to(part))
+            alike.setdefault((part.device, part.dtype), []).append(part)
+        for parts in alike.values():
+            torch._foreach_mul_(parts, factor.to(parts[0]))
 
     def _own_gradients(self) -> list[Tensor]:
         groups = self.updates.own.param_groups if self.updates.own else []

@@ -4,6 +4,7 @@ import inspect
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -45,6 +46,7 @@ class DataParallel(Replicated):
         if world.size > 1:
             # Buffers are alike on all ranks already: frozen or synchronised batch norm (per_rank: rank 0's are saved).
             self.ddp = DistributedDataParallel(student, device_ids=ids, gradient_as_bucket_view=True, **_KEEP_BUFFERS)
+        self._settled = False
         self._alone = compiled(student) if compile else student
         self._replica: nn.Module = self._alone
         if self.ddp:
@@ -52,8 +54,32 @@ class DataParallel(Replicated):
             self._replica = compiled(self.ddp) if compile else self.ddp
 
     def embed(self, views: Tensor) -> Tensor:
+        self._settle_buckets(views[:1])
         with self.autocast():
             return self._replica(views) if self._pieces.count == 1 else self._pieces.embed(self._alone, views)
+
+    def _settle_buckets(self, view: Tensor) -> None:
+        """Make a resumed run sum its gradients in the order of an unbroken one, before the first step of either.
+
+        DDP puts gradients into buckets in the order of the parameters, and after its first backward anew in the order
+        in which they were ready. In a ring of three or more ranks the place in the bucket decides in which order the
+        ranks are added: the first step after a resumption would differ in the last bit from that of an unbroken run.
+        So a backward with gradient 0, in evaluation mode, which moves no statistics and draws no random numbers, comes
+        before both.
+
+        Args:
+            view: [1, 3, h, w], or what else enters the student.
+        """
+        if self.ddp is None or self._settled:
+            return
+        self._settled, training = True, self.student.training
+        self.student.eval()
+        with self.autocast(), torch.enable_grad():
+            z = self.ddp(view)
+        with self.world.waiting("all-reduce of gradients"):
+            z.backward(torch.zeros_like(z))
+        self.student.zero_grad()
+        self.student.train(training)
 
     def backward(self, views: Tensor, z: Tensor, gradient: Tensor) -> None:
         """As the seam says.

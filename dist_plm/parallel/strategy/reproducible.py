@@ -36,7 +36,6 @@ class Reproducible(Replicated):
     ) -> None:
         super().__init__(student, updates, world, precision=precision)
         self._sizes = list(pieces)
-        self._parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
         self._pieces: list[Tensor] = []
 
     def embed(self, views: Tensor) -> Tensor:

@@ -1,0 +1,117 @@
+"""Recall of trained networks on a few images whose labels come from a CSV, and the difference to the start of a run."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dist_plm.config import Config
+from dist_plm.data.store import Store
+from dist_plm.data.views import eval_view
+from dist_plm.encoders.embedder import Embedder
+from dist_plm.errors import UserError
+from dist_plm.evaluation.intervals import bootstrap
+from dist_plm.evaluation.retrieval import retrieval_counts
+from dist_plm.evaluation.verdict import paired, recall_verdict
+from dist_plm.training.start_record import StartRecord
+
+FEWEST = 20  # queries below which an interval of recall says nothing
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled images of a split: ids int64 [n], ascending, and labels int64 [n]."""
+
+    store: Store
+    ids: np.ndarray
+    labels: np.ndarray
+
+
+def read_labels(path: Path, store: Store) -> Labelled:
+    """The rows `path,label` of a CSV, with a header; rows without a label are skipped.
+
+    Args:
+        path: Paths are those that the data set was built from, or the end of one that fits no other image.
+
+    Raises:
+        UserError: The file can't be read, names an image that the split does not have, or labels too few.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.DictReader(file, skipinitialspace=True) if (row.get("label") or "").strip()]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            f"--labels {path} can't be read ({error}): name a CSV with the columns path and label"
+        ) from error
+    if len(rows) < FEWEST or any(not row.get("path") for row in rows):
+        raise UserError(f"--labels {path} has {len(rows)} rows with path and label: label at least {FEWEST} images")
+    names: dict[str, int] = {}
+    for id in range(len(store)):
+        source = str(store.about(id).get("source", ""))
+        for name in {source, Path(source).name}:
+            names[name] = -1 if name in names else id  # -1: the end of several paths
+    numbers = {label: number for number, label in enumerate(sorted({row["label"].strip() for row in rows}))}
+    found: dict[int, int] = {}
+    for row in rows:
+        id = names.get(row["path"].strip(), names.get(Path(row["path"].strip()).name, -1))
+        if id < 0:
+            raise UserError(f"--labels {path}: {row['path']} is no image of split {store.split}, or of several names")
+        found[id] = numbers[row["label"].strip()]
+    ids = np.array(sorted(found), dtype=np.int64)
+    return Labelled(store, ids, np.array([found[id] for id in ids.tolist()], dtype=np.int64))
+
+
+def evaluate_labelled(embedder: Embedder, labelled: Labelled, start: Path | None, *, config: Config) -> dict[str, Any]:
+    """Recall@1 among the labelled images, with a 95 % bootstrap interval over queries.
+
+    Args:
+        start: RUN/start of the network's run. The images that it embedded give the difference to the start.
+
+    Raises:
+        UserError: No label has two images.
+    """
+    z = _embedded(embedder, labelled, config)
+    hits = _hits(z, labelled.labels)
+    if not (hits >= 0).any():
+        raise UserError("no label of --labels has two images, so that nothing can be found: label more of each kind")
+    interval = bootstrap(hits[hits >= 0])
+    result: dict[str, Any] = {
+        "images": len(labelled.ids),
+        "queries": int((hits >= 0).sum()),
+        "recall": {"1": interval.value},
+        "interval": {"low": interval.low, "high": interval.high},
+    }
+    return result | (_difference(z, labelled, start, embedder) if start else {})
+
+
+def _difference(z: torch.Tensor, labelled: Labelled, start: Path, embedder: Embedder) -> dict[str, Any]:
+    """The paired difference to the start, on the labelled images that the start embedded; empty for too few."""
+    record = StartRecord(start)
+    ids, views = record.ids(len(labelled.store)), record.views()
+    if ids is None or views is None or len(ids) != len(views.evaluation):
+        return {}
+    common, own, kept = np.intersect1d(labelled.ids, ids, return_indices=True)
+    labels = labelled.labels[own]
+    now, before = _hits(z[own], labels), _hits(views.evaluation[kept], labels)
+    if (now >= 0).sum() < FEWEST:
+        return {}
+    over = paired(now, before)
+    verdict = recall_verdict(embedder.source["model"], embedder.source["step"], now, before)
+    difference = {"value": over.value, "low": over.low, "high": over.high, "images": len(common)}
+    return {"over_start": difference, "verdict": verdict.word, "text": verdict.text}
+
+
+def _hits(z: torch.Tensor, labels: np.ndarray) -> np.ndarray:
+    own, known = torch.arange(len(z)), torch.from_numpy(labels)
+    return retrieval_counts(z, known, z, known, [1], own_rows=own, map_at_r=False).first
+
+
+def _embedded(embedder: Embedder, labelled: Labelled, config: Config) -> torch.Tensor:
+    size, found = config.evaluation.batch_size, []
+    for block in np.split(labelled.ids, range(size, len(labelled.ids), size)):
+        views = [eval_view(labelled.store.read_image(int(id)), config=embedder.views) for id in block]
+        found.append(embedder.embed(torch.from_numpy(np.stack(views))).float().cpu())
+    return torch.cat(found)

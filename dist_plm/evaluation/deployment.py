@@ -1,0 +1,114 @@
+"""Which network of a finished run to use, by what its metrics.jsonl says of each, and the commands that use it."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dist_plm.checkpoint.checkpoint import candidates
+from dist_plm.checkpoint.retention import BEST
+from dist_plm.config import Config
+from dist_plm.files.reading import parse_document
+
+NETWORKS = ("student", "teacher")
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """The network of a run that did best.
+
+    Args:
+        model: student or teacher; `start`, where every network of the run is worse than what it started from.
+        step: Of the checkpoint.
+        checkpoint: What `--checkpoint` names: the run, or the checkpoint if that is not the newest.
+        evidence: For people.
+    """
+
+    model: str
+    step: int
+    checkpoint: Path
+    evidence: str
+
+    def embed_words(self, config: Config) -> list[str]:
+        """Options of `dist-plm embed` that name the network."""
+        if self.model != "start":
+            return ["--checkpoint", str(self.checkpoint), "--model", self.model]
+        model, views = config.model, config.views
+        words = ["--backbone", model.backbone, "--weights", model.weights, "--pooling", model.pooling]
+        words += ["--size", str(views.size), "--resize", str(views.resize)]
+        if model.head_start == "whitened":
+            words += ["--whiten", config.data.shards, "--dim", str(model.dim)]
+        return words
+
+
+def deployment(run: Path, config: Config) -> Deployment | None:
+    """The network with the highest recall@1, without labels the one whose neighbourhoods agree most between two views.
+
+    Candidates are student and teacher of the newest checkpoint and of the one that is linked as best. None without a
+    checkpoint.
+    """
+    kept = {int(path.name.removeprefix("step_")): path for path in reversed(candidates(run / "checkpoints"))}
+    if not kept:
+        return None
+    newest, best = max(kept), (run / "checkpoints" / BEST).resolve().name.removeprefix("step_")
+    steps = {newest, int(best)} & kept.keys() if best.isdecimal() else {newest}
+    scores: dict[str, dict[tuple[int, str], float]] = {"R@1": {}, "agreement of neighbourhoods": {}}
+    said: dict[tuple[int, str], dict[str, Any]] = {}
+    for event in _events(run):
+        at = (event.get("step", 0), str(event.get("model")))
+        if at[0] not in steps or at[1] not in NETWORKS:
+            continue
+        if event["event"] == "eval":
+            scores["R@1"][at] = float(next(iter(event["recall"].values())))
+        elif event["event"] == "label_free":
+            scores["agreement of neighbourhoods"][at] = float(event["values"]["agreement"])
+        elif event["event"] == "verdict":
+            said[at] = event
+    name = next((name for name, found in scores.items() if found), "")
+    if not name:
+        return Deployment("student", newest, run, "no evidence: neither labels nor a comparison with the start")
+    found = scores[name]
+    step, model = at = max(sorted(found, key=lambda each: each[1]), key=lambda each: found[each])
+    if said and all(event.get("verdict") == "worse" for event in said.values()):
+        word = "every network of this run is worse than its start"
+        return Deployment(
+            "start", 0, run, f"{word}; {model} of step {step}: {said[at]['text']}" if at in said else word
+        )
+    evidence = said[at]["text"] if at in said else f"{name} {100 * found[at]:.1f} %"
+    return Deployment(model, step, run if step == newest else run / "checkpoints" / BEST, evidence)
+
+
+def next_commands(found: Deployment, config: Config) -> list[str]:
+    """What to type after a run, a line each."""
+    run = Path(config.run_dir)
+    words = shlex.join(found.embed_words(config))
+    lines = [f"dist-plm embed {words} --images PHOTOS --out {run / 'index'}"]
+    lines += [f"dist-plm serve {run / 'index'}", f"dist-plm search {run / 'index'} --image PICTURE"]
+    if found.model != "start":
+        lines.append(f"dist-plm export {words}")
+    return [*lines, f"dist-plm report {run}"]
+
+
+def summary(found: Deployment | None, config: Config) -> str:
+    """The network to use, its evidence, and the next commands."""
+    if found is None:
+        return f"{config.run_dir} holds no checkpoint: there is no network to use yet"
+    network = "the start, without training" if found.model == "start" else f"{found.model} of step {found.step}"
+    return "\n".join([f"use {network} ({found.evidence})", "next:", *(f"  {e}" for e in next_commands(found, config))])
+
+
+def _events(run: Path) -> list[dict[str, Any]]:
+    """The evaluations and verdicts of a run; lines that can't be read are skipped."""
+    try:
+        lines = (run / "metrics.jsonl").read_bytes().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        if line.startswith((b'{"event": "eval"', b'{"event": "verdict"', b'{"event": "label_free"')):
+            try:
+                event = parse_document(line)
+            except ValueError:  # the last line of a run that is being written
+                continue
+            found.append(event)
+    return found

@@ -1,0 +1,151 @@
+"""Whether a trained network is better than what the run started from, in a word and a sentence.
+
+With labels by the paired difference of recall@1; without them by how often an image's other view is found, and whether
+two draws of views agree on its neighbours. docs/verdict.md has how often that is right.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from dist_plm.evaluation.intervals import Interval, bootstrap
+from dist_plm.evaluation.label_free import STRONG_RECALL, Estimate
+from dist_plm.files.reading import parse_document
+
+Word = Literal["better", "no difference", "worse", "can't tell"]
+# Half the width of an interval around 0 up to which "no difference" is said; wider ones can't tell.
+NARROW = 0.01  # of recall@1
+Z = 1.96  # standard errors of a two-sided 95 % interval
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A network compared with the start of its run.
+
+    Attributes:
+        model: student or teacher.
+        step: Step of the network.
+        word: Of the comparison with the start.
+        basis: Whether labels of the test split were used, or random views of held-out images.
+        text: A sentence with the numbers, without the name of the network.
+    """
+
+    model: str
+    step: int
+    word: Word
+    basis: Literal["labels", "views"]
+    text: str
+
+
+SAYS: dict[Word, str] = {
+    "better": "better than the start",
+    "no difference": "no different from the start",
+    "worse": "LOWER than the start",
+    "can't tell": "not distinguishable from the start",
+}
+
+
+def recall_verdict(
+    model: str, step: int, hits: np.ndarray, start: np.ndarray, baselines: dict[str, np.ndarray] | None = None
+) -> Verdict:
+    """By labels.
+
+    Args:
+        hits: int8 [Q], hits of the network, see `Evaluation.hits`; as the next two.
+        start: Of the network before the first step.
+        baselines: Of what needs no training, by its name for people.
+    """
+    change = paired(hits, start)
+    word = word_of_recall(change)
+    text = f"{SAYS[word]}: R@1 {_points(change)}"
+    for name, found in (baselines or {}).items():
+        over = paired(hits, found)
+        text += f"; {'LOWER than' if over.high < 0 else 'against'} {name} {_points(over)}"
+    return Verdict(model, step, word, "labels", f"{text}; {int((hits >= 0).sum()):,} queries")
+
+
+def view_verdict(
+    model: str, step: int, changes: dict[str, Estimate], statistics: dict[str, Estimate], moved: float
+) -> Verdict:
+    """Without labels.
+
+    Args:
+        changes: Of `TwoViews.change_since`.
+        statistics: Of the network itself.
+        moved: Share of the neighbours that are others than at the start.
+    """
+    word = word_of_views(changes)
+    said = {"view_recall": "other view found", STRONG_RECALL: "strong view found", "agreement": "neighbours agree"}
+    numbers = [f"{what} {_percent(statistics[name], changes[name])}" for name, what in said.items()]
+    text = f"{SAYS[word]}, without labels: {', '.join(numbers)}, {100 * moved:.0f} % of neighbours changed"
+    return Verdict(model, step, word, "views", text)
+
+
+def paired(hits: np.ndarray, others: np.ndarray) -> Interval:
+    """Difference of recall between two networks, over the queries that count: int8 [Q] of 1, 0, -1 each."""
+    counts = (hits >= 0) & (others >= 0)
+    return bootstrap(hits[counts].astype(np.int64) - others[counts])
+
+
+def word_of_recall(difference: Interval) -> Word:
+    """From the paired difference of recall@1 to the start."""
+    if difference.low > 0:
+        return "better"
+    if difference.high < 0:
+        return "worse"
+    return "no difference" if difference.high - difference.low <= 2 * NARROW else "can't tell"
+
+
+def word_of_views(changes: dict[str, Estimate]) -> Word:
+    """From the changes of `TwoViews.change_since`, with that of the strong views' recall.
+
+    Recall of the other view, averaged over random and strong views, predicts recall@1 best; agreement of neighbourhoods
+    predicts MAP@R best. Where one rises and the other falls, or agreement alone moves, nothing is claimed.
+    """
+    one, other, agreement = (changes[name] for name in ("view_recall", STRONG_RECALL, "agreement"))
+    recall = _direction(Estimate((one.value + other.value) / 2, math.hypot(one.error, other.error) / 2))
+    if not recall:
+        return "can't tell" if _direction(agreement) else "no difference"
+    if _direction(agreement) == -recall:
+        return "can't tell"
+    return "better" if recall > 0 else "worse"
+
+
+def _direction(change: Estimate) -> int:
+    """1 or -1 for a change beyond Z standard errors, else 0."""
+    return int(change.value > Z * change.error) - int(change.value < -Z * change.error)
+
+
+def _percent(now: Estimate, change: Estimate) -> str:
+    return f"{100 * now.value:.1f} % ({100 * change.value:+.1f} ± {100 * change.error:.1f})"
+
+
+def _points(difference: Interval) -> str:
+    value, low, high = (f"{100 * each:+.1f}" for each in difference)
+    return f"{value} points (95 % {low} to {high})"
+
+
+def read_verdicts(run: Path) -> dict[str, Verdict]:
+    """The newest verdict on each network of a run directory, by its name; empty where none was reached.
+
+    A run that was evaluated at its start alone, or that an older version trained, has none.
+    """
+    try:
+        lines = (run / "metrics.jsonl").read_bytes().splitlines()
+    except OSError:
+        return {}
+    found: dict[str, Verdict] = {}
+    for line in lines:
+        if b'"verdict"' not in line:
+            continue
+        try:
+            event = parse_document(line)
+            verdict = Verdict(event["model"], event["step"], event["verdict"], event["basis"], event["text"])
+        except (ValueError, KeyError, TypeError):  # the last line of a run that is being written
+            continue
+        if verdict.word in get_args(Word):
+            found[verdict.model] = verdict
+    return found

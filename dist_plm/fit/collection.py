@@ -1,0 +1,80 @@
+"""What there is to learn from: how many images, how large, labelled or not, how many copies."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dist_plm.config import DataConfig
+from dist_plm.data.format import CHECK_DTYPE, Manifest, checks_path
+from dist_plm.data.opening import open_split
+from dist_plm.data.store import table
+from dist_plm.errors import UserError
+
+TRAIN = "train"
+SAMPLED = 64  # images whose size is looked at
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The training images of a data set.
+
+    Args:
+        shards: Its folder.
+        images: Number of training images.
+        classes: Number of classes with at least two images; 0 where nothing is labelled.
+        splits: All splits.
+        side: Median of the shorter side of a sample, pixels.
+        copies: Images whose file is byte for byte that of another.
+        rejected: Files that are no readable images.
+    """
+
+    shards: str
+    images: int
+    classes: int
+    splits: tuple[str, ...]
+    side: int
+    copies: int
+    rejected: int
+
+    def __str__(self) -> str:
+        labels = f"{self.classes:,} classes" if self.classes else "no labels"
+        parts = [f"{self.images:,} images to train on", labels, f"shorter side {self.side} px (median)"]
+        if self.copies:
+            parts.append(f"{self.copies:,} exact copies of others")
+        if self.rejected:
+            parts.append(f"{self.rejected:,} unreadable files left out")
+        return ", ".join(parts)
+
+
+def examine(shards: str) -> Collection:
+    """Look at a data set; reads a sample of its images.
+
+    Raises:
+        UserError: It has no training split, or can't be read.
+    """
+    manifest = Manifest.load(shards)
+    if TRAIN not in manifest.splits:
+        raise UserError(f"{shards} has the splits {', '.join(manifest.splits)}, but no {TRAIN}: put images to train on "
+                        "into a folder of that name")  # fmt: skip
+    with open_split(DataConfig(shards=shards), TRAIN) as store:
+        labels = np.asarray(store.labels)
+        _, counts = np.unique(labels[labels >= 0], return_counts=True)
+        sample = np.linspace(0, len(store) - 1, min(SAMPLED, len(store))).astype(int)
+        sides = [min(store.read_image(int(id)).size) for id in sample]
+    return Collection(
+        shards=shards,
+        images=len(labels),
+        classes=int((counts > 1).sum()) if (counts > 1).sum() > 1 else 0,
+        splits=tuple(manifest.splits),
+        side=int(np.median(sides)),
+        copies=_copies(Path(shards), len(labels)),
+        rejected=manifest.rejected,
+    )
+
+
+def _copies(shards: Path, images: int) -> int:
+    path = checks_path(shards, TRAIN)
+    if not path.exists():  # of an older version
+        return 0
+    return images - len(np.unique(table(path, CHECK_DTYPE, images)))

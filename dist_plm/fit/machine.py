@@ -1,0 +1,70 @@
+"""What this machine computes with."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from dist_plm.training.precision import has_native_bf16
+
+MOST_CPU_RANKS = 8
+CPU_RANK_GB = 4.0  # memory of a rank that trains a whole network on a CPU: 2.6 to 3.3 in benchmarks/cpu_speed.md
+
+
+@dataclass(frozen=True)
+class Machine:
+    """GPUs, cores and memory that this process may use.
+
+    Args:
+        gpus: Number of GPUs; 0: the CPU computes.
+        gpu: Name of the first.
+        cores: CPU cores.
+        memory_gb: Available memory, 10^9 bytes.
+        bf16: Whether bf16 is native.
+    """
+
+    gpus: int
+    gpu: str
+    cores: int
+    memory_gb: float
+    bf16: bool
+
+    @classmethod
+    def here(cls) -> "Machine":
+        """This machine."""
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        device = torch.device("cuda" if gpus else "cpu")
+        name = torch.cuda.get_device_name(0) if gpus else ""
+        return cls(gpus, name, len(os.sched_getaffinity(0)), available_gb(), has_native_bf16(device))
+
+    def ranks(self, *, whole: bool, images: int) -> tuple[int, str]:
+        """How many ranks to start, and why.
+
+        Args:
+            whole: Whether the backbone trains; a head on cached features computes too little to share.
+            images: Images of a batch.
+        """
+        if self.gpus:
+            return min(self.gpus, images), "one a GPU"
+        if not whole:
+            return 1, f"{self.cores} threads; a head trains in seconds"
+        most = min(self.cores, MOST_CPU_RANKS, images // 8, int(self.memory_gb / CPU_RANK_GB))
+        if most < 2:
+            return 1, f"{self.cores} threads"
+        # On two cores two ranks of a thread train 1.27 times the images of one rank of two threads per CPU second.
+        return most, f"of {max(1, self.cores // most)} thread(s), faster than one of {self.cores} (cpu_speed.md)"
+
+    def __str__(self) -> str:
+        computes = f"{self.gpus} x {self.gpu}" if self.gpus else "no GPU"
+        arithmetic = "bf16" if self.bf16 else "fp32"
+        return f"{computes}, {self.cores} CPU cores, {self.memory_gb:.0f} GB of memory free, {arithmetic}"
+
+
+def available_gb() -> float:
+    """Memory that can be had without swapping."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            found = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+        return found["MemAvailable"] * 1024 / 1e9
+    except (OSError, LookupError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9

@@ -1,0 +1,89 @@
+"""What the images of a `fit` are: a data set, or a folder, list or tars from which one is built."""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dist_plm.data.format import MANIFEST
+from dist_plm.datasets.assembly import build, writing
+from dist_plm.datasets.build import SHARD_MB, summary
+from dist_plm.datasets.entry import Source
+from dist_plm.datasets.listed import SUFFIXES, listed
+from dist_plm.datasets.plain import folder
+from dist_plm.datasets.webdataset_tars import tars_of, webdataset_tars
+from dist_plm.errors import UserError
+
+SHARDS, LEAST_MB = 24, 0.5
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Images as a person names them.
+
+    Args:
+        path: What was named.
+        kind: folder, list, tars, or shards: a data set that is built already.
+    """
+
+    path: Path
+    kind: str
+
+    @classmethod
+    def at(cls, path: Path) -> "Photos":
+        """Raises UserError where there are none."""
+        if not path.exists():
+            raise UserError(f"{path} does not exist: name a folder of images, a list of files, or a data set")
+        if path.is_dir():
+            if (path / MANIFEST).exists():
+                return cls(path, "shards")
+            return cls(path, "tars" if tars_of(path) else "folder")
+        if path.suffix.lower() in SUFFIXES:
+            return cls(path, "list")
+        if path.suffix == ".tar":
+            return cls(path, "tars")
+        raise UserError(f"{path} is no folder, no list ({', '.join(SUFFIXES)}) and no .tar: name one of these")
+
+    def build(self, run: Path) -> str:
+        """Build the data set RUN/shards, or resume that; returns where it lies.
+
+        Raises:
+            UserError: nothing can be read, the disk is full, or the images are not those that the run began with.
+        """
+        if self.kind == "shards":
+            return str(self.path)
+        out = run / "shards"
+        self._refuse_within(out)
+        readers: dict[str, Callable[[Path], Source]] = {"folder": folder, "list": listed, "tars": webdataset_tars}
+        built = (out / MANIFEST).exists()
+        source = readers[self.kind](self.path)
+        # Sweeps resume at a shard: a small data set has several too.
+        size = sum(max(entry.size, 0) for entry in source.entries()) / SHARDS
+        size = min(SHARD_MB, max(LEAST_MB, size / 1e6)) * 1e6
+        try:
+            with writing(out):
+                manifest = build(source, out, shard_bytes=round(size), workers=os.cpu_count() or 1)
+        except UserError as error:
+            if built and "from other inputs" in str(error):
+                raise UserError(
+                    f"the images of {self.path} changed since {run} was begun: for a new run choose another --out; to "
+                    f"add them to the finished index: dist-plm index update {run / 'index'}"
+                ) from error
+            if built or "part of another data set" not in str(error):
+                raise
+            shutil.rmtree(out)  # half built, of images that changed since
+            return self.build(run)
+        if not built:
+            print(summary(manifest, source, out), flush=True)
+        return str(out)
+
+    def embed_words(self, shards: str) -> list[str]:
+        """Options of `embed` that name these images."""
+        if self.kind == "folder":  # by their own names, so that the index can be updated
+            return ["--images", str(self.path)]
+        return ["--shards", shards, "--split", "train"]
+
+    def _refuse_within(self, out: Path) -> None:
+        if self.kind == "folder" and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(self.path)):
+            raise UserError(f"{out} would lie in {self.path}, among the images: choose another folder with --out")

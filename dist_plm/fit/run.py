@@ -1,0 +1,164 @@
+"""The parts of a `fit` in order; each finds what an earlier start left and continues there.
+
+RUN/shards      the data set, unless one was named
+RUN/fit.yaml    the settings that were chosen, for `dist-plm train --config`
+RUN/fit.json    what was typed, by which a later start knows that the choice still holds
+RUN/...         what `train` writes
+RUN/index       the index, by `embed`
+"""
+
+import json
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dist_plm.cli import load_config
+from dist_plm.config import Config
+from dist_plm.config.fields import entries
+from dist_plm.distributed.preemption import PREEMPTED
+from dist_plm.errors import UserError
+from dist_plm.evaluation.deployment import Deployment, deployment
+from dist_plm.files.atomic import replacing
+from dist_plm.fit.choice import Asked, Choice, choose, network
+from dist_plm.fit.collection import examine
+from dist_plm.fit.machine import Machine
+from dist_plm.fit.photos import Photos
+from dist_plm.fit.ranks import run_ranks
+from dist_plm.fit.speed import views_per_second
+from dist_plm.fit.weights import start_from
+from dist_plm.training.begun import has_checkpoint, plain
+from dist_plm.training.run_directory import RunDirectory, dump
+
+STOPPED = (PREEMPTED, 130, -2, -15)
+
+
+@dataclass
+class Run:
+    """One `fit`.
+
+    Args:
+        photos: The images.
+        out: Run directory.
+        asked: What was typed.
+    """
+
+    photos: Photos
+    out: Path
+    asked: Asked
+    seconds: dict[str, float] = field(default_factory=dict)  # that each part took in this start
+
+    def run(self, *, plan: bool) -> int:
+        """All parts that are left; the exit status.
+
+        Raises:
+            UserError: it can't start.
+        """
+        shards = self._timed("data set", lambda: self.photos.build(self.out))
+        config, ranks = self._settings(shards)
+        if plan:
+            return 0
+        if not RunDirectory(config, force=True).ended or not has_checkpoint(self.out):
+            words = ["--config", str(self.out / "fit.yaml")]
+            if status := self._timed("training", lambda: run_ranks("dist_plm.train", words, ranks)):
+                return self._stopped(status)
+        found = deployment(self.out, config)
+        if status := self._index(shards, found.embed_words(config) if found else ["--checkpoint", str(self.out)]):
+            return self._stopped(status)
+        self._end(found)
+        return 0
+
+    def _settings(self, shards: str) -> tuple[Config, int]:
+        """The configuration and the number of ranks: those that the run was begun with, or chosen now."""
+        typed = self._typed(shards)
+        with suppress(OSError, ValueError, KeyError):
+            known = json.loads((self.out / "fit.json").read_text(encoding="utf-8"))
+            if known["typed"] == typed:
+                print(f"{self.out}: settings of its first start, {self.out / 'fit.yaml'}", flush=True)
+                return load_config(self.out / "fit.yaml"), self.asked.ranks or int(known["ranks"])
+            if has_checkpoint(self.out):
+                changed = sorted(key for key in {*typed, *known["typed"]} if typed.get(key) != known["typed"].get(key))
+                raise UserError(
+                    f"{self.out} was begun with another {', '.join(changed)}: repeat that command to resume it, or "
+                    "choose another --out"
+                )
+        choice = self._timed("choice of settings", lambda: self._choose(shards))
+        self._say(choice)
+        with replacing(self.out / "fit.yaml") as file:
+            file.write(dump(choice.config).encode())
+        with replacing(self.out / "fit.json") as file:
+            file.write(json.dumps({"typed": typed, "ranks": choice.ranks}).encode())
+        return choice.config, choice.ranks
+
+    def _typed(self, shards: str) -> dict[str, Any]:
+        """What decides the choice, as JSON."""
+        given = {key: value for key, value, _ in entries(self.asked.config) if self.asked.has(key)}
+        fixed = {"images": str(self.photos.path.resolve()), "minutes": self.asked.minutes}
+        return dict(json.loads(json.dumps({**plain(given), **fixed})))
+
+    def _choose(self, shards: str) -> Choice:
+        machine, collection = Machine.here(), examine(shards)
+        print(f"machine: {machine}\nimages: {collection}", flush=True)
+        model = self.asked.config.model
+        backbone, weights = (getattr(model, key) if self.asked.has(f"model.{key}") else "" for key in NETWORK)
+        start = start_from(backbone, weights)
+        config = network(self.asked, start, collection)
+        rate = views_per_second(config.model, config.views.size, machine)
+        choice = choose(self.asked, config, start, collection, machine, rate)
+        return replace(choice, rows=[*choice.rows, ("speed", f"{rate:,.0f} images/s", "forward, measured just now")])
+
+    def _say(self, choice: Choice) -> None:
+        print(f"\nchosen ({self.out / 'fit.yaml'}; any --section.key VALUE overrides):")
+        for name, value, why in choice.rows:
+            print(f"  {name:<10} {value}" + (f"  ({why})" if why else ""))
+        for warning in choice.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in choice.seconds.items())
+        print(f"about {duration(sum(choice.seconds.values()))} from here: {parts}\n", flush=True)
+
+    def _index(self, shards: str, network: list[str]) -> int:
+        """Embed all images, unless the index is there."""
+        index = self.out / "index"
+        if index.exists():
+            return 0
+        words = [*network, *self.photos.embed_words(shards), "--out", str(index)]
+        return self._timed("index", lambda: run_ranks("dist_plm.embed", words))
+
+    def _end(self, found: Deployment | None) -> None:
+        took = ", ".join(f"{name} {duration(seconds)}" for name, seconds in self.seconds.items() if seconds >= 1)
+        print(f"\ndone in {duration(sum(self.seconds.values()))}: {took}")
+        if found:
+            which = "the start, without training" if found.model == "start" else f"{found.model} of step {found.step}"
+            print(f"network of the index:  {which} ({found.evidence})")
+        print(f"open the search page:  dist-plm serve {self.out / 'index'}")
+        print(f"search by a picture:   dist-plm search {self.out / 'index'} --image PICTURE")
+        if self.photos.kind == "folder":
+            print(f"after images changed:  dist-plm index update {self.out / 'index'}")
+
+    def _stopped(self, status: int) -> int:
+        if status in STOPPED:
+            print("stopped; run the same command again to resume", file=sys.stderr)
+            return PREEMPTED
+        return status if status > 0 else 1
+
+    def _timed(self, part: str, act: Any) -> Any:
+        started = time.monotonic()
+        try:
+            return act()
+        finally:
+            self.seconds[part] = time.monotonic() - started
+
+
+NETWORK = ("backbone", "weights")
+
+
+def duration(seconds: float) -> str:
+    """In the unit that fits: 40 s, 3 min 20 s, 5 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"

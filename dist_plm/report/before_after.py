@@ -1,0 +1,70 @@
+"""The neighbours of fixed queries at the start of a run and now, and the share of all neighbours that changed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dist_plm.config import Config
+from dist_plm.data.opening import open_split
+from dist_plm.data.store import Store
+from dist_plm.data.views import eval_view
+from dist_plm.encoders.embedder import Embedder
+from dist_plm.evaluation.label_free import neighbours, overlap
+from dist_plm.report.history import History
+from dist_plm.report.test_split import require_finite
+from dist_plm.training.start_record import StartRecord
+
+QUERIES, SHOWN = 6, 5
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Neighbours among the held-out images of a run.
+
+    Attributes:
+        store: The split that the images are from.
+        images: How many there are.
+        share: Of the nearest images by the network now that were not nearest at the start.
+        rows: (query, neighbours at the start, neighbours now), ids in the split, nearest first.
+    """
+
+    store: Store
+    images: int
+    share: float
+    rows: list[tuple[int, list[int], list[int]]]
+
+
+def changed_neighbours(student: Embedder, history: History, *, config: Config) -> Changed | None:
+    """Compare the student with the start; None where the run has not kept its start.
+
+    The queries are spread evenly over the held-out images, so that they are the same in every report of the run.
+
+    Raises:
+        UserError: the data set is gone, or embeddings are not finite.
+    """
+    record = StartRecord(Path(history.path) / "start")
+    split = next((event.get("split") for event in history.of("label_free")), None)
+    start = record.views()
+    if split is None or start is None:
+        return None
+    store = open_split(config.data, split)
+    ids = record.ids(len(store))
+    if ids is None or len(ids) != len(start.evaluation):
+        return None
+    before, now = start.neighbours, neighbours(_embedded(student, store, ids, config))
+    queries = np.unique(np.linspace(0, len(ids) - 1, QUERIES + 2).astype(int)[1:-1])
+    rows = [(int(ids[q]), *(ids[near[q][:SHOWN].numpy()].tolist() for near in (before, now))) for q in queries]
+    return Changed(store, len(ids), 1 - float(overlap(now, before).mean()), rows)
+
+
+def _embedded(student: Embedder, store: Store, ids: np.ndarray, config: Config) -> torch.Tensor:
+    """The student's embeddings of the evaluation views of some images [n, D]."""
+    found = []
+    for block in np.split(ids, range(config.evaluation.batch_size, len(ids), config.evaluation.batch_size)):
+        views = np.stack([eval_view(store.read_image(int(id)), config=config.views) for id in block])
+        found.append(student.embed(torch.from_numpy(views)).float().cpu())
+    whole = torch.cat(found)
+    require_finite(whole.numpy(), "student")
+    return whole

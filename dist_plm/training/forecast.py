@@ -1,0 +1,110 @@
+"""Lines of `--plan` on time and disk: how long a run takes at a rate, and the bytes that it leaves."""
+
+from dataclasses import dataclass
+
+from dist_plm.config import Config
+from dist_plm.data.opening import manifest_of
+from dist_plm.data.plan import plan_steps
+from dist_plm.methods import is_swept
+from dist_plm.parallel.strategy.memory import FLOAT
+from dist_plm.telemetry.progress import duration
+from dist_plm.training.held_out import VIEWS, held_out_count
+from dist_plm.training.phases import run_steps
+
+ID = 8  # bytes of an image's id in a plan
+STEP_PASSES = 3  # forward passes that a view costs in a step, where only the rate of steps is known
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Images a second of all ranks together.
+
+    Attributes:
+        step: In steps, all views of an image counted as one.
+        embed: Of one view each, forward only.
+        source: Where the rates are from, for people.
+    """
+
+    step: float
+    embed: float
+    source: str
+
+    @classmethod
+    def told(cls, images_per_second: float, config: Config) -> "Rates":
+        """From the rate that a run shows (images_per_second in metrics.jsonl)."""
+        return cls(images_per_second, images_per_second * STEP_PASSES * config.views.count, "as given")
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds of the parts of a run.
+
+    Attributes:
+        epoch: Steps of an epoch.
+        sweep: One embedding of all training images; 0 where the method needs none.
+        cache: Features of the frozen part, computed once; 0 where nothing is cached.
+        evaluation: One evaluation of student and teacher.
+        total: The whole run.
+    """
+
+    epoch: float
+    sweep: float
+    cache: float
+    evaluation: float
+    total: float
+
+
+def forecast(config: Config, images: int, test_images: int, rates: Rates) -> Forecast:
+    """Time of a run on `images` training and `test_images` test images."""
+    epochs, cached = config.warm_up.epochs + config.train.epochs, config.views.cached
+    step = config.batch.images / rates.step
+    swept = images / rates.embed * is_swept(config) * (not cached)
+    cache = ((cached + 1) * images + test_images) / rates.embed if cached else 0.0
+    held_out = len(VIEWS) * min(held_out_count(config, images), test_images or images)
+    evaluation = 2 * (held_out + test_images * (not cached)) / rates.embed
+    steps, a_epoch = run_steps(config, images), plan_steps(images, config.batch)
+    begun = -(-steps // a_epoch)
+    evaluations = 2 + bool(config.warm_up.epochs) + (epochs - 1) // config.train.evaluate_epochs
+    sweeps = -(-begun // config.batch.refresh_epochs)
+    total = steps * step + sweeps * swept + cache + evaluations * evaluation
+    return Forecast(a_epoch * step, swept, cache, evaluation, total)
+
+
+def time_rows(config: Config, images: int, rates: Rates) -> list[tuple[str, str]]:
+    """Lines of `--plan`: the rate, and the time of the run, of an epoch, of a sweep and of an evaluation."""
+    found = forecast(config, images, _test_images(config), rates)
+    parts = {"an epoch's steps": found.epoch, "a sweep": found.sweep, "caching of features": found.cache,
+             "an evaluation": found.evaluation}  # fmt: skip
+    listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items() if seconds)
+    return [
+        ("rate", f"{rates.step:,.1f} images/s in steps, {rates.embed:,.1f} in sweeps ({rates.source})"),
+        ("time: parts", listed),
+        ("time: whole run", f"{duration(found.total)} ({found.total / 3_600:,.2f} hours)"),
+    ]
+
+
+def disk_rows(config: Config, images: int, trained: int, frozen: int) -> list[tuple[str, str]]:
+    """Lines of `--plan`: bytes of the run directory.
+
+    Args:
+        trained, frozen: Weights of the network.
+    """
+    epochs, kept = config.warm_up.epochs + config.train.epochs, config.checkpoint
+    moments = 1 if config.optimiser.name == "sgd" else 2
+    checkpoint = FLOAT * (frozen + (2 + moments) * trained)
+    # Beside the newest, the best and those kept for good there is the one that is being written.
+    for_good = epochs // kept.keep_every_epochs if kept.keep_every_epochs else 0
+    count = kept.keep + (kept.keep_best != "none") + for_good + 1
+    number = 2 if config.index.precision == "fp16" else FLOAT
+    # The next sweep is written before the last one is removed.
+    sweeps = 2 * images * (config.model.wide_dim or config.model.dim) * number * is_swept(config)
+    sweeps += 2 * _test_images(config) * config.model.dim * FLOAT
+    plans = ID * run_steps(config, images) * config.batch.images
+    parts = {f"{count} checkpoints of {checkpoint / 1e6:,.1f} MB": count * checkpoint, "sweeps": sweeps, "plans": plans}
+    listed = ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in parts.items() if size)
+    return [("disk", f"up to {sum(parts.values()) / 1e6:,.1f} MB in {config.run_dir}: {listed}")]
+
+
+def _test_images(config: Config) -> int:
+    split = config.data.test_split
+    return manifest_of(config.data).splits[split].samples if split else 0

@@ -1,0 +1,159 @@
+"""Held-out images that a run embeds at its start and at every evaluation, to compare networks without labels.
+
+They are images of the test split, whose labels are not read; without a test split a fixed draw of the training images,
+in views that training never draws. Those are the images that will be searched, and they are not taken out of training.
+
+What the network before the first step makes of them lies in RUN/start, see start_record.py.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dist_plm.config import Config
+from dist_plm.data.opening import open_split
+from dist_plm.data.store import Store
+from dist_plm.data.views import eval_view, train_view
+from dist_plm.evaluation.label_free import STRONG_RECALL, Estimate, TwoViews, neighbours
+from dist_plm.index.embedding_pass import Embed
+from dist_plm.training.context import RunContext
+from dist_plm.training.phases import run_steps
+
+NEVER = 2**64 - 1  # an epoch that no training reaches: its random views are seen here alone
+FEWEST, MOST = 300, 2_000  # images; fewer than FEWEST only where a split has no more
+SHARE = 0.05  # of the forward passes of training, where that allows for more than FEWEST
+LEAST = 20  # images below which neighbourhoods of 10 mean nothing
+VIEWS = ("evaluation", "first", "second", "strong_first", "strong_second")
+STRONG = {"scale": (0.05, 0.25), "brightness": 0.4}  # of the strong views: a small part of the image, in other light
+KEPT_BYTES = 1 << 28  # of features of a frozen front that a rank keeps from one evaluation to the next
+
+
+@dataclass(frozen=True)
+class HeldOutViews:
+    """Embeddings of the held-out images, float32 [n, D] each: evaluation view, two random and two strong views."""
+
+    evaluation: Tensor
+    first: Tensor
+    second: Tensor
+    strong_first: Tensor
+    strong_second: Tensor
+
+    @cached_property
+    def pair(self) -> TwoViews:
+        """The random views, as training draws them."""
+        return TwoViews(self.first, self.second)
+
+    @cached_property
+    def strong(self) -> TwoViews:
+        """The strong views."""
+        return TwoViews(self.strong_first, self.strong_second)
+
+    def statistics(self) -> dict[str, Estimate]:
+        """Of the random views, and `strong_view_recall`."""
+        return self.pair.statistics() | {STRONG_RECALL: self.strong.recall()}
+
+    def change_since(self, start: "HeldOutViews") -> dict[str, Estimate]:
+        """Paired changes of the same numbers."""
+        return self.pair.change_since(start.pair) | {STRONG_RECALL: self.strong.recall_since(start.strong)}
+
+    @property
+    def neighbours(self) -> Tensor:
+        """Nearest images by the evaluation views, int64 [n, depth]."""
+        return neighbours(self.evaluation)
+
+
+class HeldOut:
+    """The held-out images of a run.
+
+    Attributes:
+        store: The split that they are from.
+        ids: int64 [n], ascending.
+    """
+
+    def __init__(self, run: RunContext) -> None:
+        self._run, config = run, run.config
+        test = open_split(config.data, config.data.test_split) if config.data.test_split else None
+        self.store: Store = test if test is not None and len(test) >= LEAST else run.store
+        wanted = min(held_out_count(config, len(run.store)), len(self.store))
+        draw = np.random.default_rng(config.seed).permutation(len(self.store))
+        self.ids = np.sort(draw[:wanted])
+        self._features: dict[int, list[Tensor]] = {}
+
+    @property
+    def described(self) -> str:
+        """The images, for people."""
+        split = self.store.split
+        return f"{len(self.ids):,} images of split {split}" + (" (trained on)" if self.store is self._run.store else "")
+
+    def embed(self, embed: Embed, front: Embed | None = None) -> HeldOutViews:
+        """Embeddings by a network of images [b, 3, s, s], gathered on all ranks. A collective.
+
+        Batches are the same on any number of ranks, and so are the bits of an embedding.
+
+        Args:
+            front: Part of the network that never changes, from images to what `embed` takes.
+
+        Raises:
+            Preempted: a rank was told to leave.
+        """
+        world, size = self._run.world, self._run.config.evaluation.batch_size
+        parts = np.split(self.ids, range(size, len(self.ids), size))
+        own: dict[int, np.ndarray] = {}
+        with self._run.log.display.phase("held-out images", len(parts), "batches") as bar:
+            for number in range(world.rank, len(parts), world.size):
+                if world.told:
+                    break
+                rows = [embed(views.to(world.device)).float().cpu() for views in self._entering(parts[number], front)]
+                own[number] = torch.stack(rows).numpy()
+                bar.advance(scale=world.size)
+        world.leave_if_told()
+        found: dict[int, np.ndarray] = {}
+        for each in world.gather_objects(own):
+            found |= each
+        whole = torch.from_numpy(np.concatenate([found[number] for number in range(len(parts))], axis=1))
+        return HeldOutViews(*whole)
+
+    def _entering(self, ids: np.ndarray, front: Embed | None) -> Iterator[Tensor]:
+        """What `embed` takes of some images, by VIEWS; the front's features are computed once, if they fit."""
+        if front is None:
+            yield from self._views(ids)
+        elif (kept := self._features.get(int(ids[0]))) is not None:
+            yield from kept
+        else:
+            found = [front(views.to(self._run.world.device)).cpu() for views in self._views(ids)]
+            held = sum(each.nbytes for features in (*self._features.values(), found) for each in features)
+            if held <= KEPT_BYTES:
+                self._features[int(ids[0])] = found
+            yield from found
+
+    def _views(self, ids: np.ndarray) -> Iterator[Tensor]:
+        """Views uint8 [b, 3, s, s] of some images, by VIEWS."""
+        config, store = self._run.config, self.store
+        strong = replace(config.views, **STRONG)  # type: ignore[arg-type]
+
+        def cut(id: int) -> list[np.ndarray]:
+            image = store.read_image(id)
+            drawn = [
+                train_view(image, config=views, seed=config.seed, epoch=NEVER, sample=id, view=view)
+                for view, views in enumerate((config.views, config.views, strong, strong))
+            ]
+            return [eval_view(image, config=config.views), *drawn]
+
+        with ThreadPoolExecutor(config.data.workers) as pool:
+            images = list(pool.map(cut, ids.tolist()))
+        return (torch.from_numpy(np.stack(views)) for views in zip(*images, strict=True))
+
+
+def held_out_count(config: Config, images: int) -> int:
+    """How many images a run may embed at each evaluation: FEWEST, or more where that costs SHARE of its training."""
+    train, views = config.train, config.views.count
+    epochs, steps = config.warm_up.epochs + train.epochs, run_steps(config, images)
+    evaluations = 2 + bool(config.warm_up.epochs) + epochs // train.evaluate_epochs
+    # A step costs about three forward passes a view; on cached features nearly nothing, they are what costs.
+    passes = (config.views.cached + 1) * images if config.views.cached else 3 * steps * config.batch.images * views
+    return int(min(MOST, max(FEWEST, SHARE * passes / (len(VIEWS) * 2 * evaluations))))

@@ -1,0 +1,124 @@
+"""Compares the networks of a run with its start: by labels where there are some, and without."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from dist_plm.checkpoint.position import Position
+from dist_plm.data.place import is_url
+from dist_plm.data.store import Store
+from dist_plm.errors import UserError
+from dist_plm.evaluation.label_free import STRONG_RECALL, Estimate, overlap
+from dist_plm.evaluation.verdict import Verdict, recall_verdict, view_verdict
+from dist_plm.index.embedding_pass import Embed
+from dist_plm.training.context import RunContext
+from dist_plm.training.held_out import LEAST, HeldOut, HeldOutViews
+from dist_plm.training.start_record import StartRecord
+
+BASELINES = {"frozen": "the frozen features", "raw pixels": "raw pixels"}
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Verdicts on the networks of a run, in the terminal and in metrics.jsonl."""
+
+    run: RunContext
+
+    @cached_property
+    def record(self) -> StartRecord:
+        """What the run keeps of its start."""
+        return StartRecord(self.run.directory.path / "start")
+
+    @cached_property
+    def held_out(self) -> HeldOut:
+        """The images that networks are compared on: those of the start, if it is known."""
+        return HeldOut(self.run)
+
+    def start(self, embed: Embed, front: Embed | None, at: Position, hits: dict[str, np.ndarray]) -> None:
+        """Record the network before the first step. A collective.
+
+        Args:
+            embed: By the student, which the teacher is a copy of.
+            front: Before it, see `HeldOut.embed`.
+            hits: Of the start and of BASELINES, by name, see `Evaluation.hits`; without labels empty.
+        """
+        views = self._views(embed, front)
+        if not self.run.world.is_first:
+            return
+        for name, found in hits.items():
+            self.record.save_hits(name, found)
+        if views is not None:
+            self.record.save_views(self.held_out.ids, views)
+            if not is_url(self.run.config.data.shards):  # of which each line is a request
+                self.record.save_list([_source(self.held_out.store, int(id)) for id in self.held_out.ids])
+            self.run.log.display.say(f"compared without labels: {self.held_out.described}, two random views each")
+            self._write(views, at, "student", "start", values=views.statistics())
+
+    def look(
+        self, embed: Embed, front: Embed | None, at: Position, model: str, when: str, hits: np.ndarray | None
+    ) -> float | None:
+        """Compare a network with the start, and say the verdict. A collective.
+
+        Returns:
+            How often the other view of an image is found, mean of random and strong views; None for too few images.
+        """
+        if (kept := self.run.world.from_first(lambda: self.record.ids(len(self.held_out.store)))) is not None:
+            self.held_out.ids = kept
+        views = self._views(embed, front)
+        return self.run.world.from_first(lambda: self._compare(views, at, model, when, hits))
+
+    def _views(self, embed: Embed, front: Embed | None) -> HeldOutViews | None:
+        return self.held_out.embed(embed, front) if len(self.held_out.ids) >= LEAST else None
+
+    def _compare(
+        self, views: HeldOutViews | None, at: Position, model: str, when: str, hits: np.ndarray | None
+    ) -> float | None:
+        verdict, score = None, None
+        if views is not None:
+            verdict, score = self._without_labels(views, at, model, when)
+        before = self.record.hits("start")
+        if hits is not None and before is not None and len(before) == len(hits):
+            verdict = recall_verdict(model, at.step, hits, before, self._baselines(len(hits)))
+        if verdict:
+            said = {"verdict": verdict.word, "basis": verdict.basis, "text": verdict.text}
+            self.run.log.metrics.write("verdict", step=at.step, epoch=at.epochs, model=model, when=when, **said)
+            self.run.log.display.say(f"{when:>20}  {model:<10}  {verdict.text}")
+        return score
+
+    def _baselines(self, queries: int) -> dict[str, np.ndarray]:
+        """Hits of what needs no training, by its name for people."""
+        found = {said: self.record.hits(name) for name, said in BASELINES.items()}
+        return {said: hits for said, hits in found.items() if hits is not None and len(hits) == queries}
+
+    def _without_labels(self, views: HeldOutViews, at: Position, model: str, when: str) -> tuple[Verdict | None, float]:
+        values, start = views.statistics(), self.record.views()
+        score = (values["view_recall"].value + values[STRONG_RECALL].value) / 2
+        if start is None or start.evaluation.shape != views.evaluation.shape:
+            self._write(views, at, model, when, values=values)
+            return None, score
+        changes = views.change_since(start)
+        moved = 1 - float(overlap(views.neighbours, start.neighbours).mean())
+        self._write(views, at, model, when, values=values, changes=changes, neighbours_changed=moved)
+        return view_verdict(model, at.step, changes, values, moved), score
+
+    def _write(
+        self, views: HeldOutViews, at: Position, model: str, when: str, *,
+        values: dict[str, Estimate], changes: dict[str, Estimate] | None = None, **more: float,
+    ) -> None:  # fmt: skip
+        """The statistics and their standard errors."""
+        numbers = {"values": values} if changes is None else {"values": values, "changes": changes}
+        parts = {name: {key: each.value for key, each in found.items()} for name, found in numbers.items()}
+        parts |= {f"{name}_error": {key: each.error for key, each in found.items()} for name, found in numbers.items()}
+        self.run.log.metrics.write(
+            "label_free", step=at.step, epoch=at.epochs, model=model, when=when, images=len(views.first),
+            split=self.held_out.store.split, **parts, **more,
+        )  # fmt: skip
+
+
+def _source(store: Store, id: int) -> str:
+    """The path that an image was built from; empty where the shard says nothing of it."""
+    with suppress(UserError):
+        return str(store.about(id).get("source", ""))
+    return ""

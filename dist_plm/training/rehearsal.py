@@ -1,0 +1,204 @@
+"""A few forward and backward passes on this machine: the rates and the activation memory that `--plan` prints."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dist_plm.config import Config
+from dist_plm.data.store import Store
+from dist_plm.data.views import train_view
+from dist_plm.distributed.shares import batch_shares
+from dist_plm.distributed.world import World
+from dist_plm.model.split import Joined
+from dist_plm.telemetry.progress import GB, peak_memory
+from dist_plm.training.learner import Learner, phases
+from dist_plm.training.precision import resolve_precision
+
+POINTS = {"cpu": 16, "cuda": 128}  # views in a measured pass at most
+FEW = 4  # views of the small step that a large one is compared with
+TRANSIENT = 1.5  # peak of a step over what autograd keeps, where the peak can't be read; GoogLeNet at 112 px: 1.47
+SECONDS, PASSES = 2.0, 3  # a measurement ends when both are reached
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What one rank was measured to do.
+
+    Attributes:
+        train: Images a second in steps: forward and backward of the student, forward of the momentum encoder.
+        embed: Images a second of one view each, forward only, by the whole network.
+        decode: Images a second read from the shards, decoded and cropped to `views.count` views.
+        activations: Bytes of one view at the peak of a step: what autograd keeps, and gradients and work space of the
+            layer that is computed.
+        process: Bytes that a step holds whatever its batch: Python, libraries, the networks with their gradients.
+        points: Views of the measured passes.
+        device: cpu or cuda.
+        cached: Whether steps read cached features and decode nothing.
+    """
+
+    train: float
+    embed: float
+    decode: float
+    activations: float
+    process: float
+    points: int
+    device: str
+    cached: bool
+
+    @property
+    def step_rate(self) -> float:
+        """Images a second of a step with its decoding: one after the other on a CPU, at the same time beside a GPU."""
+        if self.cached:
+            return self.train
+        if self.device == "cpu":
+            return 1 / (1 / self.train + 1 / self.decode)
+        return min(self.train, self.decode)
+
+
+def rehearse(config: Config, store: Store, world_size: int) -> Rehearsal:
+    """Measure one rank alone, in the configured precision, on images of the training split. Takes some seconds.
+
+    Weights are drawn at random: their values change neither the rate nor the memory.
+    """
+    gpu = config.runtime.device != "cpu" and torch.cuda.is_available()
+    world = World(device=torch.device("cuda" if gpu else "cpu"))
+    config, _ = resolve_precision(config, world)
+    runtime = replace(config.runtime, strategy="ddp", compile=False)
+    config = replace(config, model=replace(config.model, weights=""), runtime=runtime)
+    count = config.views.count
+    images = max(1, min(batch_shares(config, world_size).largest, POINTS[world.device.type] // count, len(store)))
+    views, decode = _decoded(store, config, images)
+    learner = Learner(config, world, phases(config)[0], len(store.classes))
+    views = views.to(world.device)
+    network, passes = learner.whole("teacher"), _Passes(learner, views)
+    process, view = passes.peak_bytes(world)
+    if learner.frozen is not None and config.views.cached:
+        network = Joined(learner.frozen, network)
+    embed = learner.embed_with(network)
+    return Rehearsal(
+        train=images / _seconds(passes.step, world),
+        embed=len(views) / _seconds(lambda: embed(views), world),
+        decode=decode,
+        activations=view,
+        process=process,
+        points=len(views),
+        device=world.device.type,
+        cached=bool(config.views.cached),
+    )
+
+
+class _Passes:
+    """The passes of a step over some views."""
+
+    def __init__(self, learner: Learner, views: Tensor) -> None:
+        self._learner = learner
+        frozen = learner.frozen if learner.config.views.cached else None
+        with torch.no_grad():
+            self.entering = views if frozen is None else frozen(views)
+        learner.student.train()
+
+    def step(self, views: int | None = None) -> None:
+        """Student forward and backward, momentum encoder forward, of the first `views`."""
+        strategy, learner = self._learner.strategy, self._learner
+        strategy.embed_constant(learner.teacher, self._through(views))
+        self._embedded(views).sum().backward()
+        learner.student.zero_grad(set_to_none=True)
+
+    def peak_bytes(self, world: World) -> tuple[float, float]:
+        """Bytes that a step holds whatever its batch, and bytes of each view at its peak besides."""
+        count, kept = len(self.entering), self.kept_bytes() / len(self.entering)
+        try:
+            # The first step also compiles kernels: what one view more adds shows between a small step and a large one.
+            peaks = [self._peak(views, world) for views in (FEW, count)]
+        except (OSError, LookupError):  # no Linux, or not allowed
+            return peak_memory(world.device) * GB, TRANSIENT * kept
+        if count < 2 * FEW:
+            return peaks[0], TRANSIENT * kept
+        view = max(kept, (peaks[1] - peaks[0]) / (count - FEW))
+        return max(0.0, peaks[0] - FEW * view), view
+
+    def _peak(self, views: int, world: World) -> float:
+        """Bytes held at the peak of a step over the first `views`."""
+        if world.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(world.device)
+            self.step(views)
+            return torch.cuda.max_memory_allocated(world.device)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: proc_pid_clear_refs(5)
+        self.step(views)
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+    def kept_bytes(self) -> int:
+        """Bytes of the distinct tensors that autograd keeps of the student's forward, without its parameters."""
+        own = {parameter.untyped_storage().data_ptr() for parameter in self._learner.student.parameters()}
+        kept: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            held = self._embedded()
+        held.sum().backward()
+        self._learner.student.zero_grad(set_to_none=True)
+        return sum(kept.values())
+
+    def _embedded(self, views: int | None = None) -> Tensor:
+        with self._learner.strategy.autocast():
+            return self._learner.student(self._through(views))
+
+    def _through(self, views: int | None) -> Tensor:
+        """What enters the trained part."""
+        frozen, entering = self._learner.frozen, self.entering[:views]
+        if frozen is None or self._learner.config.views.cached:
+            return entering
+        return self._learner.strategy.embed_constant(frozen, entering)
+
+
+def _decoded(store: Store, config: Config, images: int) -> tuple[Tensor, float]:
+    """Training views uint8 [images * count, 3, s, s] of images from all over the split, and images a second."""
+    ids = np.linspace(0, len(store) - 1, images).astype(int).tolist()
+
+    def cut(id: int) -> list[np.ndarray]:
+        image = store.read_image(id)
+        draw = {"config": config.views, "seed": config.seed, "epoch": 0, "sample": id}
+        return [train_view(image, **draw, view=view) for view in range(config.views.count)]  # type: ignore[arg-type]
+
+    cut(ids[0])
+    started = time.monotonic()
+    with ThreadPoolExecutor(config.data.workers) as pool:
+        views = [view for image in pool.map(cut, ids) for view in image]
+    return torch.from_numpy(np.stack(views)), images / max(time.monotonic() - started, 1e-6)
+
+
+def _seconds(act: Callable[[], object], world: World) -> float:
+    """Seconds of one call, the mean after a first one, which chooses kernels."""
+
+    def timed(calls: int) -> float:
+        _wait(world)
+        started = time.monotonic()
+        for _ in range(calls):
+            act()
+        _wait(world)
+        return time.monotonic() - started
+
+    timed(1)
+    total, calls = 0.0, 0
+    while calls < PASSES or (total < SECONDS and calls < 100):
+        total, calls = total + timed(1), calls + 1
+        if total > 5 * SECONDS:
+            break
+    return total / calls
+
+
+def _wait(world: World) -> None:
+    if world.device.type == "cuda":
+        torch.cuda.synchronize(world.device)

@@ -1,0 +1,165 @@
+"""What `fit` chooses: valid for any number of images and any machine, and never in place of what was given."""
+
+import json
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.common import family
+from dist_plm.checks import check_settings
+from dist_plm.cli import load_config
+from dist_plm.config import Config
+from dist_plm.errors import UserError
+from dist_plm.evaluation.deployment import deployment, summary
+from dist_plm.fit.choice import Asked, Choice, choose, network
+from dist_plm.fit.collection import Collection
+from dist_plm.fit.machine import Machine
+from dist_plm.fit.run import duration
+from dist_plm.fit.weights import Start, network_of
+from tests.commands import ROOT, Command
+
+FOLDER = load_config(ROOT / "configs/folder.yaml")
+CPU = Machine(0, "", 2, 16.0, True)
+GOOGLENET = Start("bvlc_googlenet", "weights.safetensors", "as given")
+RANDOM = Start("small", "", "none found")
+
+
+def chosen(images: int, rate: float, *, start=GOOGLENET, machine=CPU, classes=0, splits=("train",), **given) -> Choice:
+    """The choice for so many images."""
+    config = FOLDER
+    for key, value in given.items():
+        section, name = key.split("__")
+        config = replace(config, **{section: replace(getattr(config, section), **{name: value})})
+    asked = Asked(config, frozenset(key.replace("__", ".") for key in given), 0, 10.0)
+    collection = Collection("photos", images, classes, splits, 256, 0, 0)
+    return choose(asked, network(asked, start, collection), start, collection, machine, rate)
+
+
+@pytest.mark.parametrize("start", [GOOGLENET, RANDOM], ids=["weights", "random"])
+@pytest.mark.parametrize("images", [16, 50, 300, 1_000, 1_000_000])
+@pytest.mark.parametrize("rate", [1.0, 150.0, 10_000.0])
+def test_any_choice_is_valid(images, rate, start):
+    found = chosen(images, rate, start=start)
+    check_settings(found.config, found.ranks)
+    assert found.config.batch.images <= images
+    assert found.config.model.head_start == "orthogonal" or found.config.model.dim * 4 <= images
+    assert found.config.views.cached == 0 or found.config.model.trainable == "head"
+    assert all(seconds > 0 for seconds in found.seconds.values())
+
+
+def test_a_machine_that_is_fast_enough_trains_the_backbone():
+    slow, fast = chosen(1_000, 20), chosen(1_000, 2_000)
+    assert (slow.config.model.trainable, slow.config.views.cached, slow.ranks) == ("head", 4, 1)
+    assert (fast.config.model.trainable, fast.config.views.cached, fast.ranks) == ("all", 0, 2)
+    assert sum(fast.seconds.values()) < 600
+    gpus = chosen(100_000, 20_000, machine=Machine(4, "GPU", 64, 200.0, True))
+    assert gpus.ranks == 4 and gpus.config.model.trainable == "all"
+
+
+def test_what_was_given_stays():
+    given = {"model__dim": 40, "train__epochs": 3, "views__size": 112, "model__trainable": "head", "batch__groups": 20}
+    config = chosen(1_000, 2_000, **given).config
+    assert (config.model.dim, config.train.epochs, config.views.size, config.batch.groups) == (40, 3, 112, 20)
+    assert config.model.trainable == "head" and config.views.cached == 4
+
+
+def test_labels_judge():
+    assert chosen(300, 100.0).config.data.test_split == ""
+    assert chosen(300, 100.0, classes=10).config.data.test_split == "train"
+    assert chosen(300, 100.0, classes=10, splits=("train", "test")).config.data.test_split == "test"
+
+
+def test_too_few_images_are_refused():
+    with pytest.raises(UserError, match="at least 16"):
+        chosen(15, 100.0)
+
+
+@pytest.mark.parametrize(
+    "file, name",
+    [
+        ("bvlc_googlenet_fp16.safetensors", "bvlc_googlenet"),
+        ("resnet50-11ad3fa6.pth", "resnet50"),
+        ("tf_efficientnet_lite0_fp16.safetensors", "timm/tf_efficientnet_lite0"),
+        ("vit_small_patch14_dinov2.safetensors", "timm/vit_small_patch14_dinov2"),
+    ],
+)
+def test_a_file_of_weights_tells_its_network(file, name):
+    pytest.importorskip("timm")
+    assert network_of(Path(file)) == name
+
+
+def test_a_file_of_weights_that_does_not_tell():
+    with pytest.raises(UserError, match=r"--model\.backbone"):
+        network_of(Path("weights.pth"))
+
+
+@pytest.mark.parametrize("seconds, words", [(4.4, "4 s"), (200, "3 min 20 s"), (18_600, "5 h 10 min")])
+def test_durations(seconds, words):
+    assert duration(seconds) == words
+
+
+def run_with(folder: Path, *events: dict, best: int = 0) -> Path:
+    """A run directory with checkpoints at steps 10 and 20, and these lines of metrics."""
+    for step in (10, 20):
+        (folder / f"checkpoints/step_{step:08d}").mkdir(parents=True)
+    if best:
+        (folder / "checkpoints/best").symlink_to(f"step_{best:08d}")
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in events))
+    return folder
+
+
+def judged(step: int, model: str, recall: float, word: str = "better") -> list[dict]:
+    at = {"step": step, "model": model}
+    return [
+        {"event": "eval", **at, "recall": {"1": recall, "2": recall}},
+        {"event": "verdict", **at, "verdict": word, "text": f"{word} by {recall}"},
+    ]
+
+
+def test_the_network_with_the_highest_recall_is_deployed(tmp_path):
+    lines = [*judged(0, "student", 0.9), *judged(10, "teacher", 0.6), *judged(20, "student", 0.5)]
+    lines += judged(20, "teacher", 0.4)
+    found = deployment(run_with(tmp_path / "a", *lines), Config())
+    assert (found.model, found.step, found.checkpoint) == ("student", 20, tmp_path / "a")
+    found = deployment(run_with(tmp_path / "b", *lines, best=10), Config())
+    assert (found.model, found.step, found.checkpoint.name) == ("teacher", 10, "best")
+    assert "better by 0.6" in summary(found, Config())
+
+
+def test_without_labels_the_neighbourhoods_decide_and_without_both_nothing_does(tmp_path):
+    lines = [{"event": "label_free", "step": 20, "model": m, "values": {"agreement": a}}
+             for m, a in (("student", 0.3), ("teacher", 0.4))]  # fmt: skip
+    assert deployment(run_with(tmp_path / "a", *lines), Config()).model == "teacher"
+    assert "no evidence" in deployment(run_with(tmp_path / "b"), Config()).evidence
+    assert deployment(tmp_path / "none", Config()) is None
+
+
+def test_a_run_that_is_worse_than_its_start_deploys_the_start(tmp_path):
+    lines = [*judged(20, "student", 0.5, "worse"), *judged(20, "teacher", 0.4, "worse")]
+    config = replace(FOLDER, run_dir=str(tmp_path))
+    found = deployment(run_with(tmp_path / "a", *lines), config)
+    assert found.model == "start" and "worse" in found.evidence
+    words = found.embed_words(config)
+    assert words[:2] == ["--backbone", config.model.backbone] and "--whiten" in words
+
+
+STARTER = "import sys; from dist_plm.fit.ranks import run_ranks; sys.exit(run_ranks('http.server', ['0']) + 40)"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_child_is_told_of_signals_and_of_the_end_of_its_parent(number):
+    starter = Command(["-c", STARTER])
+    starter.until(lambda: len(family(starter.pid)) == 2 and "Serving" in starter.printed.out)
+    (child,) = set(family(starter.pid)) - {starter.pid}
+    starter.send(number)
+    outcome = starter.wait()
+    assert outcome.status == (40 if number == signal.SIGINT else -signal.SIGKILL)  # http.server ends by SIGINT with 0
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes():
+        assert time.monotonic() < deadline, "the child outlives its parent"
+        time.sleep(0.05)
