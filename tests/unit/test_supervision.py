@@ -82,7 +82,7 @@ def test_a_row_of_the_table_is_that_of_the_whole_matrix(name):
     precision = []
     for i in range(87):
         ranked = sorted((j for j in range(90) if j != i), key=lambda j: (-float(s[i, j]), order[i].tolist().index(j)))
-        relevant = [labels[j] == labels[i] for j in ranked]
+        relevant = [bool(labels[j] == labels[i]) for j in ranked]
         count = sum(relevant)
         precision.append(sum(sum(relevant[: r + 1]) / (r + 1) for r in range(count) if relevant[r]) / count)
     assert result["map_at_r"] == pytest.approx(np.mean(precision), abs=1e-9)
