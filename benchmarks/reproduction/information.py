@@ -80,7 +80,7 @@ def _experiment(line: str, features: Features) -> Experiment:
 def _row(experiment: Experiment, ascents: list[Tensor]) -> list[str]:
     learner, views = experiment.learner, experiment.config.views.count
     labels = torch.from_numpy(experiment.features.train_labels.astype(np.int64))
-    head = learner.student.head.weight  # type: ignore[union-attr]
+    head = learner.student.head.weight
     found: list[Pairs] = []
     whole, others, nearest, forces = [], [], [], []
     for batch in experiment._epoch(0):
@@ -122,17 +122,17 @@ def _row(experiment: Experiment, ascents: list[Tensor]) -> list[str]:
 def _ascent(experiment: Experiment, split: str) -> Tensor:
     """Gradient of the mean log-probability that a point picks a neighbour of its class, in the head's matrix."""
     student = experiment.learner.student
-    head, features = student.head, experiment.features  # type: ignore[union-attr]
+    head, features = student.head, experiment.features
     maps, labels = getattr(features, split), torch.from_numpy(getattr(features, f"{split}_labels").astype(np.int64))
     with torch.no_grad():
-        pooled = torch.cat([student.pool(torch.from_numpy(part.astype(np.float32)))  # type: ignore[union-attr]
+        pooled = torch.cat([student.pool(torch.from_numpy(part.astype(np.float32)))
                             for part in np.array_split(maps, 20)])  # fmt: skip
-    z = normalize(head(pooled))  # type: ignore[operator]
+    z = normalize(head(pooled))
     same = labels[:, None] == labels
     own = torch.eye(len(z), dtype=torch.bool)
     logits = (z @ z.mT / TEMPERATURE).masked_fill(own, -torch.inf)
     value = (logits.masked_fill(~same, -torch.inf).logsumexp(1) - logits.logsumexp(1)).mean()
-    (gradient,) = torch.autograd.grad(value, head.weight)  # type: ignore[union-attr]
+    (gradient,) = torch.autograd.grad(value, head.weight)
     return gradient
 
 

@@ -45,7 +45,7 @@ class ChangedTargets(PiecewiseLinearManifold):
         if self.change.startswith("truth"):
             s = torch.where(label, 1.0, 0 * s if self.change == "truth_apart" else s)
         counts = {"views": image, "others": ~image}.get(self.change, torch.ones_like(image))
-        delta = self._delta(s, x, x)
+        delta = self._delta(s, x, x, None)
         if self.change == "spread":
             s = 1 - torch.where(image, 1 - s, matched(1 - s, distance(x, x) / delta, ~image))
         residual = (delta * (1 - s) - distance(points.student, points.student)).masked_fill(~counts, 0)
@@ -56,9 +56,10 @@ class ChangedTargets(PiecewiseLinearManifold):
         points = x if self.change == "late" and step < self.steps / 2 else around.points_all
         if self.change != "one":
             return similarity(points, around.basis_all, None, torch.arange(len(x)), self.config.manifold)
-        decay = {"n_alpha": self.config.manifold.n_alpha, "n_beta": self.config.manifold.n_beta}
-        basis = around.basis_all
-        s = point_similarity(x, basis, columns=points, column_basis=basis, **decay)
+        manifold, basis = self.config.manifold, around.basis_all
+        s = point_similarity(
+            x, basis, n_alpha=manifold.n_alpha, n_beta=manifold.n_beta, columns=points, column_basis=basis
+        )
         return (s + s.mT) / 2
 
 

@@ -132,8 +132,10 @@ class Manifold(Estimate):
     def __init__(self, embeddings: Tensor, config: ManifoldConfig, *, whole: bool) -> None:
         self.points, self.config, self.whole, self.largest = embeddings, config, whole, 1 + config.k
         blocks = torch.arange(len(embeddings)).split(BLOCK)
-        found = [batch_pieces(embeddings[rows], embeddings, rows, config) for rows in blocks]
-        self.found = Pieces(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+        # Without the distances, which are those of all pairs.
+        found = [batch_pieces(embeddings[rows], embeddings, rows, config)[:4] for rows in blocks]
+        basis, members, projected, indices = (torch.cat(parts) for parts in zip(*found, strict=True))
+        self.found = Pieces(basis, members, projected, indices, None)
 
     def view(self, rows: Tensor) -> View:
         found = self.found
