@@ -133,9 +133,14 @@ class Manifold(Estimate):
         self.points, self.config, self.whole, self.largest = embeddings, config, whole, 1 + config.k
         blocks = torch.arange(len(embeddings)).split(BLOCK)
         # Without the distances, which are those of all pairs.
-        found = [batch_pieces(embeddings[rows], embeddings, rows, config)[:4] for rows in blocks]
-        basis, members, projected, indices = (torch.cat(parts) for parts in zip(*found, strict=True))
-        self.found = Pieces(basis, members, projected, indices, None)
+        found = [batch_pieces(embeddings[rows], embeddings, rows, config)._replace(distances=None) for rows in blocks]
+        self.found = Pieces(
+            torch.cat([each.basis for each in found]),
+            torch.cat([each.members for each in found]),
+            torch.cat([each.projected for each in found]),
+            torch.cat([each.indices for each in found if each.indices is not None]),
+            None,
+        )
 
     def view(self, rows: Tensor) -> View:
         found = self.found
