@@ -26,6 +26,7 @@ from benchmarks.reproduction.experiment import Experiment
 from benchmarks.reproduction.features import Features
 from benchmarks.reproduction.run import commit
 from dist_plm.cli import config_of, config_parser
+from dist_plm.model.digest import digest
 
 SETTINGS = Path(__file__).parent
 
@@ -42,8 +43,20 @@ class KeptExperiment(Experiment):
         for name, network in (("student", self.learner.student), ("teacher", self.learner.teacher)):
             if name == "teacher" and step < self.config.train.max_steps:  # at the start a copy, half way between
                 continue
-            entry[name] = self._keep(network, f"{step:04d}_{name}")
+            entry[name] = self._keep(network, f"{step:04d}_{name}") if step else self._start(network)
         self.course.append(entry)
+
+    def _start(self, network: nn.Module) -> dict[str, float]:
+        """The start, which runs of one head and seed share: embedded once, and linked."""
+        kept = self.folder.parent / "starts" / digest(network)
+        if not (kept / "numbers.json").exists():
+            kept.mkdir(parents=True, exist_ok=True)
+            numbers = self._keep(network, "0000_student")
+            (self.folder / "0000_student.npz").replace(kept / "start.npz")
+            (kept / "numbers.json").write_text(json.dumps(numbers))
+        (self.folder / "0000_student.npz").unlink(missing_ok=True)
+        (self.folder / "0000_student.npz").hardlink_to(kept / "start.npz")
+        return json.loads((kept / "numbers.json").read_text())
 
     def _keep(self, network: nn.Module, name: str) -> dict[str, float]:
         test, labels = self._embedded(network, self.features.test), torch.from_numpy(self.features.test_labels)
@@ -73,6 +86,7 @@ def main() -> None:
     parser.add_argument("--weights", required=True, help="those that `crops` read")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--settings", nargs="+", default=["heads", "blocks"], help="files here, without .yaml")
+    parser.add_argument("--evaluate_every", type=int, default=58, help="steps between evaluations")
     parser.add_argument("--only", nargs="*", default=[], help="names of settings")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -95,17 +109,18 @@ def one(line: str, seed: int, options: argparse.Namespace, folder: Path) -> dict
     """Train by a line of options."""
     parser = config_parser("train", "")
     parser.add_argument("--cut", type=str, default="inception_5b", help=", ".join(CUTS))
-    parser.add_argument("--evaluate_every", type=int, default=58)
     parser.add_argument("--on_test", type=bool, default=False, help="train on the test images, without their labels")
     parsed = parser.parse_args([*shlex.split(line), "--seed", str(seed), "--model.weights", options.weights])
     started, cache = time.monotonic(), options.cache
     features = Features.load(cache, parsed.cut)
     features = features.on_test() if parsed.on_test else features
-    experiment = KeptExperiment(config_of(parser, parsed), features, parsed.cut, parsed.evaluate_every)
+    experiment = KeptExperiment(config_of(parser, parsed), features, parsed.cut, options.evaluate_every)
     experiment.folder, experiment.held_out = folder, np.load(cache / "held_out.npy")
     # The first two draws of crops are those that a run on the test images trains on.
     names = {"crops": "held_out_crops", "strong": "held_out_strong"}
-    experiment.draws = {kind: np.load(cache / parsed.cut / f"{name}.npy")[:, -2:] for kind, name in names.items()}
+    experiment.draws = {
+        kind: np.load(cache / parsed.cut / f"{name}.npy", mmap_mode="r")[:, -2:] for kind, name in names.items()
+    }
     course = experiment.run()
     return {"course": course, "commit": commit(), "seconds": round(time.monotonic() - started, 1)}
 
