@@ -169,7 +169,7 @@ MUTANTS = [
         ("{**dict(network.named_parameters()), **dict(network.named_buffers())}", "dict(network.named_parameters())"),
     ),
     *_of(
-        "parallel/strategy/base.py", "unit/test_optimiser.py unit/test_accumulation.py "
+        "parallel/strategy/base.py", "unit/test_step_cost.py unit/test_optimiser.py unit/test_accumulation.py "
         "distributed/test_void_steps.py distributed/test_zero.py",
         (".clamp(max=1.0)", ""),
         ("for part in (*self.gradients(), *own):", "for part in self.gradients():"),

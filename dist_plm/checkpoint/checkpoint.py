@@ -174,8 +174,14 @@ def load(path: Path, state: State) -> None:
     """Load the tensors of `state` in place, written at any world size. A collective.
 
     Raises:
-        UserError: A tensor is missing or has another shape.
+        UserError: As `check` does, or the data of a tensor can't be read.
     """
+    check(path, state)
+    _read(path, state)
+
+
+def check(path: Path, state: State) -> None:
+    """Raise UserError if the headers can't be read, or a tensor of `state` is missing or has another shape."""
     try:
         stored = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
     # Hashes detect damage, not manipulation: a header may contain anything.
@@ -188,6 +194,9 @@ def load(path: Path, state: State) -> None:
         found = tuple(getattr(stored[name], "size", ()))
         if found != shape:
             raise UserError(f"{path}: {name} has shape {found}, this configuration needs {shape}; {ANEW}")
+
+
+def _read(path: Path, state: State) -> None:
     read = staged(state)
     alone = not dist.is_initialized()  # as in a notebook: a world of one, nothing sharded
     try:

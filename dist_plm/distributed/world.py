@@ -16,7 +16,7 @@ from torch.autograd.function import FunctionCtx
 from dist_plm.distributed.health import Health
 from dist_plm.distributed.preemption import Preempted, Preemption
 from dist_plm.distributed.shares import Shares
-from dist_plm.errors import RunFailure
+from dist_plm.errors import RunFailure, UserError
 from dist_plm.telemetry.parts import part
 
 # Substrings of the RuntimeError that gloo raises for a lost peer, and of NCCL's watchdog.
@@ -230,6 +230,28 @@ class World:
         with self.waiting("broadcast from rank 0"):
             dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]
+
+    def together(self, act: Callable[[], T]) -> T:
+        """What `act`, which is no collective, returns on this rank. A collective.
+
+        Raises:
+            UserError: `act` raised it on some rank: all raise it, with that rank's number, and none waits for it.
+            RunFailure: Likewise.
+        """
+        made: list[T] = []
+        fault: tuple[type[Exception], str] | None = None
+        try:
+            made.append(act())
+        except (UserError, RunFailure) as error:
+            if self.size == 1:
+                raise
+            fault = type(error), str(error)
+        faults = self.gather_objects(fault)
+        found = [(rank, *each) for rank, each in enumerate(faults) if each]
+        if not found:
+            return made[0]
+        rank, kind, text = found[0]
+        raise kind(text if len(found) == self.size else f"rank {rank}: {text}")
 
     def from_first_at_length(self, make: Callable[[], T]) -> T:
         """As `from_first`, for work that may take longer than `runtime.timeout_seconds`.

@@ -85,12 +85,16 @@ def sweep(
     world.leave_if_told()  # ranks with fewer shards wait here for the others
     if found := next(filter(None, world.gather_objects(infinite)), ""):
         raise RunFailure(f"{found}: {DIVERGED}")
+    return world.together(lambda: _opened(files))
+
+
+def _opened(files: list[Path]) -> Embeddings:
     try:
         return Embeddings(files)
     except OSError as error:  # of another rank's file
         raise RunFailure(
-            f"{error.filename or folder} can't be read here ({error.strerror}): put the run directory on a file system "
-            "that all nodes share"
+            f"{error.filename or files[0].parent} can't be read ({error.strerror}): put the run directory on a file "
+            "system that all nodes share"
         ) from error
 
 

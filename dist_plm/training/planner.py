@@ -64,7 +64,7 @@ class Planner:
         path = self.run.directory.plan(at.epochs)
         begun = bool(at.plan)
         at.plan = at.plan or self._make(path, at, learner)
-        ids = load_plan(path, at.plan)
+        ids = self.run.world.together(lambda: load_plan(path, at.plan))
         if not begun:
             share = coverage(ids, len(self.run.store)) if self.run.world.is_first else 0.0
             self.run.log.metrics.write(

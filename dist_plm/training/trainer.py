@@ -54,8 +54,10 @@ class Trainer:
         # First, since it detects weights of another network: a wrong command then creates and changes no folder.
         self.learner = Learner(config, world, self.phase, len(opened.store.classes))
         if opened.found:
-            state = self.learner.state()
-            checkpoint.load(opened.found.path, state)
+            state, path = self.learner.state(), opened.found.path
+            world.together(lambda: checkpoint.check(path, state))  # before the collectives of the reading
+            with world.waiting("reading of the checkpoint"):
+                checkpoint.load(path, state)
             self.learner.restore(state)
         self.store = self._decoded(opened.store)
         self.directory.create(world)

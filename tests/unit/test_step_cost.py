@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -95,12 +97,12 @@ def test_distances_of_the_batch_are_computed_once(relative):
     assert seen.calls["aten._cdist_forward.default"] == 2
 
 
-def small_learner() -> tuple[Learner, Callable[[int], Report]]:
+def small_learner(clip_norm: float = 1.0, **optimiser: Any) -> tuple[Learner, Callable[[int], Report]]:
     config = Config(
         model=ModelConfig(backbone="small", dim=16),
         batch=BatchConfig(groups=4, group_size=5),
-        proxies=ProxiesConfig(count=7),
-        optimiser=OptimiserConfig(clip_norm=1.0),
+        proxies=ProxiesConfig(count=7, lr_scale=1.0),
+        optimiser=OptimiserConfig(clip_norm=clip_norm, **optimiser),
     )
     learner = Learner(config, World(), phases(config)[-1])
     batch = Batch(0, torch.arange(20), torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8))
@@ -152,7 +154,7 @@ def test_a_whole_step_asks_nothing(optimiser):
     config = Config(
         model=ModelConfig(backbone="small", dim=16),
         batch=BatchConfig(groups=4, group_size=5),
-        proxies=ProxiesConfig(count=7),
+        proxies=ProxiesConfig(count=7, lr_scale=1.0),
         optimiser=OptimiserConfig(name=optimiser, clip_norm=1.0),
     )
     learner = Learner(config, World(), phases(config)[-1])
@@ -161,3 +163,27 @@ def test_a_whole_step_asks_nothing(optimiser):
         report = learner.step(Batch(0, torch.arange(20), views), 0, 10)
         with pytest.raises(DataDependentOutputException):
             learner.describe(report)
+
+
+def moved(clip_norm: float) -> tuple[list[Tensor], list[Tensor]]:
+    """How far a step of SGD moves the student's parameters and the method's own, the proxies."""
+    torch.manual_seed(0)
+    learner, step = small_learner(clip_norm, name="sgd", lr=1.0, weight_decay=0.0, backbone_lr_scale=1.0)
+    parameters = [list(learner.student.parameters()), list(learner.method.parameters())]
+    before = [[each.detach().clone() for each in some] for some in parameters]
+    step(0)
+    student, own = (
+        [new.detach() - old for new, old in zip(*some, strict=True)] for some in zip(parameters, before, strict=True)
+    )
+    return student, own
+
+
+def test_all_gradients_are_clipped_by_one_norm():
+    """A limit above the norm changes no bit; one below it scales student and proxies by the same number."""
+    free, above = moved(0.0), moved(1e6)
+    assert all(torch.equal(a, b) for some in zip(free, above, strict=True) for a, b in zip(*some, strict=True))
+    limited = moved(0.01)
+    pairs = [pair for some in zip(free, limited, strict=True) for pair in zip(*some, strict=True) if pair[0].any()]
+    total = sum(before.square().sum() for before, _ in pairs) ** 0.5
+    for before, after in pairs:
+        torch.testing.assert_close(after, before * (0.01 / total), rtol=1e-3, atol=2e-7)  # rounding of weights of 1

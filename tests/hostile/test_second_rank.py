@@ -1,0 +1,79 @@
+"""Files damaged as the second rank alone sees them: all ranks end in bounded time, with one line that names it.
+
+The ranks start in different folders: of the run directory, one part is a copy to each, as on nodes that don't share it.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.common import environments
+from tests.commands import Rank
+from tests.end_to_end.conftest import train
+
+SECONDS = 120  # with a time-out of 20 s, on a machine that is busy
+
+
+def cut(paths: list[Path]) -> None:
+    assert paths
+    for path in paths:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def remove(paths: list[Path]) -> None:
+    assert paths
+    for path in paths:
+        path.unlink()
+
+
+def below(run: Path, pattern: str) -> list[Path]:
+    return [path for path in run.glob(pattern) if path.is_file()]
+
+
+# (what rank 1 has a copy of, how that is damaged, what rank 1 says)
+OWN = "error: rank 1: "
+TENSORS = "checkpoints/step_*/*.safetensors"
+DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "plan": ("plans", lambda run: cut(below(run, "plans/epoch_*.npy")), OWN),
+    "plan is gone": ("plans", lambda run: remove(below(run, "plans/epoch_*.npy")), OWN),
+    "tensors": ("checkpoints", lambda run: cut(below(run, TENSORS)), OWN),
+    "tensors are gone": ("checkpoints", lambda run: remove(below(run, TENSORS)), OWN),
+    "embeddings": ("sweeps", lambda run: None, "that all nodes share"),
+}
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
+    """A run that two ranks left within an epoch of the method."""
+    run = tmp_path_factory.mktemp("stopped") / "run"
+    train(2, tiny, run, "--train.max_steps", 10)
+    return run
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_all_ranks_end(tmp_path: Path, tiny: Path, stopped: Path, name: str) -> None:
+    own, damage, said = DAMAGE[name]
+    first, second = (tmp_path / f"rank_{rank}" / "run" for rank in range(2))
+    shutil.copytree(stopped, first, symlinks=True)
+    second.mkdir(parents=True)
+    for entry in first.iterdir():
+        if entry.name == own:
+            shutil.copytree(entry, second / own, symlinks=True)
+        else:
+            (second / entry.name).symlink_to(entry)
+    damage(second)
+    settings = ("--config", tiny, "--run_dir", "run", "--train.max_steps", 12, "--runtime.timeout_seconds", 20)
+    began = time.monotonic()
+    ranks = [
+        Rank("dist_plm.train", settings, environment, run.parent)
+        for run, environment in zip((first, second), environments(2), strict=True)
+    ]
+    outcomes = [rank.wait() for rank in ranks]
+    assert time.monotonic() - began < SECONDS
+    assert all(outcome.status in (1, 2) for outcome in outcomes), outcomes
+    for outcome in outcomes:
+        assert "Traceback" not in outcome.err, outcome.err
+    assert any(said in outcome.err for outcome in outcomes), outcomes
