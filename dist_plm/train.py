@@ -117,7 +117,7 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
     if not status and world.is_first and config.train.report:
         report_at_end(Path(config.run_dir), config.model.backbone)
     if not status and world.is_first:
-        print(summary(deployment(Path(config.run_dir), config), config), flush=True)
+        print(summary(deployment(Path(config.run_dir), config), config), file=sys.stderr, flush=True)
     return status
 
 
