@@ -1,4 +1,4 @@
-"""`python -m dist_plm.compare RUN...`: runs beside each other and beside the papers' numbers, mean ± std over seeds."""
+"""`python -m dist_plm.compare RUN...`: table of runs and published results, mean ± std over seeds."""
 
 import argparse
 from pathlib import Path
@@ -28,17 +28,15 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = OneLineParser(prog="python -m dist_plm.compare", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory; seeds of one are averaged")
-    parser.add_argument("--model", choices=("student", "teacher"), default="student", help="which network's numbers")
-    parser.add_argument(
-        "--data", default="", help="name of the data set (as its manifest has it: cub200, cars196, sop)"
-    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory; averaged over seeds")
+    parser.add_argument("--model", choices=("student", "teacher"), default="student", help="evaluated network")
+    parser.add_argument("--data", default="", help="name of the data set (in its manifest: cub200, cars196, sop)")
     parser.add_argument("--markdown", action="store_true", help="Markdown instead of a table for the terminal")
     return parser.parse_args()
 
 
 def _read(path: Path, model: str, data: str) -> "Run":
-    """The last evaluation of a run; not the best, which would be chosen on the test set."""
+    """The last evaluation of a run; not the best, which would be selected on the test set."""
     from dist_plm.config.fields import entries
     from dist_plm.report.comparison import Run
     from dist_plm.report.history import History
@@ -46,14 +44,14 @@ def _read(path: Path, model: str, data: str) -> "Run":
     history = History.read(path)
     results = [event for event in history.of("eval") if event["model"] == model]
     if not results:
-        raise UserError(f"{path} holds no evaluation of the {model}: train on, or leave it out")
+        raise UserError(f"{path} has no evaluation of the {model}: train longer, or omit it")
     settings = {key: value for key, value, rules in entries(history.config) if not rules.free and key != "seed"}
     name = data or _data_name(history.config.data)
     return Run(history.name, history.config.seed, settings, name, results[-1])
 
 
 def _data_name(data: "DataConfig") -> str:
-    """The manifest's name of a data set; the folder's where the data are elsewhere by now."""
+    """The manifest's name of a data set; the folder's name if the data set was moved."""
     from dist_plm.data.opening import manifest_of
 
     try:

@@ -1,8 +1,8 @@
-"""`python -m dist_plm.toy`: the idea of the paper's figure 1, three curves that cross, before and after training.
+"""`python -m dist_plm.toy`: the paper's figure 1, three crossing curves, before and after training.
 
-In space the curves pass one another without touching. The embedding starts as their shadow in the plane, where they
-cross and near points of different curves look alike; a small network trained by the method's own losses, without
-labels, bends the shadow until the curves come apart. How far they do differs from seed to seed.
+In space the curves don't intersect. The embedding starts as their projection onto the plane, where they do, so that
+close points of different curves are similar; a small network, trained without labels by the method's losses, separates
+the curves. How well varies with the seed.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main() -> int:
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--out {options.out} can't be made ({error.strerror}): name another folder") from error
+        raise UserError(f"--out {options.out} can't be created ({error.strerror}): choose another folder") from error
     frames, curve = train(options.steps, options.points, options.seed)
     window = _window(frames)
     with replacing(options.out / "crossing_curves.png") as file:
@@ -66,7 +66,7 @@ def main() -> int:
     with replacing(options.out / "crossing_curves.gif") as file:
         moving[0].save(file, "GIF", save_all=True, append_images=moving[1:], duration=durations, loop=0, optimize=True)
     before, after = f"{frames[0].purity:.1%}", f"{frames[-1].purity:.1%} after {frames[-1].step} steps"
-    print(f"{options.out}: members of X_i that are of the curve of x_i: {before} before, {after}")
+    print(f"{options.out}: members of a local neighbourhood (X_i) on the curve of x_i: {before} before, {after}")
     return 0
 
 

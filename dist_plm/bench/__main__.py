@@ -1,4 +1,4 @@
-"""`python -m dist_plm.bench`: how close the code comes to the limit of the machine, as ratios P1 to P13."""
+"""`python -m dist_plm.bench`: performance ratios P1 to P13, relative to the limits of the machine."""
 
 import json
 from dataclasses import asdict, replace
@@ -24,27 +24,25 @@ SEARCH, QUICK_SEARCH = (32_768, 3_276), (8_192, 819)  # rows of the gallery; see
 
 def command_line() -> ConfigParser:
     """All arguments of the command."""
-    parser = config_parser(
-        "bench", "Print the ratios P1 to P13, each measured within this run. Sizes are the config's."
-    )
-    parser.add_argument("--shards", type=str, default="", help="images to read; some are drawn if left out")
-    parser.add_argument("--only", type=str, default="", help="P1,P6: these ratios alone")
+    parser = config_parser("bench", "Measure and print the ratios P1 to P13, with the sizes of the configuration.")
+    parser.add_argument("--shards", type=str, default="", help="data set to read (default: rendered glyphs)")
+    parser.add_argument("--only", type=str, default="", help="ratios to measure, such as P1,P6")
     parser.add_argument("--quick", action="store_true", help="a small network, small images, few repeats")
     parser.add_argument("--out", type=str, default="", help="also write the table to this file, as JSON")
     parser.add_argument("--markdown", action="store_true", help="Markdown instead of a table for the terminal")
-    parser.add_argument("--compare", type=str, default="", help="JSON of before: status 1 where a ratio got worse")
+    parser.add_argument("--compare", type=str, default="", help="JSON of an earlier run: status 1 if worse")
     return parser
 
 
 def main() -> int:
-    """Measure, print, write, compare. Status 1 where a ratio got worse."""
+    """Measure, print, write, compare. Exit status 1 if a ratio got worse."""
     parser = command_line()
     parsed = parser.parse_args()
     ranks = place().size
     config, names = config_of(parser, parsed), _names(parsed.only, ranks)
     out, compare = (Path(each) if each else None for each in (parsed.out, parsed.compare))
     if out and not out.parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}; make it, or name another file")
+        raise UserError(f"--out {out}: there is no folder {out.parent}; create it, or choose another file")
 
     from dist_plm.bench import table
     from dist_plm.bench.setting import quick
@@ -75,22 +73,22 @@ def main() -> int:
 
 
 def _names(only: str, ranks: int) -> list[str]:
-    """Which ratios are wanted. Raises UserError for one that there is not, or that is of one rank alone."""
+    """The requested ratios. Raises UserError for an unknown one, or one that needs a single rank."""
     possible = ON_RANKS if ranks > 1 else NAMES
     names = [name.strip() for name in only.split(",") if name.strip()]
     if strange := [name for name in names if name not in possible]:
         why = f" on {ranks} ranks" if ranks > 1 else ""
-        raise UserError(f"--only {only}: {strange[0]} is none of the ratios{why}, {', '.join(possible)}")
+        raise UserError(f"--only {only}: {strange[0]} is not a ratio{why}; choose from {', '.join(possible)}")
     return names or list(possible)
 
 
 def _sizes(config: Config, parsed: "Namespace", ranks: int) -> dict[str, Any]:
-    """What two tables must have in common to be compared."""
+    """Settings that must agree for two tables to be compared."""
     settings = ("views", "model", "batch", "manifold", "proxies", "index", "train", "runtime")
     facts = {f"{name}.{key}": value for name in settings for key, value in asdict(getattr(config, name)).items()}
     facts |= {"data.workers": config.data.workers, "data.prefetch": config.data.prefetch, "quick": parsed.quick}
     facts |= {"evaluation.batch_size": config.evaluation.batch_size, "shards": Path(parsed.shards).name, "ranks": ranks}
-    return dict(json.loads(json.dumps(facts)))  # as a file gives them back: tuples are lists
+    return dict(json.loads(json.dumps(facts)))  # as read from a file, with lists for tuples
 
 
 def _measured(
@@ -131,7 +129,7 @@ def _measured(
                     ratios += [each for each in measure(setting) if each.name.split()[0] in names]
             facts = machine(world)
         finally:
-            if world.health:  # a thread that beats while the interpreter ends takes the process down with SIGABRT
+            if world.health:  # a heartbeat during interpreter shutdown ends the process with SIGABRT
                 world.health.close()
         disconnect(world)
     return ratios, facts

@@ -1,4 +1,4 @@
-"""P11: how many of the true neighbours an approximate index finds, or that it refuses to be used."""
+"""P11: recall of an approximate index, or that it is below the floor."""
 
 from dataclasses import replace
 from importlib.util import find_spec
@@ -19,9 +19,9 @@ ROWS_OF_A_CELL = 128
 
 
 def recall(setting: Setting) -> list[Ratio]:
-    """P11: neighbours as the plan asks for them, of seeds that the index did not measure itself on.
+    """P11: recall on seeds other than those by which the index chose nprobe.
 
-    Its own measurement chooses the cells that it searches; here exact search counts what it then finds.
+    The index measures its own recall to choose nprobe; here exact search measures the result independently.
     """
     if find_spec("faiss") is None:
         return [Ratio("P11", note="faiss is not installed: search is exact")]
@@ -43,7 +43,7 @@ def recall(setting: Setting) -> list[Ratio]:
                 found.append(_hits(index.neighbours(seeds, k), gallery, torch.from_numpy(seeds)))
             facts = index.facts
     except RunFailure as failure:
-        return [Ratio("P11", note=f"it refuses: {failure}")]
+        return [Ratio("P11", note=f"refused: {failure}")]
     note = f"{config.factory} over {rows:,} x {gallery.shape[1]}, {facts['nprobe']} cells searched, {k} neighbours"
     return [Ratio("P11", found, [float(count // setting.repeats * k)] * len(found), note)]
 

@@ -1,4 +1,4 @@
-"""P12: the arithmetic rate of a step, against the rate that its convolutions reach on their own."""
+"""P12: arithmetic throughput of a step, relative to that of its convolutions in isolation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""P7 to P10: what a run does besides its steps: refresh, save, leave when told, go on."""
+"""P7 to P10: refresh, checkpoint, exit on a signal, resume."""
 
 import gc
 import os
@@ -56,7 +56,7 @@ class _Epochs(Trainer):
 
 
 def refreshing(setting: Setting) -> list[Ratio]:
-    """P7 and P13: epochs of a run on the data set; the first of the process is left out."""
+    """P7 and P13: epochs of a run on the data set; without the first of the process."""
     config = _run(setting, "refresh", epochs=1 + setting.runs)
     trainer = _Epochs(open_run(config, setting.world, force=False))
     trainer.run()
@@ -70,7 +70,7 @@ def refreshing(setting: Setting) -> list[Ratio]:
 
 
 def saving(setting: Setting) -> list[Ratio]:
-    """P8: how long a save holds training up, against a step."""
+    """P8: stall by a checkpoint, relative to a step."""
     learner, batch = setting.learner(), setting.batch(setting.own_images)
     folder = setting.scratch / "saves"
     saver = Saver(folder, setting.world, silent(setting.world), CheckpointConfig(keep=1))
@@ -87,7 +87,7 @@ def saving(setting: Setting) -> list[Ratio]:
 
 
 def leaving(setting: Setting) -> list[Ratio]:
-    """P9 and P10: a run that is told to leave, and goes on; each repeat goes on from the one before."""
+    """P9 and P10: a run that is signalled and resumed; each repeat resumes the previous one."""
     config = _run(setting, "leave", epochs=3 * setting.runs)
     config = replace(config, data=replace(config.data, prefetch=1))  # so that few batches are in flight
     leaves, bounds, read, seconds = [], [], [], []
@@ -118,7 +118,7 @@ def _told(config: Config, setting: Setting) -> tuple[float, float, float]:
     thread.start()
     try:
         trainer.run()
-        raise RuntimeError("the run ended before it was told to: the data set is too small")
+        raise RuntimeError("the run ended before the signal: the data set is too small")
     except Preempted:
         left = time.perf_counter() - sent[0]
     thread.join()
@@ -155,7 +155,7 @@ def _resumed(config: Config, setting: Setting) -> tuple[int, float]:
 
 
 def _run(setting: Setting, name: str, epochs: int) -> Config:
-    """A run that trains, refreshes and does nothing else."""
+    """A run that only trains and refreshes."""
     config = setting.config
     return replace(
         config,

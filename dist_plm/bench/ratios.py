@@ -1,4 +1,4 @@
-"""A ratio with its noise and its target, and how it is measured: numerator and denominator in turns."""
+"""Ratios with noise and target, measured by alternating numerator and denominator."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ Measure = Callable[[], float]
 
 @dataclass(frozen=True)
 class Target:
-    """What a ratio should be.
+    """Target of a ratio.
 
     Args:
         what: Numerator / denominator, in words.
@@ -32,7 +32,7 @@ TARGETS = {
     "P3": Target("W ranks / W x one rank", "images/s", 0.92, at_most=False),
     "P4": Target("loader / bare decode loop", "images/s", 0.90, at_most=False),
     "P4 wait": Target("waiting for data / step", "ms", 0.02),
-    "P5": Target("sweep / forward or decoding alone", "images/s", 0.95, at_most=False),
+    "P5": Target("embedding pass / forward or decoding alone", "images/s", 0.95, at_most=False),
     "P6": Target("matrix product / exact search", "ms", 0.5, at_most=False),
     "P7": Target("refresh / epoch", "s", 0.15),
     "P8": Target("stall of a checkpoint / step", "ms", 1.0),
@@ -68,7 +68,7 @@ class Ratio:
 
     @property
     def repeats(self) -> list[float]:
-        """The ratio of each repeat: what slows the machine down for a while slows both sides."""
+        """The ratio of each repeat; other load affects both sides."""
         return [over / under for over, under in zip(self.numerators, self.denominators, strict=True)]
 
     @property

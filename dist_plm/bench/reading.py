@@ -1,4 +1,4 @@
-"""P4 and P5: images from shards to the step and through the sweep, against the same work with nothing around it."""
+"""P4 and P5: loader and embedding pass, relative to bare loops over the same work."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +24,7 @@ WAIT_STEPS = 2  # of a repeat
 
 
 def loading(setting: Setting) -> list[Ratio]:
-    """P4: the loader's rate, and what of it a step waits for."""
+    """P4: throughput of the loader, and waiting time of a step."""
     store, config = setting.store(), setting.config
     batches = max(1, images_of(store) // config.batch.images)
     rows = np.arange(batches * config.batch.images, dtype=np.int64).reshape(batches, -1) % images_of(store)
@@ -48,7 +48,7 @@ def _loader(store: Store, rows: np.ndarray, config: Config, *, pin: bool) -> Loa
 
 
 def _decode_all(store: Store, ids: np.ndarray, config: Config) -> None:
-    """Each thread reads, decodes and cuts the views of its share, and drops them."""
+    """Each thread reads, decodes and crops the views of its share, and drops them."""
 
     def decode_some(some: np.ndarray) -> None:
         for id in some.tolist():
@@ -61,7 +61,7 @@ def _decode_all(store: Store, ids: np.ndarray, config: Config) -> None:
 
 
 def _waiting(setting: Setting, store: Store) -> Ratio:
-    """The share of steps on real images that goes by waiting for them, once the first batches were decoded."""
+    """Share of the time of steps spent waiting for images, after the first batches."""
     config, learner = setting.config, setting.learner()
     skipped = config.data.prefetch + 1
     steps = skipped + WAIT_STEPS * setting.repeats
@@ -81,7 +81,7 @@ def _waiting(setting: Setting, store: Store) -> Ratio:
 
 
 def sweeping(setting: Setting) -> list[Ratio]:
-    """P5: the sweep of the momentum encoder against its forward alone and decoding alone."""
+    """P5: embedding pass of the momentum encoder, relative to its forward pass and decoding."""
     store, config, learner = setting.store(), setting.config, setting.learner()
     images, numbers = images_of(store), count()
     embed, display = learner.embed_with(learner.teacher), silent(setting.world)

@@ -1,4 +1,4 @@
-"""P6: exact nearest neighbours against the matrix product that is in them."""
+"""P6: exact nearest-neighbour search, relative to its matrix product."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from dist_plm.bench.ratios import Measure, Ratio, in_turns
 from dist_plm.bench.setting import Setting
 from dist_plm.index.flat import QUERY_BLOCK, describe, nearest
 
-CLUSTERS, SPREAD = 256, 0.7  # embeddings lie in clusters: a search among independent points has other ties
+CLUSTERS, SPREAD = 256, 0.7  # embeddings are clustered, which affects ties
 NEIGHBOURS = 2  # groups of a batch, as the plan asks
 
 

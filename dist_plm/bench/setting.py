@@ -1,4 +1,4 @@
-"""What a benchmark runs on: the configuration, the ranks, images, and the machine by name."""
+"""Setting of a benchmark: configuration, ranks, images, machine."""
 
 import os
 import platform
@@ -32,13 +32,13 @@ READ_IMAGES = 500  # of a data set, of which the first shards are read
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and with what sizes ratios are measured.
+    """Setting of the measurements.
 
     Args:
         config: Sizes: batch, views, network, method; threads and workers.
         world: The ranks that were started.
-        scratch: Folder for what is written on the way.
-        shards: Data set that is read where decoding counts; rendered glyphs if empty.
+        scratch: Temporary folder.
+        shards: Data set for measurements with decoding; rendered glyphs if empty.
         repeats: Of every measurement.
         search: Gallery rows and queries of the search.
     """
@@ -66,7 +66,7 @@ class Setting:
 
     @property
     def runs(self) -> int:
-        """Repeats of what takes whole epochs."""
+        """Repeats of measurements over whole epochs."""
         return (self.repeats + 1) // 2
 
     def clock(self) -> Stopwatch:
@@ -74,7 +74,7 @@ class Setting:
         return Stopwatch(self.world.device)
 
     def seconds(self, act: Callable[[], object]) -> float:
-        """How long `act` takes, to the end of what it queued on the device."""
+        """Duration of `act`, including queued work of the device."""
         clock = self.clock()
         act()
         return clock.whole
@@ -82,7 +82,7 @@ class Setting:
     def learner(self, config: Config | None = None, world: World | None = None) -> Learner:
         """A fresh learner in the phase of the method."""
         config = config or self.config
-        # Trained on noise at its own rate, a network shrinks to numbers so small that a CPU computes with them slowly.
+        # At the configured rate, training on noise leads to denormal numbers, which are slow on a CPU.
         config = replace(config, optimiser=replace(config.optimiser, lr=RATE))
         return Learner(config, world or self.world, phases(config)[-1])
 
@@ -107,7 +107,7 @@ class Setting:
 
 
 def silent(world: World) -> Display:
-    """A display that says nothing, as on every rank but the first."""
+    """A display without output."""
     return Display(World(rank=1, device=world.device))
 
 
@@ -150,7 +150,7 @@ def draw(folder: Path, config: Config, pixels: int) -> Path:
 
 
 def machine(world: World) -> dict[str, Any]:
-    """What the ratios depend on, by name."""
+    """Machine and versions that the ratios depend on."""
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

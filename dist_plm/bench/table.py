@@ -59,7 +59,7 @@ def device_of(machine: dict[str, Any]) -> str:
 
 
 def as_json(ratios: list[Ratio], machine: dict[str, Any], sizes: dict[str, Any]) -> str:
-    """What `compare` reads."""
+    """The document that `compare` reads."""
     measured = {
         ratio.name: {
             "what": ratio.target.what,
@@ -79,7 +79,7 @@ def as_json(ratios: list[Ratio], machine: dict[str, Any], sizes: dict[str, Any])
 
 
 def baseline(path: Path) -> dict[str, Any]:
-    """What `as_json` wrote.
+    """Read the output of `as_json`.
 
     Raises:
         UserError: it is not there or something else.

@@ -18,23 +18,21 @@ MINUTES = 10.0
 
 
 def command_line() -> ConfigParser:
-    """All arguments of the command."""
+    """The argument parser."""
     parser = config_parser("fit", __doc__ or "")
     name = program("python -m dist_plm.fit")
     parser.usage = f"{name} PHOTOS [--out RUN] [--minutes N] [--section.key VALUE ...]"
     what = "folder of images, list of files (.txt), CSV of path,label,split, WebDataset tars, or a data set"
     parser.add_argument("photos", type=str, metavar="PHOTOS", help=what)
     parser.add_argument("--out", type=str, default="", help="run directory to write (default: runs/NAME of the images)")
-    parser.add_argument(
-        "--minutes", type=float, default=MINUTES, help="time that all parts together may take, where possible"
-    )
-    parser.add_argument("--ranks", type=str, default="auto", help="processes that train; auto: by GPUs and cores")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="time budget of all parts")
+    parser.add_argument("--ranks", type=str, default="auto", help="training processes; auto: by GPUs and cores")
     parser.add_argument("--plan", action="store_true", help="build the data set, print what was chosen, and stop")
     return parser
 
 
 def main() -> int:
-    """Run all parts. Exit status 0 done, 1 failure, 2 wrong usage, 75 or 130 stopped: run it again."""
+    """Run all parts. Exit status 0 done, 1 failure, 2 usage error, 75 or 130 stopped: rerun to resume."""
     words = sys.argv[1:]
     first = command_line()
     first.parse_args(words)
@@ -44,7 +42,7 @@ def main() -> int:
 
 
 def _fit(parser: ConfigParser, parsed: "Namespace", given: frozenset[str]) -> int:
-    """Check what was typed, then run the parts."""
+    """Check the arguments, then run the parts."""
     from dist_plm.cli import config_of, user_path
     from dist_plm.fit.choice import Asked
     from dist_plm.fit.photos import Photos
@@ -52,9 +50,9 @@ def _fit(parser: ConfigParser, parsed: "Namespace", given: frozenset[str]) -> in
 
     ranks = 0 if parsed.ranks == "auto" else int(parsed.ranks) if parsed.ranks.isdecimal() else -1
     if ranks < 0 or parsed.ranks == "0":
-        raise UserError(f"--ranks {parsed.ranks}: auto, or a whole number from 1")
+        raise UserError(f"--ranks {parsed.ranks}: auto, or a positive integer")
     if not 0 < parsed.minutes < 1e6:
-        raise UserError(f"--minutes {parsed.minutes:g}: a number above 0")
+        raise UserError(f"--minutes {parsed.minutes:g}: a positive number")
     photos = Photos.at(user_path(parsed.photos))
     config = config_of(parser, parsed)
     out = user_path(parsed.out) if parsed.out else _default(photos.path, given, config.run_dir)

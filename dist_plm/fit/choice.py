@@ -45,8 +45,8 @@ class Choice:
     Args:
         config: Resolved.
         ranks: Processes that train.
-        rows: (what, value, why), for people.
-        warnings: For people.
+        rows: (what, value, why), for display.
+        warnings: For display.
         seconds: Expected time of each part that is left.
     """
 
@@ -59,7 +59,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a person gave.
+    """Settings given by the user.
 
     Args:
         config: configs/folder.yaml with all overrides.
@@ -79,7 +79,7 @@ class Asked:
 
 
 class Settings:
-    """Settings under way to a choice: what a person gave stays."""
+    """Settings to be chosen; those of the user are kept."""
 
     def __init__(self, asked: Asked) -> None:
         self.config, self._asked = asked.config, asked
@@ -130,7 +130,7 @@ def _views(model: ModelConfig, *, small: bool) -> ViewsConfig:
 
 
 def choose(asked: Asked, config: Config, start: Start, collection: Collection, machine: Machine, rate: float) -> Choice:
-    """What trains, how long, on how many ranks.
+    """Choose the trainable part, the length and the number of ranks.
 
     Args:
         config: Of `network`.
@@ -175,11 +175,11 @@ def choose(asked: Asked, config: Config, start: Start, collection: Collection, m
 
 
 def _trained(chosen: Settings, start: Start, machine: Machine, rate: float, left: float) -> tuple[str, str]:
-    """What trains, and why: the backbone where time allows for enough steps, else the head on features kept once."""
+    """The trainable part, and why: the backbone if there is time for enough steps, else the head on cached features."""
     if not start.weights and start.backbone == "small":
         for key, value in SMALL.items():
             chosen.put(key, value)
-        return chosen.put("model.trainable", "all"), "random weights: everything has to be learnt"
+        return chosen.put("model.trainable", "all"), "random weights"
     transformer = chosen.config.model.pooling == "cls"
     most = "blocks:2" if transformer else "all"
     step = chosen.config.batch.images * chosen.config.views.count * STEP_PASSES / rate
@@ -229,20 +229,18 @@ def _warnings(config: Config, start: Start, collection: Collection) -> list[str]
     found = []
     if not config.model.weights and ":" not in config.model.backbone:
         found.append(
-            "no pretrained weights are at hand: a small network learns from random weights. Expect neighbours of like "
-            "colour and layout rather than of like content; " + BETTER
+            "no pretrained weights were found: a small network is trained from random weights. Expect neighbours of "
+            "similar colour and layout rather than content; " + BETTER
         )
     elif start.backbone == "small":
         found.append(BETTER)
     if collection.side < config.views.size:
         found.append(
-            f"half of the images are smaller than the {config.views.size} px that the network sees, and are enlarged: "
-            "fine detail is not there to be found"
+            f"half of the images are smaller than the {config.views.size} px input of the network, and are upscaled: "
+            "fine detail is missing"
         )
     if missing := [name for name in ("flask", "waitress") if not find_spec(name)]:
         found.append(f"the search page will need {' and '.join(missing)}: pip install {' '.join(missing)}")
     if collection.images < 300:
-        found.append(
-            f"{collection.images} images are few to learn from: expect little gain over the pretrained network"
-        )
+        found.append(f"{collection.images} images are few: expect little gain over the pretrained network")
     return found

@@ -1,4 +1,4 @@
-"""What there is to learn from: how many images, how large, labelled or not, how many copies."""
+"""The images of a `fit`: number, size, labels, duplicates."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,9 +41,9 @@ class Collection:
         labels = f"{self.classes:,} classes" if self.classes else "no labels"
         parts = [f"{self.images:,} images to train on", labels, f"shorter side {self.side} px (median)"]
         if self.copies:
-            parts.append(f"{self.copies:,} exact copies of others")
+            parts.append(f"{self.copies:,} exact duplicates")
         if self.rejected:
-            parts.append(f"{self.rejected:,} unreadable files left out")
+            parts.append(f"{self.rejected:,} unreadable files skipped")
         return ", ".join(parts)
 
 

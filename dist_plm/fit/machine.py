@@ -1,4 +1,4 @@
-"""What this machine computes with."""
+"""Hardware of this machine."""
 
 import os
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class Machine:
 
 
 def available_gb() -> float:
-    """Memory that can be had without swapping."""
+    """Available memory without swapping, GB."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             found = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}

@@ -1,4 +1,4 @@
-"""What the images of a `fit` are: a data set, or a folder, list or tars from which one is built."""
+"""Input of a `fit`: a data set, or a folder, list or tars from which one is built."""
 
 import os
 import shutil
@@ -20,10 +20,10 @@ SHARDS, LEAST_MB = 24, 0.5
 
 @dataclass(frozen=True)
 class Photos:
-    """Images as a person names them.
+    """Images named by the user.
 
     Args:
-        path: What was named.
+        path: The named path.
         kind: folder, list, tars, or shards: a data set that is built already.
     """
 
@@ -32,7 +32,7 @@ class Photos:
 
     @classmethod
     def at(cls, path: Path) -> "Photos":
-        """Raises UserError where there are none."""
+        """Raises UserError if there are none."""
         if not path.exists():
             raise UserError(f"{path} does not exist: name a folder of images, a list of files, or a data set")
         if path.is_dir():
@@ -43,7 +43,7 @@ class Photos:
             return cls(path, "list")
         if path.suffix == ".tar":
             return cls(path, "tars")
-        raise UserError(f"{path} is no folder, no list ({', '.join(SUFFIXES)}) and no .tar: name one of these")
+        raise UserError(f"{path} is neither a folder, a list ({', '.join(SUFFIXES)}) nor a .tar")
 
     def build(self, run: Path) -> str:
         """Build the data set RUN/shards, or resume that; returns where it lies.
@@ -67,8 +67,8 @@ class Photos:
         except UserError as error:
             if built and "from other inputs" in str(error):
                 raise UserError(
-                    f"the images of {self.path} changed since {run} was begun: for a new run choose another --out; to "
-                    f"add them to the finished index: dist-plm index update {run / 'index'}"
+                    f"the images of {self.path} changed since {run} was started: for a new run choose another --out; "
+                    f"to add them to the finished index: dist-plm index update {run / 'index'}"
                 ) from error
             if built or "part of another data set" not in str(error):
                 raise

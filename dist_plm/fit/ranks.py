@@ -45,7 +45,7 @@ def run_ranks(module: str, words: list[str], ranks: int = 1) -> int:
 
 
 def _ended_with(parent: int) -> Callable[[], None] | None:
-    """What a child does before it starts: ask for a SIGTERM at the end of its parent."""
+    """Pre-exec function of a child: request a SIGTERM at the end of its parent."""
     if sys.platform != "linux":
         return None
     library = ctypes.CDLL(None)

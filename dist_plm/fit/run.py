@@ -81,7 +81,7 @@ class Run:
             if has_checkpoint(self.out):
                 changed = sorted(key for key in {*typed, *known["typed"]} if typed.get(key) != known["typed"].get(key))
                 raise UserError(
-                    f"{self.out} was begun with another {', '.join(changed)}: repeat that command to resume it, or "
+                    f"{self.out} was started with another {', '.join(changed)}: rerun that command to resume it, or "
                     "choose another --out"
                 )
         choice = self._timed("choice of settings", lambda: self._choose(shards))
@@ -93,7 +93,7 @@ class Run:
         return choice.config, choice.ranks
 
     def _typed(self, shards: str) -> dict[str, Any]:
-        """What decides the choice, as JSON."""
+        """Inputs of the choice, as JSON."""
         given = {key: value for key, value, _ in entries(self.asked.config) if self.asked.has(key)}
         fixed = {"images": str(self.photos.path.resolve()), "minutes": self.asked.minutes}
         return dict(json.loads(json.dumps({**plain(given), **fixed})))
@@ -139,7 +139,7 @@ class Run:
 
     def _stopped(self, status: int) -> int:
         if status in STOPPED:
-            print("stopped; run the same command again to resume", file=sys.stderr)
+            print("stopped; rerun the command to resume", file=sys.stderr)
             return PREEMPTED
         return status if status > 0 else 1
 

@@ -74,7 +74,7 @@ def network_of(file: Path) -> str:
     names |= {name: name for name in supported()}  # of a network that both have, torchvision's files are more common
     fits = [name for name in names if stem == name or stem.startswith(f"{name}_")]
     if not fits:
-        raise UserError(f"{file} does not say by its name which network it is of: give --model.backbone too")
+        raise UserError(f"{file} has a name of no known network: set --model.backbone too")
     return names[max(fits, key=len)]
 
 

@@ -1,4 +1,4 @@
-"""What a search may do with the rows of a gallery: take some of them, or walk over all."""
+"""Access to the rows of a gallery: by id, or in blocks."""
 
 from collections.abc import Iterator
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""Signs of collapse: where all embeddings coincide every target distance is 0 and training stands."""
+"""Indicators of collapse: if all embeddings coincide every target distance is 0, a fixed point of training."""
 
 import torch
 from torch import Tensor

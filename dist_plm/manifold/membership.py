@@ -15,7 +15,7 @@ def member_similarity(members: Tensor, rows: Tensor) -> Tensor:
         rows: int64 [b], the points whose similarities are wanted.
     """
     count = len(members)
-    # Who is not a member writes into a column of its own, which is dropped.
+    # Non-members write into an extra column, which is dropped.
     holds = torch.zeros(count, count + 1, dtype=torch.bool, device=members.device)
     holds.scatter_(1, torch.where(members < 0, count, members), True)
     holds = holds[:, :count]
@@ -26,7 +26,7 @@ def member_similarity(members: Tensor, rows: Tensor) -> Tensor:
 def nearest_points_similarity(points: Tensor, proxies: Tensor, k: int) -> Tensor:
     """1 for the k of the points [B, D] that are nearest to each of the proxies [P, D], 0 for the others -> [B, P].
 
-    The appendix does not say who is in the neighbourhood of a proxy, which has no X_i. Ties go to the lower row.
+    The appendix does not define the members of a proxy's neighbourhood, which has no X_i. Ties go to the lower row.
     """
     order = distance(proxies, points).sort(dim=1, stable=True).indices[:, :k]
     return points.new_zeros(len(proxies), len(points)).scatter_(1, order, 1.0).mT

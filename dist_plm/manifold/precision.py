@@ -1,4 +1,4 @@
-"""The number format of the method: all of a call in float32 or all of it in float64, also inside an autocast region."""
+"""Number format of the method: float32 or float64 for a whole call, also inside an autocast region."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 @contextmanager
 def ieee_products() -> Iterator[None]:
-    """Products of float32 matrices on a GPU at IEEE precision, whatever the process has chosen."""
+    """Context with IEEE precision of float32 matrix products on a GPU, whatever the process-wide setting."""
     matmul = torch.backends.cuda.matmul
     chosen = matmul.fp32_precision
     if chosen != "tf32":  # parts of torch still read the older flags, and refuse to once this one was written

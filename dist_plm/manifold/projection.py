@@ -1,4 +1,4 @@
-"""The point of a piece that is nearest to an embedding: what the piecewise-linear model keeps of it."""
+"""Projection of an embedding onto its local neighbourhood."""
 
 import torch
 from torch import Tensor

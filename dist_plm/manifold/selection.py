@@ -1,7 +1,7 @@
 """Steps 1 to 4 of section 3.2: which of the k neighbours join X_i, on Gram matrices of k + 1 vectors alone.
 
 `select` is one batched torch program, and one kernel on a GPU: there each of its k - m rounds would cost a dozen small
-kernels and a wait of the host for the error code of the eigendecomposition.
+kernels and a synchronisation for the error code of the eigendecomposition.
 """
 
 import warnings
@@ -68,7 +68,7 @@ def _kernel(device: torch.device) -> ModuleType | None:
         gram = torch.eye(4, device=device)[None]
         kernel.select(gram, torch.zeros(1, 1, device=device), dim=2, centre="mean", allowed=0.1)
         torch.cuda.synchronize(device)
-    except Exception as error:  # of Triton, its compiler, the driver: all mean the same here
+    except Exception as error:  # of Triton, its compiler or the driver
         reason = str(error).strip().splitlines() or [repr(error)]
         warnings.warn(f"neighbours are selected without the Triton kernel, more slowly: {reason[-1]}", stacklevel=2)
         return None
@@ -77,7 +77,7 @@ def _kernel(device: torch.device) -> ModuleType | None:
 
 def select_batched(gram: Tensor, noise: Tensor, *, dim: int, centre: str, allowed: float) -> Selection:
     """`select` in torch: one candidate a round for all points at once."""
-    # T = 0 asks for nothing: what is orthogonal to U must not fail it by rounding.
+    # T = 0 accepts everything: vectors orthogonal to U must not fail by rounding.
     members = torch.full_like(gram[:, 0], allowed >= 1, dtype=torch.bool)
     members[:, :dim] = True
     for j in range(dim, 0 if allowed >= 1 else members.shape[1]):

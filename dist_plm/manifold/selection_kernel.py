@@ -1,4 +1,4 @@
-"""`select_batched` as one Triton kernel: a program a point, all rounds in registers, no word to the host.
+"""`select_batched` as one Triton kernel: one program per point, all rounds in registers, no synchronisation.
 
 The eigendecomposition is Jacobi's in parallel order. With N a power of two, round r = 1 ... N - 1 of a sweep rotates
 the N / 2 disjoint pairs (i, i xor r): each pair once a sweep, all rotations of a round at once as products with one
@@ -15,7 +15,7 @@ from torch import Tensor
 
 LEAST, MOST = 16, 32  # rows: of a matrix product of Triton's; of what registers hold, but for 400 bytes
 SWEEPS = 10  # at most; convergence is quadratic, and float32 stands still after four to six
-ALL = 1e30  # times |v|^2, what nothing exceeds
+ALL = 1e30  # times |v|^2, an upper bound
 
 
 def select(gram: Tensor, noise: Tensor, *, dim: int, centre: str, allowed: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -32,16 +32,16 @@ WARM_UP = InstanceDiscrimination
 
 
 def is_searched(config: Config) -> bool:
-    """Whether a refresh makes an index of all images and searches it."""
+    """Whether a refresh builds an index of all images and searches it."""
     method = METHODS[config.train.method]
     return method.is_searched(config.batch) or method.reads_gallery(config)
 
 
 def is_swept(config: Config) -> bool:
-    """Whether a refresh embeds all images, for an index or to make classes up; proxies may begin on them besides."""
+    """Whether a refresh embeds all images, for an index or for pseudo-labels."""
     return METHODS[config.train.method].batches == "clusters" or is_searched(config)
 
 
 def build_method(name: str, config: Config, world: World, classes: int = 1) -> Method:
-    """The method called `name` in the configuration, over so many classes if it is supervised."""
+    """Instantiate the method called `name`, with the number of classes for supervised methods."""
     return METHODS[name](config, world, classes)

@@ -1,4 +1,4 @@
-"""The seam between the loop and what is trained on a batch."""
+"""Interface between the training loop and a training objective (method)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ Batches = Literal["neighbours", "random", "classes", "clusters"]
 
 @dataclass(frozen=True)
 class Points:
-    """This rank's points of a batch: b rows, image by image, an image's views side by side.
+    """This rank's points of a batch: b rows, ordered by image, then by view.
 
     Attributes:
         student: z = f_theta(x) [b, D], fp32 or better; carries gradient.
@@ -28,13 +28,13 @@ class Points:
         views: Views of an image.
         shares: Points of each rank; None: as many as this one.
         ids: int64 [b], the image of each point.
-        labels: int64 [b], the class of each point, where batches are made of `classes` or `clusters`.
+        labels: int64 [b], the class of each point, if `batches` is `classes` or `clusters`.
         student_wide: g_theta(x) [b, wide_dim] of the wide head, which may be 0 wide; carries gradient.
         teacher_wide: g_phi(x) [b, wide_dim].
         neighbours: f_phi of the k nearest training images of each image [b / views, k, D], as of the last refresh, for
             a method that `reads_gallery`.
-        prepared: What `prepare` made of `teacher`; None if it was not called.
-        sound: Whether the rank's rows were finite (scalar bool); the step is void otherwise.
+        prepared: Result of `prepare` for `teacher`; None if it was not called.
+        sound: Whether the rank's rows were finite (scalar bool); otherwise the step is skipped.
         step: Steps done in this phase: a counter for random numbers.
         epoch: Epochs done in this phase.
     """
@@ -56,15 +56,15 @@ class Points:
 
 @dataclass(frozen=True)
 class Targets:
-    """What a method made up to teach this rank's b points, for those who have labels to judge it by.
+    """A method's training targets for this rank's b points, for evaluation by labels.
 
     Attributes:
         similarity: [b, c] estimated similarity to c points of the batch.
         indices: int64 [b, k + 1], the point itself and its neighbours, nearest first, as columns of `similarity`; None
             where the neighbours are not in the batch.
-        members: bool [b, k + 1], which of them it is grouped with.
-        first: Row of the global batch that column 0 is.
-        delta: Distance that two entirely dissimilar points are to have (scalar).
+        members: bool [b, k + 1], which of them are members of its group.
+        first: Row of the global batch that corresponds to column 0.
+        delta: Target distance of two points of similarity 0 (scalar).
     """
 
     similarity: Tensor
@@ -81,13 +81,13 @@ class Targets:
 
 @dataclass(frozen=True)
 class Loss:
-    """What a batch costs.
+    """Loss of a batch.
 
     Attributes:
         share: This rank's share of the global loss (scalar): the loss is the *sum* of the shares over the ranks.
         terms: The same for each named term, detached.
-        statistics: Means over the rank's points of what is worth watching, detached.
-        targets: What the points were taught; None where a method has no such pairs.
+        statistics: Means over the rank's points for the log, detached.
+        targets: The training targets; None for a method without pairwise targets.
     """
 
     share: Tensor
@@ -99,18 +99,18 @@ class Loss:
 class Method(nn.Module, ABC):
     """A loss over the points of a batch, and the parameters that belong to it.
 
-    Parameters of a method are owned: a rank holds those that no other holds, and their gradient is complete when
-    `share.backward()` returns. So is the gradient of `points.student`, for the rank's own rows.
+    Parameters of a method are sharded: each is owned by one rank, where its gradient is complete when
+    `share.backward()` returns. So is the gradient of `points.student` for the rank's rows.
 
     Args:
-        classes: Of the training split's labels; only supervised methods look at it.
+        classes: Number of classes of the training split; only used by supervised methods.
 
     Attributes:
         batches: A group of a batch is a seed and its nearest `neighbours` (section 3.1.1), `random` images, or images
-            of one class: of the split's labels (`classes`) or of those that `cluster` makes up (`clusters`).
-        reads_teacher: Whether `forward` looks at f_phi(x), which costs a pass through the momentum encoder.
-        name: In `train.method`.
-        wide_head: Whether it trains the second head, `model.wide_dim` wide.
+            of one class: by the split's labels (`classes`) or by the pseudo-labels of `cluster` (`clusters`).
+        reads_teacher: Whether `forward` needs f_phi(x), a forward pass of the momentum encoder.
+        name: Value of `train.method`.
+        wide_head: Whether it trains the second head, of dimension `model.wide_dim`.
     """
 
     name: ClassVar[str]
@@ -124,7 +124,7 @@ class Method(nn.Module, ABC):
 
     @classmethod
     def check(cls, config: Config, world_size: int) -> None:
-        """What it asks of the configuration and of the data. Called before anything starts, also as a warm-up.
+        """Check configuration and data. Called before anything starts, also for a warm-up.
 
         Raises:
             UserError: Names the keys at fault and the fix.
@@ -132,21 +132,21 @@ class Method(nn.Module, ABC):
 
     @classmethod
     def memory(cls, config: Config, classes: int, world_size: int) -> dict[str, float]:
-        """Bytes of a rank by what they hold, besides the pairs of points that all methods compare."""
+        """Bytes on a rank by purpose, without the pairs of points that all methods have."""
         return {}
 
     @classmethod
     def is_searched(cls, batch: BatchConfig) -> bool:
-        """Whether batches hold the nearest images of their seeds; a group of one image needs none."""
+        """Whether batches need the nearest images of their seeds; groups of one image don't."""
         return cls.batches == "neighbours" and batch.group_size > 1
 
     @classmethod
     def reads_gallery(cls, config: Config) -> bool:
-        """Whether `forward` and `prepare` ask for the nearest training images of each image of a batch."""
+        """Whether `forward` and `prepare` need the nearest training images of each image of a batch."""
         return False
 
     def prepare(self, x: Tensor, shares: Shares | None = None, neighbours: Tensor | None = None) -> Any:
-        """What `forward` needs of f_phi(x) [b, D] alone: it may be called while the student is still embedding. A
+        """Computations of `forward` on f_phi(x) [b, D] only, which may overlap with the student's forward pass. A
         collective.
 
         Args:
@@ -163,22 +163,22 @@ class Method(nn.Module, ABC):
         """Called once, before the first step; `gallery` reads the momentum embeddings [n, D] of all training images."""
 
     def cluster(self, gallery: np.ndarray) -> np.ndarray:
-        """Classes made up for the training images from their momentum embeddings [n, D] -> int64 [n], -1: none.
+        """Pseudo-labels of the training images from their momentum embeddings [n, D] -> int64 [n], -1: none.
 
-        Called on the first rank at every refresh, where `batches` is `clusters`; a function of its argument alone.
+        Called on rank 0 at every refresh if `batches` is `clusters`; a function of its argument only.
         """
         raise NotImplementedError(f"{type(self).__name__} has no clusters")
 
     def relabel(self, gallery: np.ndarray, labels: np.ndarray) -> None:
-        """Called after `cluster` on all ranks, with its argument and result; the optimiser forgets its moments."""
+        """Called after `cluster` on all ranks, with its argument and result; the optimizer's moments are reset."""
 
     def trained(self) -> Iterator[nn.Parameter]:
-        """The owned parameters, which the run's optimiser moves."""
+        """This rank's parameters, which the run's optimizer updates."""
         return self.parameters()
 
     def state(self) -> State:
-        """What a resumed run needs, by name: the owned parameters with their rows over all ranks, and what else it
-        moves by itself, alike on all ranks."""
+        """State for checkpoints, by name: the sharded parameters, and replicated state that the method updates
+        itself."""
         return {}
 
 
@@ -186,8 +186,8 @@ def proxy_memory(config: Config, count: int, floats: int, world_size: int, pair_
     """Bytes of a rank for `count` proxies over all ranks.
 
     Args:
-        floats: Numbers of a proxy.
-        pair_floats: Numbers that are alive at once for all pairs of points and proxies.
+        floats: Parameters per proxy.
+        pair_floats: Temporary numbers for all pairs of points and proxies.
     """
     moments = 1 if config.optimiser.name == "sgd" else 2
     return {

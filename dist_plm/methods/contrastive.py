@@ -16,7 +16,7 @@ from dist_plm.methods.manifold_checks import check_k, check_pieces
 
 
 class InstanceDiscrimination(Method):
-    """Each view must find the next view of its image among all points of the global batch (their equation 1)."""
+    """NT-Xent: the next view of the image is the positive among all points of the global batch (their equation 1)."""
 
     name = "instance"
     batches = "random"
@@ -30,7 +30,7 @@ class InstanceDiscrimination(Method):
             )
 
     def forward(self, points: Points) -> Loss:
-        """The softmax runs over local rows x gathered columns; a row's terms live on one rank, so shares add up."""
+        """Softmax over local rows x gathered columns; all terms of a row are on one rank, so shares add up."""
         z, temperature = points.student, self.config.warm_up.temperature
         own = self.world.own_rows(z, points.shares)
         logits = contrast(z, self.world.gather_rows(z, points.shares), own, temperature)
@@ -42,7 +42,7 @@ class InstanceDiscrimination(Method):
 
 
 class NeighbourContrast(Method):
-    """Each point must find its k nearest of the global batch, by the momentum encoder, among all its points.
+    """The k nearest points of the global batch, by the momentum encoder, are the positives of each point.
 
     Equation 2 (L_out) of Khosla et al., NeurIPS 2020, with the `manifold.k` candidates of X_i in place of the points of
     one label: all count alike, and everything else is a negative. Other views of an image are positives if they are
@@ -55,8 +55,8 @@ class NeighbourContrast(Method):
     def check(cls, config: Config, world_size: int) -> None:
         if config.manifold.scope != "global":
             raise UserError(
-                f"manifold.scope {config.manifold.scope} is a reading of plm, neighbour_contrast looks for neighbours "
-                "in the whole batch: set --manifold.scope global"
+                f"manifold.scope {config.manifold.scope} is only supported by plm, neighbour_contrast searches "
+                "neighbours in the whole batch: set --manifold.scope global"
             )
         check_pieces(config)
         check_k(config, world_size)
@@ -67,7 +67,7 @@ class NeighbourContrast(Method):
         return nearest_candidates(x, self.world.gather_rows(x, shares), k, rows)[:, 1:]
 
     def forward(self, points: Points) -> Loss:
-        """The softmax runs over local rows x gathered columns; a row's terms live on one rank, so shares add up."""
+        """Softmax over local rows x gathered columns; all terms of a row are on one rank, so shares add up."""
         z, shares, temperature = points.student, points.shares, self.config.warm_up.temperature
         near = self.prepare(points.teacher, shares) if points.prepared is None else points.prepared
         logits = contrast(z, self.world.gather_rows(z, shares), self.world.own_rows(z, shares), temperature)
@@ -76,5 +76,5 @@ class NeighbourContrast(Method):
 
 
 def contrast(z: Tensor, columns: Tensor, own: Tensor, temperature: float) -> Tensor:
-    """Logits z . columns / temperature [b, G] of which of the columns a point is; -inf for itself, column `own`."""
+    """Logits z . columns / temperature [b, G]; -inf for the point itself, column `own`."""
     return (z @ columns.T / temperature).scatter(1, own[:, None], float("-inf"))

@@ -1,7 +1,7 @@
-"""Data-augmented domain adaptation (DADA; Ren et al., AAAI 2024): samples and proxies are made indistinguishable.
+"""Data-augmented domain adaptation (DADA; Ren et al., AAAI 2024): adversarial alignment of samples and proxies.
 
-Supervised. Per batch the discriminators take a few steps on constant embeddings, then the network and the proxies take
-one against them; there is no gradient reversal.
+Supervised. Per batch the discriminators take a few steps on detached embeddings, then the network and the proxies take
+one step against them, without gradient reversal.
 """
 
 from collections.abc import Iterator
@@ -38,11 +38,11 @@ class DataAugmentedDomainAdaptation(ProxyAnchor):
         U and C minimise              (1 - r) L_U + r (L_C - L_d)
         network and proxies minimise  lambda L_PA + r (L_C + L_d) - (1 - r) L_U
 
-    Readings: p are the proxies of the batch's labels, one a point; x and p have unit length, x_mix has not; the domains
-    pass a discriminator together, with common batch statistics; the discriminators' rate is constant.
+    Interpretations: p are the proxies of the batch's labels, one per point; x and p have unit length, x_mix has not;
+    the domains share batch statistics in a discriminator; the discriminators' rate is constant.
 
-    Cross-entropies and their gradients are sums over rows, hence over ranks. The nuclear norms are those of all rows,
-    which every rank gathers; it counts 1 / W of them. The discriminators are alike on all ranks: gradients are summed.
+    Cross-entropies and their gradients are sums over rows, hence over ranks. The nuclear norms are over all rows,
+    which every rank gathers, each with weight 1 / W. The discriminators are replicated: gradients are summed.
     """
 
     name = "dada"
@@ -51,7 +51,7 @@ class DataAugmentedDomainAdaptation(ProxyAnchor):
     def check(cls, config: Config, world_size: int) -> None:
         super().check(config, world_size)
         if config.batch.locality:
-            raise UserError("batch.locality would change what dada draws for each place in a batch: leave it out")
+            raise UserError("batch.locality changes dada's random numbers, which depend on batch positions: disable it")
 
     @classmethod
     def memory(cls, config: Config, classes: int, world_size: int) -> dict[str, float]:
@@ -120,7 +120,7 @@ class DataAugmentedDomainAdaptation(ProxyAnchor):
         return domain, category, (norm_x - norm_mixed) / (2 * count * self.world.size)
 
     def _improve(self, x: Tensor, mixed: Tensor, p: Tensor, y: Tensor, draws: "Draws", sound: Tensor) -> None:
-        """One step of the discriminators; none where a rank's rows, or the gradients, are not finite."""
+        """One step of the discriminators; skipped if a rank's rows, or the gradients, are not finite."""
         r, parameters = self.config.dada.balance, list(self.discriminators.parameters())
         self.discriminators.requires_grad_(True)
         domain, category, discrepancy = self._judged(x, mixed, p, y, draws)
@@ -137,7 +137,7 @@ class DataAugmentedDomainAdaptation(ProxyAnchor):
 
     @cached_property
     def optimiser(self) -> torch.optim.Optimizer:
-        """Adam of the discriminators; made when first asked for, where and in the number format they then are."""
+        """Adam of the discriminators, created on first use, on their device and in their dtype."""
         optimiser = begun(torch.optim.Adam(self.discriminators.parameters(), lr=0.0, fused=True))
         optimiser.param_groups[0]["lr"] = self.config.dada.lr
         return optimiser
@@ -160,14 +160,14 @@ class DataAugmentedDomainAdaptation(ProxyAnchor):
 
 
 class Draws:
-    """Random numbers of a step, the same for a row whichever rank it is on: all rows' are drawn, the own are taken."""
+    """Random numbers of a step, independent of the rank of a row: drawn for all rows, of which own ones are used."""
 
     def __init__(self, seed: int, step: int, shares: Shares, rank: int, device: torch.device) -> None:
         self.shares, self._own, self._device = shares, shares.rows(rank), device
         self._key, self._calls = (seed, step), 0
 
     def of(self, domains: int) -> Uniform:
-        """A source for the own rows of so many domains, one after the other: numbers [domains * b, width]."""
+        """A source of numbers [domains * b, width] for this rank's rows of several domains."""
 
         def uniform(width: int) -> Tensor:
             self._calls += 1

@@ -1,4 +1,4 @@
-"""The piecewise-linear manifold as configured: neighbourhoods, and the similarity that they give, graded or binary."""
+"""Neighbourhoods and similarity of the piecewise-linear manifold, as configured."""
 
 from typing import NamedTuple
 
@@ -21,13 +21,13 @@ from dist_plm.telemetry.parts import part
 
 
 class Pieces(NamedTuple):
-    """The pieces P_i of a rank's b points.
+    """Local neighbourhoods (pieces P_i) of a rank's b points.
 
     Args:
         basis: [b, D, M].
-        members: [b, K + 1] bool, which of its K possible neighbours are in X_i; column 0 is the point itself.
+        members: [b, K + 1] bool, which of its K candidates are members (X_i); column 0 is the point itself.
         projected: [b, D], the points on their pieces; the points themselves unless `manifold.project`.
-        indices: int64 [b, K + 1], rows of the candidates in the batch; None where neighbours are not in the batch.
+        indices: int64 [b, K + 1], rows of the candidates in the batch; None if neighbours are not in the batch.
         distances: [b, G] to the candidates in the batch, likewise.
     """
 
@@ -51,9 +51,9 @@ def batch_pieces(x: Tensor, candidates: Tensor, rows: Tensor, config: ManifoldCo
 def gallery_pieces(x: Tensor, neighbours: Tensor, views: int, config: ManifoldConfig) -> Pieces:
     """P_i of points x [b, D], image by image, from the k nearest training images of their image [b / views, k, D].
 
-    With a piece for each view, its other views are the first to join X_i. Among single images the nearest neighbour of
-    a view in its batch *is* its other view, so that the direction between the two lies in P_i and the pair attracts;
-    without them X_i would lack that direction.
+    With a piece per view, its other views are the first members. In batches of single images the nearest neighbour of
+    a view is its other view, so that the direction between the two is in P_i and the pair attracts; without them X_i
+    would lack that direction.
     """
     images = x.reshape(-1, views, x.shape[1])
     if config.piece == "image":
@@ -96,8 +96,8 @@ def neighbourhoods(
 
 
 def member_ids(found: Pieces | Neighbourhoods) -> Tensor:
-    """X_i as int64 [b, k + 1], rows of the batch, -1 for the neighbours that are not in it."""
-    assert found.indices is not None  # a binary similarity has its neighbours in the batch
+    """Members (X_i) as int64 [b, k + 1], rows of the batch, -1 for candidates that are not members."""
+    assert found.indices is not None  # a binary similarity needs neighbours in the batch
     return found.indices.masked_fill(~found.members, -1)
 
 
@@ -116,7 +116,7 @@ def similarity(
         basis: [G, D, M].
         members: `member_ids` [G, k + 1]; only a binary similarity needs them.
         rows: int64 [b].
-        config: Says which similarity.
+        config: Selects the similarity.
         distances: [b, G], where they are known.
     """
     if members is not None and config.similarity == "binary":

@@ -29,11 +29,11 @@ from dist_plm.methods.piecewise import (
 )
 from dist_plm.model.proxies import Proxies
 
-PAIRS = 2**21  # of points and proxies at a time
+PAIRS = 2**21  # of points and proxies per block
 
 
 class Surroundings(NamedTuple):
-    """What the momentum encoder alone says about a batch.
+    """Neighbourhoods of a batch, from the momentum encoder only.
 
     Args:
         x_all: f_phi of all points [G, D].
@@ -51,16 +51,16 @@ class Surroundings(NamedTuple):
 class PiecewiseLinearManifold(Method):
     """The loss of equation 9 over all G points of the batch and P proxies.
 
-    How the pairs are shared out, with r the rank, b_r its points and P_r its proxies:
+    Distribution of the pairs, with r the rank, b_r its points and P_r its proxies:
 
         equation 6   rows of r x all columns      sum_{i in r} sum_j          G b_r pairs
         equation 7   all points x proxies of r    sum_i sum_{j in r}          G P_r pairs
         equation 8   all bases x proxies of r     sum_i sum_{j in r} sum_k    G P_r M pairs
 
     Every pair is counted on exactly one rank, so the loss is the sum of the shares and, by linearity, so is every
-    gradient. rho and Psi never travel: equations 7 and 8 come to their owner, because z, f_phi and the bases [G, D, M]
-    are gathered for equation 6 anyway. dL/drho and dL/dPsi are complete on the owner; dL/dz of the own rows collects
-    what other ranks' pairs say about them in the adjoint of the gather, a reduce-scatter.
+    gradient. rho and Psi are not communicated: equations 7 and 8 are computed on their owner, since z, f_phi and the
+    bases [G, D, M] are gathered for equation 6 anyway. dL/drho and dL/dPsi are complete on the owner; dL/dz of a rank's
+    rows includes the pairs of other ranks by the adjoint of the gather, a reduce-scatter.
     """
 
     name = "plm"
@@ -101,7 +101,7 @@ class PiecewiseLinearManifold(Method):
     def memory(cls, config: Config, classes: int, world_size: int) -> dict[str, float]:
         count, floats = config.proxies.count, config.model.dim * (1 + config.manifold.dim)
         pairs = config.batch.images * config.views.count * -(-count // world_size)
-        # three times as many as pairs of points with M basis vectors, but for a piece of the proxies at a time
+        # three times as many as pairs of points with M basis vectors, for one block of proxies
         return proxy_memory(config, count, floats, world_size, pair_floats=25 * min(pairs, PAIRS))
 
     @classmethod
@@ -140,7 +140,7 @@ class PiecewiseLinearManifold(Method):
         config, alone, members = self.config.manifold, self.config.manifold.scope == "rank", None
         x_all, own, basis_all, points_all = around
         rows = self.world.own_rows(points.student, points.shares)
-        first = self.world.rank * len(rows) if alone else 0  # alone on a rank, shares are equal
+        first = self.world.rank * len(rows) if alone else 0  # in scope `rank`, shares are equal
         if config.similarity == "binary":
             members = member_ids(own) if alone else self.world.gather_rows(member_ids(own), points.shares)
         if alone:
@@ -157,9 +157,9 @@ class PiecewiseLinearManifold(Method):
         return total / pairs, Targets(s, own.indices, own.members, first, delta)
 
     def _delta(self, s: Tensor, x: Tensor, columns: Tensor, d: Tensor | None) -> Tensor:
-        """delta; where it is relative, times the mean of |x_i - x_j| over that of 1 - s_ij, of all ranks' pairs.
+        """delta; if relative, times the mean of |x_i - x_j| over the mean of 1 - s_ij, over the pairs of all ranks.
 
-        A point and itself add nothing to either. Where all points coincide delta is 0, as every target would be.
+        A point with itself contributes 0 to both. If all points coincide delta is 0, as every target.
         """
         delta = s.new_full((), self.config.loss.delta)
         if not self.config.loss.relative:
@@ -173,8 +173,8 @@ class PiecewiseLinearManifold(Method):
     ) -> tuple[Tensor, Tensor]:
         """Means of equations 7 and 8 over all points and the rank's own proxies.
 
-        A piece of the proxies at a time, computed again in the backward: what is alive besides the proxies does not
-        grow with their number.
+        Computed in blocks of proxies, and recomputed in the backward pass, so that temporary memory does not grow with
+        their number.
         """
 
         def sums(raw_rho: Tensor, raw_psi: Tensor, z_all: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,12 +192,12 @@ class PiecewiseLinearManifold(Method):
 
     @torch.no_grad()
     def begin(self, gallery: Callable[[], Tensor]) -> None:
-        """Place the own proxies on the data, if asked: at every n/P-th image, with the basis of its neighbourhood."""
+        """Initialise this rank's proxies from data, if configured: every n/P-th image, with its local basis."""
         if self.proxies is None or self.config.proxies.start != "data":
             return
         points = gallery()
         own = self.proxies.first + torch.arange(len(self.proxies.raw_rho), device=points.device)
-        for block in own.split(1024):  # 1,024 x n distances at a time
+        for block in own.split(1024):  # 1,024 x n distances per block
             rows = block * len(points) // self.proxies.count
             basis = neighbourhoods(points[rows], points, rows, self.config.manifold).basis
             self.proxies.place(block - self.proxies.first, points[rows], basis)

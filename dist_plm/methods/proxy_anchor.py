@@ -1,4 +1,4 @@
-"""Proxy-Anchor (Kim et al., CVPR 2020) on W ranks: each class has a proxy, each proxy sees all points of the batch."""
+"""Proxy-Anchor (Kim et al., CVPR 2020) on W ranks: proxies are sharded, points are gathered."""
 
 import torch
 from torch import Tensor
@@ -33,13 +33,13 @@ def proxy_anchor_loss(
     cosine = proxies @ z.T
     own = first + torch.arange(len(proxies), device=z.device)
     positive = labels[None, :] == own[:, None]
-    present = labels.new_zeros(count).index_fill(0, labels, 1).sum()  # |P+|; unique() would wait for a GPU
+    present = labels.new_zeros(count).index_fill(0, labels, 1).sum()  # |P+|; unique() would synchronise with a GPU
     attraction = _log_one_plus_sum(-alpha_positive * (cosine - margin), positive) / present
     return attraction + _log_one_plus_sum(alpha_negative * (cosine + margin), ~positive) / count
 
 
 def _log_one_plus_sum(exponents: Tensor, kept: Tensor) -> Tensor:
-    """sum_p log(1 + sum_{x kept} exp(e_px)); 0 for a row of which nothing is kept."""
+    """sum_p log(1 + sum_{x kept} exp(e_px)); 0 for a row without kept entries."""
     one = exponents.new_zeros(len(exponents), 1)  # exp(0)
     return torch.cat([one, exponents.masked_fill(~kept, float("-inf"))], dim=1).logsumexp(dim=1).sum()
 
@@ -47,8 +47,8 @@ def _log_one_plus_sum(exponents: Tensor, kept: Tensor) -> Tensor:
 class ProxyAnchor(Method):
     """The loss over all G points of the batch and C classes, each term on the rank that owns its proxy.
 
-    Every rank gathers all points; proxies never travel, and their gradient and Adam's moments are complete on the
-    owner. The loss of pytorch-metric-learning keeps all C proxies on every rank; tests compare with it.
+    Every rank gathers all points; proxies are not communicated, and their gradient and Adam's moments are complete on
+    the owner. pytorch-metric-learning replicates all C proxies; tests compare with its loss.
     """
 
     name = "proxy_anchor"
@@ -81,7 +81,7 @@ class ProxyAnchor(Method):
         return Loss(share, {"proxy_anchor": share.detach()})
 
     def _everyone(self, points: Points) -> tuple[Tensor, Tensor, Tensor]:
-        """All points z [G, D] and their labels [G], and the own proxies [C_r, D]."""
+        """All points z [G, D] and their labels [G], and this rank's proxies [C_r, D]."""
         assert points.labels is not None
         z_all, labels = (self.world.gather_rows(each, points.shares) for each in (points.student, points.labels))
         return z_all, labels, self.proxies()

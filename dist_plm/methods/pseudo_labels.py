@@ -1,4 +1,4 @@
-"""Proxy-Anchor on made-up classes: clusters of the momentum embeddings, found anew at every refresh (baselines of
+"""Proxy-Anchor on pseudo-labels: clusters of the momentum embeddings, recomputed at every refresh (baselines of
 table 1)."""
 
 import numpy as np
@@ -14,7 +14,7 @@ from dist_plm.methods.proxy_anchor import ProxyAnchor
 
 
 class PseudoLabels(ProxyAnchor):
-    """Clusters of one refresh have nothing to do with those of the last: their proxies begin anew, at the centroids."""
+    """Clusters of successive refreshes are unrelated, so proxies are reinitialised at the centroids."""
 
     name = "pseudo_labels"
     batches = "clusters"
@@ -28,7 +28,7 @@ class PseudoLabels(ProxyAnchor):
             raise UserError(f"pseudo_labels.clusters is {settings.clusters}: it must lie in 2 to {images}, the images")
         if settings.clustering != "k_means" and images > MOST_POINTS:
             raise UserError(
-                f"pseudo_labels.clustering {settings.clustering} holds all pairs of at most {MOST_POINTS} images, "
+                f"pseudo_labels.clustering {settings.clustering} supports at most {MOST_POINTS} images, "
                 f"{config.data.shards} has {images}: set it to k_means"
             )
         check_whole(config, images, "train.method", cls.name)
@@ -51,6 +51,6 @@ class PseudoLabels(ProxyAnchor):
     def relabel(self, gallery: np.ndarray, labels: np.ndarray) -> None:
         points, known = torch.tensor(gallery, dtype=torch.float64), torch.tensor(labels)
         sums = points.new_zeros(self.proxies.count + 1, points.shape[1])
-        sums.index_add_(0, known.where(known >= 0, self.proxies.count), points)  # on the host, always in this order
+        sums.index_add_(0, known.where(known >= 0, self.proxies.count), points)  # on the host, in a fixed order
         own = sums[self.proxies.first :][: len(self.proxies.raw)]
         self.proxies.place(own.to(self.proxies.raw))

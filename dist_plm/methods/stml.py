@@ -18,8 +18,8 @@ class SelfTaughtMetricLearning(Method):
         contrastive    1 / (G (G - 1)) sum_{i != j} W_ij D_ij^2 + (1 - W_ij) relu(delta - D_ij)^2, mean over f and g
         distillation   1 / G sum_i KL(softmax_j(-D_ij of g), constant, to softmax_j(-D_ij of f))
 
-    Local rows x gathered columns: all of a row's terms and its mean are on one rank, so shares add up. Similarity is
-    a constant, and G^2 numbers that every rank works out from the gathered t.
+    Local rows x gathered columns: all terms of a row and its mean are on one rank, so shares add up. Similarity is a
+    constant of G^2 numbers, computed by every rank from the gathered t.
     """
 
     name = "stml"

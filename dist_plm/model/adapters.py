@@ -1,6 +1,6 @@
-"""Low-rank adapters by peft: put on the linear layers of some blocks, and added into their weights in the end.
+"""Low-rank adapters (LoRA) by peft on the linear layers of blocks, and merging them into the weights.
 
-peft imports transformers, which takes seconds: it is imported only where adapters are asked for.
+peft imports transformers, which takes seconds: it is only imported for adapters.
 """
 
 from importlib.util import find_spec
@@ -16,7 +16,7 @@ from dist_plm.model.encoder import Encoder
 
 
 def check_adapters(config: ModelConfig) -> None:
-    """Raise UserError where `model.lora` can't be had: peft is missing, or a key contradicts it."""
+    """Raise UserError if `model.lora` is not possible: peft is missing, or a key contradicts it."""
     lora = config.lora
     if lora.rank < 0 or lora.alpha <= 0:
         raise UserError(f"model.lora: rank {lora.rank} must not be negative, and alpha {lora.alpha} must be above 0")
@@ -31,11 +31,11 @@ def check_adapters(config: ModelConfig) -> None:
 def add_adapters(encoder: Encoder, units: list[Unit], config: ModelConfig, images: Tensor, *, seed: int) -> None:
     """Put an adapter on each linear layer of the units that `model.lora.targets` names, in place.
 
-    All other weights of the backbone are frozen. B begins at 0, so the network computes what it did before.
+    All other weights of the backbone are frozen. B starts at 0, so the output of the network is unchanged.
 
     Args:
-        images: [b, 3, h, w], put through the network to see that it calls the layers.
-        seed: Of A.
+        images: [b, 3, h, w], to check that the network calls the layers.
+        seed: Seed of A.
 
     Raises:
         UserError: No such layer, or one whose weight the network uses without calling the layer.

@@ -14,7 +14,7 @@ from dist_plm.model.own_backbone import OwnBackbone, build_own, check_own, is_ow
 from dist_plm.model.small import Small
 
 TIMM = "timm/"
-DOWNLOADED = ("", "imagenet", "pretrained")  # weights that are no file
+DOWNLOADED = ("", "imagenet", "pretrained")  # weights that are not a file
 OWN: dict[str, type[nn.Module]] = {"bvlc_googlenet": BvlcGooglenet, "small": Small}
 
 
@@ -40,8 +40,8 @@ def _check_weights(config: ModelConfig, *, timm: bool) -> None:
     name, weights_name = config.backbone, config.weights
     if weights_name == "imagenet" and name == "bvlc_googlenet":
         raise UserError(
-            "model.weights: nobody serves bvlc_googlenet's weights for torch, so 'imagenet' cannot fetch them. "
-            "Download bvlc_googlenet.caffemodel of the BVLC model zoo and name that file "
+            "model.weights: bvlc_googlenet's weights are not available for torch, so 'imagenet' is not supported. "
+            "Download bvlc_googlenet.caffemodel of the BVLC model zoo and use that file "
             "(github.com/BVLC/caffe/tree/master/models/bvlc_googlenet)"
         )
     if weights_name == "imagenet" and (name in OWN or is_own(name)):
@@ -134,7 +134,7 @@ def _check_name(name: str) -> None:
 
 
 def _in_timm(name: str) -> str:
-    """How a network that torchvision lacks is called in timm; empty where it is not there either."""
+    """The name in timm of a network that torchvision lacks; empty if timm lacks it too."""
     if not find_spec("timm"):
         return ""
     import timm

@@ -1,6 +1,6 @@
-"""How the batch norm layers of a backbone are treated: frozen, synchronised over all ranks, or left to each rank.
+"""Treatment of batch normalisation: frozen, synchronised over all ranks, or per rank.
 
-A rank's own statistics make its embeddings depend on which images share its rank: gradients come out 18-28 % wrong.
+With per-rank statistics embeddings depend on the assignment of images to ranks: gradients differ by 18-28 %.
 """
 
 from collections.abc import Callable, Hashable
@@ -17,7 +17,7 @@ class _Frozen(nn.modules.batchnorm._BatchNorm):
     """Always normalises by the running statistics, which never change; its scale and shift are trained."""
 
     def train(self, mode: bool = True) -> "_Frozen":
-        """Stays in evaluation mode whatever the network around it is put in."""
+        """Stay in evaluation mode."""
         return super().train(False)
 
 
@@ -61,7 +61,7 @@ class _Synchronised(nn.modules.batchnorm._BatchNorm):
         return self._after((centred * scale.view(each) + self.bias.view(each)).to(input.dtype))
 
     def _after(self, maps: Tensor) -> Tensor:
-        """What timm's layers of this kind do themselves: they end with their activation."""
+        """The activation at the end of timm's batch-norm layers."""
         after = [getattr(self, name) for name in ("drop", "act") if hasattr(self, name)]
         return reduce(lambda found, layer: layer(found), after, maps)
 

@@ -1,4 +1,4 @@
-"""The Caffe GoogLeNet that this literature measures with: no batch norm, local response norm, 5x5 branches, BGR pixels.
+"""The Caffe GoogLeNet of this literature: no batch norm, local response norm, 5x5 branches, BGR pixels.
 
 torchvision's `googlenet` is another network (batch norm, 3x3 in place of 5x5) with other weights.
 """
@@ -68,7 +68,7 @@ class LocalResponseNorm(nn.Module):
         with torch.autocast(device, enabled=False):
             if torch.is_grad_enabled() and maps.requires_grad:
                 return _Response.apply(*operands)
-            return _response(*operands)[0]  # exporters trace no custom function
+            return _response(*operands)[0]  # exporters can't trace a custom function
 
 
 class Inception(nn.Module):
@@ -103,7 +103,7 @@ class Inception(nn.Module):
 
 
 class BvlcGooglenet(nn.Module):
-    """GoogLeNet of the BVLC model zoo up to inception_5b; its classifiers are left out.
+    """GoogLeNet of the BVLC model zoo up to inception_5b; without its classifiers.
 
     The layers bear their Caffe names, with a dot where Caffe has a slash. Random weights follow Caffe's fillers.
     """

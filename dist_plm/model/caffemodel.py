@@ -1,4 +1,4 @@
-"""Weights as Caffe keeps them. A .caffemodel is one protobuf message; what is not listed here is not looked at."""
+"""Reads weights from a .caffemodel, a protobuf message; fields not listed here are ignored."""
 
 from functools import cache
 from math import prod
@@ -33,15 +33,15 @@ def read_caffemodel(path: Path) -> dict[str, Tensor]:
     """The tensors float32 of a file: `LAYER.weight`, of a convolution [out, in, h, w], and `LAYER.bias` [out].
 
     Raises:
-        ValueError: It is no such file, or a tensor is not whole.
+        ValueError: It is not such a file, or a tensor is incomplete.
     """
     try:
         network = _network().FromString(path.read_bytes())
     except DecodeError as error:
-        raise ValueError(f"no message of Caffe ({error})") from error
+        raise ValueError(f"not a Caffe message ({error})") from error
     layers = [layer for layer in (*network.layers, *network.layer) if layer.blobs]
     if not layers:
-        raise ValueError("no layer with weights in it")
+        raise ValueError("no layer with weights")
     tensors = {}
     for layer in layers:
         for name, blob in zip(("weight", "bias"), layer.blobs, strict=False):

@@ -1,7 +1,7 @@
-"""The blocks of a backbone, found by watching it work: the end of it in which each module takes what the last returned.
+"""Finds the sequential blocks at the end of a backbone by tracing a forward pass.
 
-Networks name and nest their blocks in a hundred ways. What counts here is what happens: a module whose only tensor is
-the very object that another returned can be run on that object alone, so the network can be cut between the two.
+Networks name and nest their blocks in many ways. If the only tensor input of a module is the object that another module
+returned, the network can be split between the two.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class Unit:
     Args:
         name: Below the backbone.
         module: Itself.
-        extra: What else it is called with, the same for any batch: positions of a rotary embedding, an absent mask.
+        extra: Other arguments, the same for any batch: positions of a rotary embedding, an absent mask.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Unit:
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """A call of a module: what went in, and what came out."""
+    """A call of a module: inputs and output."""
 
     unit: Unit
     input: Tensor
@@ -53,10 +53,10 @@ def blocks(backbone: nn.Module, images: Tensor) -> list[list[Unit]]:
 
     Args:
         backbone: In evaluation mode.
-        images: [b, 3, h, w] to put through it.
+        images: [b, 3, h, w] for the forward pass.
 
     Returns:
-        As many blocks as follow each other up to the end; none where the network is not made so.
+        The sequential blocks up to the end; none if the network is not sequential there.
     """
     calls, end = _watch(backbone, images)
     groups: list[list[Unit]] = [[]]

@@ -1,4 +1,4 @@
-"""Names for weights: what was computed by them is filed under their name, and found by whoever has the same."""
+"""Digest of weights, by which embeddings are stored and found again."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def digest(module: nn.Module | Mapping[str, Tensor]) -> str:
-    """A name for the weights of a module, or of a state dict: equal weights, equal name."""
+    """Digest of the weights of a module or a state dict."""
     sha = hashlib.sha256()
     for name, value in (module.state_dict() if isinstance(module, nn.Module) else module).items():
         sha.update(name.encode())

@@ -1,4 +1,4 @@
-"""Small classifiers of embeddings, alike on all ranks: an MLP whose batch norm and dropout see the whole batch."""
+"""Replicated classifiers of embeddings: an MLP with batch norm over all ranks and rank-independent dropout."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise

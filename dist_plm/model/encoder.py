@@ -13,13 +13,13 @@ from dist_plm.model.pooling import Pooling
 
 
 class Heads(nn.Module):
-    """Pooling, one or two linear heads, l2 normalisation: from what a backbone says of images to points.
+    """Pooling, one or two linear heads, l2 normalisation: from features of a backbone to embeddings.
 
     Args:
-        pooling: Of the backbone's features.
+        pooling: Pooling of the backbone's features.
         head: f.
         wide_head: g, or None.
-        norm: Of the head's output.
+        norm: Normalisation of the head's output.
     """
 
     def __init__(self, pooling: Pooling, head: nn.Linear, wide_head: nn.Linear | None, norm: nn.Module) -> None:
@@ -38,7 +38,7 @@ class Heads(nn.Module):
             return self.pooling(features.to(self.head.weight.dtype))
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
-        """All parameters but the backbone's."""
+        """All parameters except the backbone's."""
         return (value for name, value in self.named_parameters() if not name.startswith("backbone."))
 
 
@@ -74,7 +74,7 @@ class Encoder(Heads):
             wide_head = _head(pooling.features, config.wide_dim, blank) if config.wide_dim else None
         super().__init__(pooling, head, wide_head, nn.LayerNorm(config.dim) if config.layer_norm else nn.Identity())
         self.backbone = backbone
-        # Of networks from outside nobody knows what images they take, and whether all their weights are of use.
+        # Image size and unused weights of networks from outside are unknown.
         self.known = network is None and not config.backbone.startswith(TIMM) and ":" not in config.backbone
         convert_batch_norm(self.backbone, config.batch_norm, all_reduce_sum)
 
@@ -91,7 +91,7 @@ class Encoder(Heads):
         return self.points(self.pooled(images))
 
     def pooled(self, images: Tensor) -> Tensor:
-        """What the heads see of images [b, 3, h, w]: [b, F], in the precision of the head's weights."""
+        """Pooled features of images [b, 3, h, w]: [b, F], in the precision of the head's weights."""
         return self.pool(self.backbone(images))
 
 

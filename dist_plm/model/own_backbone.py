@@ -1,7 +1,7 @@
-"""A network of one's own: `package.module:function`, or an nn.Module handed to the Python API.
+"""Backbones defined outside of this package: `package.module:function`, or an nn.Module in the Python API.
 
-Importing a module runs its code. So a name counts only once somebody has said it here and now, on the command line or
-in a configuration that was named there: one that merely stands in a file of an export is not imported.
+Importing a module runs its code. So only names given by the user are imported, on the command line or in a
+configuration named there, not a name in a file of an export.
 """
 
 import importlib
@@ -25,17 +25,17 @@ def is_own(backbone: str) -> bool:
 
 
 def allow(backbone: str) -> None:
-    """Let `build_backbone` import this network from now on; called with what a person has named."""
+    """Permit `build_backbone` to import this network, which the user has named."""
     _allowed.add(backbone)
 
 
 def check_own(backbone: str) -> None:
-    """Raise UserError where the name was not named by the person, or leads to no function."""
+    """Raise UserError if the user has not named this network, or it is not a function."""
     _function(backbone)
 
 
 class WithoutRegisters(nn.Module):
-    """Tokens [b, n, C] without those between the class token and the patches; anything else as it is."""
+    """Removes the tokens [b, n, C] between class token and patches; other outputs are unchanged."""
 
     def __init__(self, prefix: int) -> None:
         super().__init__()

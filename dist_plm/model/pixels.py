@@ -1,4 +1,4 @@
-"""Pixels 0-255 to what a network was trained on: subtract a mean and divide by a deviation, channel by channel."""
+"""Normalisation of pixels in 0-255 by mean and standard deviation of a network's pretraining."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Pixels(nn.Module):
-    """First layer of every backbone, so that the rest of the project handles nothing but RGB in 0-255.
+    """First layer of every backbone, so that all inputs are RGB in 0-255.
 
     Args:
         mean: Subtracted, one value or one a channel, on the scale 0-255.
@@ -19,7 +19,7 @@ class Pixels(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        # Constants, not weights: not persistent, or files of weights would have to hold them.
+        # Not persistent, since files of weights don't have them.
         self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1), persistent=False)
 

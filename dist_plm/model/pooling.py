@@ -1,12 +1,12 @@
-"""Global pooling: what a backbone says of an image, map or tokens, becomes one vector."""
+"""Global pooling of a backbone's map or tokens to one vector."""
 
 import torch
 from torch import Tensor, nn
 
 from dist_plm.errors import UserError
 
-GEM_POWER = 3.0  # where the exponent of GeM begins (Radenovic et al., TPAMI 2019)
-GEM_LEAST = 1e-6  # a power of what is not positive has no gradient
+GEM_POWER = 3.0  # initial exponent of GeM (Radenovic et al., TPAMI 2019)
+GEM_LEAST = 1e-6  # lower clamp: a power of a non-positive number has no gradient
 
 
 class Pooling(nn.Module):
@@ -35,7 +35,7 @@ class Pooling(nn.Module):
         if kind in ("cls", "cls_avg") and not self.summary:
             raise UserError(f"model.pooling {kind}: {name} has no class token: set --model.pooling avg, gem or avg_max")
         if kind == "cls_avg" and getattr(backbone, "patches", True) is False:
-            raise UserError(f"model.pooling cls_avg: {name} returns its class token alone: set --model.pooling cls")
+            raise UserError(f"model.pooling cls_avg: {name} returns only its class token: set --model.pooling cls")
         channels: int = backbone.features  # type: ignore[assignment]
         self.features = 2 * channels if kind == "cls_avg" else channels
         if kind == "gem":

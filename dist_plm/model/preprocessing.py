@@ -1,4 +1,4 @@
-"""What a pretrained backbone wants to be given: size, filter and pooling of its pretraining."""
+"""Preprocessing of a pretrained backbone: image size, resize filter and pooling of its pretraining."""
 
 from dataclasses import replace
 
@@ -57,10 +57,10 @@ def own_pooling(model: ModelConfig) -> str:
 @torch.no_grad()
 @torch.no_grad()
 def check_size(network: Encoder, backbone: str, size: int) -> None:
-    """Raise UserError, with the next larger size that fits, where the network takes no images of this size.
+    """Raise UserError, with the next larger valid size, if the network does not support this image size.
 
     Args:
-        network: Is put through one image; left in the mode that it is in.
+        network: Run on one image; its mode is unchanged.
         backbone: `model.backbone`.
         size: `views.size`, pixels.
     """
@@ -76,13 +76,13 @@ def check_size(network: Encoder, backbone: str, size: int) -> None:
             middle = (low + high) // 2
             low, high = (middle, high) if _refusal(network, middle) else (low, middle)
         mend = "set another size" if _refusal(network, high) else f"the smallest is {high}"
-        raise UserError(f"views.size {size}: {backbone} takes no such images ({reason}); {mend}")
+        raise UserError(f"views.size {size}: {backbone} does not support this size ({reason}); {mend}")
     finally:
         network.train(training)
 
 
 def _refusal(network: Encoder, size: int) -> str:
-    """Why the network takes no images of this size; empty if it does."""
+    """Why the network does not support this image size; empty if it does."""
     weight = network.head.weight
     try:
         network(torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype))

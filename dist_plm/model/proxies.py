@@ -1,4 +1,4 @@
-"""Proxies: rho with their linear neighbourhoods Psi (section 3.4), or one a class; each rank owns a slice of them."""
+"""Proxies: rho with their linear neighbourhoods Psi (section 3.4), or one per class; sharded over the ranks."""
 
 import math
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from torch.nn import functional
 from dist_plm.distributed.world import World
 from dist_plm.manifold import orthonormal
 
-_BLOCK = 1024  # proxies drawn from one generator: any slice is drawn alike, without drawing all P of them
+_BLOCK = 1024  # proxies per generator, so that any slice can be drawn without drawing all P
 
 
 class Proxies(nn.Module):
@@ -33,9 +33,9 @@ class Proxies(nn.Module):
         self.raw_rho, self.raw_psi = nn.Parameter(drawn[..., 0].clone()), nn.Parameter(drawn[..., 1:].clone())
 
     def pieces(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The own raw parameters, `size` proxies at a time: [p, D] and [p, D, M] for `constrained`.
+        """This rank's raw parameters in blocks of `size` proxies: [p, D] and [p, D, M] for `constrained`.
 
-        A rank without proxies has one empty piece, so that its graph is that of the others.
+        A rank without proxies has one empty block, so that its graph is the same as that of the others.
         """
         # Split, not sliced: the backward of each slice would make a zero tensor of the size of all own proxies.
         return zip(self.raw_rho.split(size), self.raw_psi.split(size), strict=True)
@@ -56,14 +56,14 @@ class Proxies(nn.Module):
 class ClassProxies(nn.Module):
     """A proxy for each of `count` classes: the rows of p [C, D] that `rank` of `world_size` owns.
 
-    A parameter is a vector of any length, of which the method takes the direction.
+    Parameters are unnormalised vectors; only their direction is used.
     """
 
     def __init__(self, count: int, dim: int, *, seed: int, rank: int = 0, world_size: int = 1) -> None:
         super().__init__()
         self.count = count
         self.first, last = own_rows(count, rank, world_size)
-        # The variance 2 / C of Proxy-Anchor's authors: with it the rate of Adam means an angle.
+        # Variance 2 / C, as in Proxy-Anchor's code: it sets the angle per step of Adam.
         self.raw = nn.Parameter(normal_rows(self.first, last, (dim,), seed) * math.sqrt(2 / max(count, 1)))
 
     def forward(self) -> Tensor:
@@ -73,7 +73,7 @@ class ClassProxies(nn.Module):
     def of(self, labels: Tensor, proxies: Tensor, world: World) -> Tensor:
         """p_y [G, D] for labels y [G] that all ranks know, with gradient to the owners. A collective.
 
-        All-reducing the rows that a batch asks for moves 4 G D bytes, whatever the number of classes.
+        All-reducing the rows of a batch moves 4 G D bytes, independent of the number of classes.
         """
         row = labels - self.first
         mine = (row >= 0) & (row < len(proxies))
@@ -82,7 +82,7 @@ class ClassProxies(nn.Module):
 
     @torch.no_grad()
     def place(self, directions: Tensor) -> None:
-        """Turn the own proxies to directions [C_r, D], keeping their length; a zero leaves its proxy where it is."""
+        """Set the directions of this rank's proxies [C_r, D], keeping their norm; a zero row is ignored."""
         length = self.raw.norm(dim=-1, keepdim=True)
         turned = functional.normalize(directions, dim=-1) * length
         self.raw.copy_(torch.where(directions.any(dim=-1, keepdim=True), turned, self.raw))
@@ -95,7 +95,7 @@ def own_rows(count: int, rank: int, world_size: int) -> tuple[int, int]:
 
 
 def normal_rows(first: int, last: int, shape: tuple[int, ...], seed: int) -> Tensor:
-    """Rows [last - first, *shape] of an endless N(0, 1) matrix that depends on the seed alone."""
+    """Rows [last - first, *shape] of an infinite N(0, 1) matrix that is a function of the seed."""
     rows = torch.empty(last - first, *shape)
     for start in range(first - first % _BLOCK, last, _BLOCK):
         # a golden-ratio stride keeps the blocks' seeds apart for any seed

@@ -1,7 +1,7 @@
-"""What of an encoder trains: the frozen part in front, which student and teacher share, and the trained part behind it.
+"""Splits an encoder into a frozen part, shared by student and teacher, and a trainable part.
 
-The trained part is a module of its own: it is all that data parallelism, optimiser, momentum encoder and ZeRO see. So
-what is frozen has no gradient, no optimiser state, no traffic and no second copy.
+The trainable part is a separate module, the only one that data parallelism, optimizer, momentum encoder and ZeRO see.
+So frozen weights have no gradient, no optimizer state, no communication and no second copy.
 """
 
 import re
@@ -19,11 +19,11 @@ from dist_plm.model.encoder import Encoder, Heads
 
 
 class Frozen:
-    """The front of an encoder: images [b, 3, h, w] -> what enters the trained part [b, ...], without gradient.
+    """The frozen part of an encoder: images [b, 3, h, w] -> input of the trainable part [b, ...], without gradient.
 
     Args:
-        encoder: Whole; its front is in evaluation mode.
-        first: The first trained module; None: the heads.
+        encoder: The whole encoder; its frozen part is in evaluation mode.
+        first: The first trainable module; None: the heads.
     """
 
     def __init__(self, encoder: Encoder, first: nn.Module | None) -> None:
@@ -32,7 +32,7 @@ class Frozen:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         if self.first is None:
-            # The exponent of generalised-mean pooling is trained, so the map is what enters.
+            # The exponent of generalised-mean pooling is trainable, so the map is the input.
             learned = any(True for _ in self.encoder.pooling.parameters())
             return self.encoder.backbone(images) if learned else self.encoder.pooled(images)
         hook = self.first.register_forward_pre_hook(_stop, prepend=True)  # before ZeRO gathers its weights
@@ -46,7 +46,7 @@ class Frozen:
 
 
 class _Reached(Exception):
-    """Carries what enters the first trained block: the blocks behind it need not be computed."""
+    """Carries the input of the first trainable block; later blocks are not computed."""
 
     def __init__(self, features: Tensor) -> None:
         super().__init__()
@@ -58,12 +58,12 @@ def _stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
 
 
 class Trained(Heads):
-    """The end of an encoder, from the first trained block on. Its weights have the names that they have in the encoder.
+    """The trainable part of an encoder, from its first trainable block on, with the encoder's names of weights.
 
     Args:
-        encoder: Whose modules it shares.
-        units: The trained modules of its backbone, in their order; none where only the heads train.
-        checkpointing: Keep what enters each block alone, and compute the block again in the backward.
+        encoder: The encoder whose modules it shares.
+        units: The trainable modules of its backbone, in order; none if only the heads are trainable.
+        checkpointing: Activation checkpointing per block.
     """
 
     def __init__(self, encoder: Encoder, units: list[Unit], *, checkpointing: bool = False) -> None:
@@ -79,11 +79,11 @@ class Trained(Heads):
             self._has_neck, self.backbone.neck = True, neck
 
     def forward(self, features: Tensor) -> Tensor:
-        """What `Frozen` returns -> [b, D] of unit length; with a wide head [b, D + wide_dim]."""
+        """Output of `Frozen` -> [b, D] of unit length; with a wide head [b, D + wide_dim]."""
         return self.points(self.pooled(features))
 
     def pooled(self, features: Tensor) -> Tensor:
-        """What `Frozen` returns -> what the heads see [b, F]."""
+        """Output of `Frozen` -> pooled features [b, F]."""
         for name, extra in self._units:
             module = self.backbone.get_submodule(name)
             if self._checkpointing and self.training and torch.is_grad_enabled():
@@ -104,7 +104,7 @@ class Trained(Heads):
 
 
 class Joined(nn.Module):
-    """A trained part with its frozen front: images in, points out; to sweep and to evaluate with."""
+    """Frozen and trainable part as one network from images to embeddings, for embedding passes and evaluation."""
 
     def __init__(self, frozen: Frozen, trained: nn.Module) -> None:
         super().__init__()
@@ -117,12 +117,12 @@ class Joined(nn.Module):
 
 @dataclass(frozen=True)
 class Split:
-    """Where an encoder is cut.
+    """The split of an encoder.
 
     Args:
-        trainable: The trained blocks of the backbone, one list of modules each; all that could be found where
-            everything trains.
-        whole: Whether everything trains, so that there is no cut.
+        trainable: The trainable blocks of the backbone, one list of modules each; all known blocks if everything is
+                trainable.
+            whole: Whether everything is trainable, so that there is no split.
         checkpointing: As `ModelConfig.checkpointing`.
     """
 
@@ -131,12 +131,12 @@ class Split:
     checkpointing: bool
 
     def parts(self, encoder: Encoder) -> tuple[Frozen | None, Heads]:
-        """The frozen front, if any, and what trains."""
+        """The frozen part, if any, and the trainable part."""
         if self.whole:
             if self.checkpointing:
                 encoder.backbone.checkpointed()  # type: ignore[operator]
             return None, encoder
-        # By name: ZeRO may have put other modules in the place of those that were found.
+        # By name, since ZeRO may have replaced modules.
         units = [
             Unit(unit.name, encoder.backbone.get_submodule(unit.name), unit.extra)
             for group in self.trainable
@@ -167,24 +167,24 @@ class Split:
 
 
 def split(encoder: Encoder, config: ModelConfig, size: int, *, seed: int = 0, layers: bool = False) -> Split:
-    """Where `model.trainable` cuts an encoder; with `model.lora` its trained blocks get their adapters.
+    """Split an encoder by `model.trainable`; with `model.lora` adds adapters to the trainable blocks.
 
     Args:
         encoder: On its device, in its precision.
-        config: Of the model.
+        config: Model settings.
         size: Side of the images, pixels.
-        seed: Of the adapters.
-        layers: Whether the blocks are asked for although everything trains.
+        seed: Seed of the adapters.
+        layers: Whether blocks are needed although everything is trainable.
 
     Raises:
-        UserError: The backbone has no such blocks, or takes no images of this size.
+        UserError: The backbone has no such blocks, or does not support this image size.
     """
     count, adapted = blocks_wanted(config.trainable), config.lora.rank > 0
     whole = config.trainable == "all" and not adapted
     if whole and config.checkpointing and not hasattr(encoder.backbone, "checkpointed"):
         raise UserError(
-            f"model.checkpointing: {config.backbone} has none of its own; set --model.trainable blocks:N, or take a "
-            "network of timm (timm/NAME)"
+            f"model.checkpointing: {config.backbone} is not supported as a whole; set --model.trainable blocks:N, or "
+            "use a network of timm (timm/NAME)"
         )
     if not (count or adapted or layers):
         return Split([], whole=whole, checkpointing=config.checkpointing)
@@ -194,8 +194,8 @@ def split(encoder: Encoder, config: ModelConfig, size: int, *, seed: int = 0, la
     found = blocks(encoder.backbone, images)
     if count > len(found) or not found:
         raise UserError(
-            f"model.trainable {config.trainable}: {config.backbone} can be cut before its last {len(found)} blocks at "
-            f"most{' (its blocks do not follow one another)' if not found else ''}: "
+            f"model.trainable {config.trainable}: {config.backbone} can be split before at most its last "
+            f"{len(found)} blocks{' (they are not sequential)' if not found else ''}: "
             "lower N, or set --model.trainable head, or all without model.lora and optimiser.layer_decay"
         )
     found = found[len(found) - count :] if count else found
@@ -215,12 +215,11 @@ def blocks_wanted(trainable: str) -> int:
 
 
 def freeze_unused(part: Heads, images: Tensor) -> None:
-    """Freeze the weights that no gradient reaches, such as a layer of the classifier that comes after the features:
-    data parallelism would wait for them.
+    """Freeze weights without gradient, such as a classifier layer after the features, for which DDP would wait.
 
     Args:
-        part: What trains.
-        images: [b, ...] of what it takes.
+        part: The trainable part.
+        images: [b, ...] input of the part.
     """
     trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
     training = part.training

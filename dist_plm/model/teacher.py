@@ -1,4 +1,4 @@
-"""The momentum encoder f_phi (section 3.1.2): a copy of the student that follows it slowly and is never trained."""
+"""The momentum encoder f_phi (section 3.1.2): an exponential moving average of the student."""
 
 import copy
 from collections.abc import Callable
@@ -13,9 +13,9 @@ class Teacher(nn.Module):
     Always in evaluation mode and without gradients. Float buffers (statistics) move like weights; counters are copied.
 
     Args:
-        student: The encoder itself, without a wrapper of data parallelism.
-        momentum: gamma, in [0, 1].
-        share: Have the student's frozen weights in common with it; else they are copied too.
+        student: The encoder, without a data-parallel wrapper.
+        momentum: EMA momentum (gamma), in [0, 1].
+        share: Share the student's frozen weights instead of copying them.
     """
 
     def __init__(self, student: nn.Module, momentum: float, *, share: bool = True) -> None:
@@ -26,7 +26,7 @@ class Teacher(nn.Module):
         self.encoder.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Stays in evaluation mode whatever the network around it is put in."""
+        """Stay in evaluation mode."""
         return super().train(False)
 
     @torch.no_grad()
@@ -36,11 +36,11 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def update(self, student: nn.Module, local: "Callable[[nn.Module], dict[str, Tensor]] | None" = None) -> None:
-        """Equation 1, after the optimiser's step.
+        """EMA update (equation 1), after the optimizer step.
 
         Args:
             student: The network that this one was copied from.
-            local: Weights and buffers of a network by name, as far as this rank keeps them; all, if left out.
+            local: Returns weights and buffers of a network by name, or this rank's shards; all by default.
         """
         local = local or _tensors
         mine, theirs = local(self.encoder), local(student)

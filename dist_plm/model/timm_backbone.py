@@ -1,6 +1,6 @@
 """Networks of timm without their classifiers: convolutional maps, or the tokens of transformers.
 
-timm takes seconds to import, so this module is imported only where a backbone is called `timm/NAME`.
+timm takes seconds to import, so this module is only imported for a backbone `timm/NAME`.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ PREFIX = "timm/"
 
 
 class Neck(nn.Module):
-    """What a network of timm returns -> a map [b, C, h, w], or tokens [b, n, C] of which the first may be a summary.
+    """Output of a timm network -> a map [b, C, h, w], or tokens [b, n, C] of which the first may be a summary.
 
     Args:
-        network: Of timm; its attention pooling, if it has one, moves here.
-        pooled: Whether the summary of attention pooling is asked for.
+        network: A timm network; its attention pooling, if any, is moved here.
+        pooled: Whether the output of attention pooling is needed.
     """
 
     def __init__(self, network: nn.Module, *, pooled: bool) -> None:
@@ -59,13 +59,13 @@ class TimmBackbone(nn.Module):
 
     Args:
         name: As timm has it, with or without the tag of its weights.
-        pretrained: Load timm's own weights, downloaded where they are not yet on this machine.
-        pooling: As `ModelConfig.pooling`: attention pooling is left out where it is not asked for.
+        pretrained: Load timm's own weights, downloaded if necessary.
+        pooling: As `ModelConfig.pooling`; unused attention pooling is removed.
 
     Attributes:
         features: C.
         summary: Whether the first token is the class token, or the output of attention pooling.
-        classifier: Beginnings of the names of weights that only the classifier has.
+        classifier: Prefixes of the names of classifier weights.
         origin: The tag of the downloaded weights; empty without.
 
     Raises:
@@ -78,7 +78,7 @@ class TimmBackbone(nn.Module):
         self.net = _create(name, settings, pretrained=pretrained)
         self.origin = f"weights {settings['hf_hub_id'] or name}" if pretrained else ""
         for layer in self.net.modules():
-            # The re-forward of a micro-batch, and another number of ranks, must see the same network.
+            # The second forward pass of a micro-batch must be identical, and independent of the world size.
             if isinstance(layer, nn.Dropout):
                 layer.p = 0.0
             if hasattr(layer, "drop_prob"):
@@ -99,19 +99,19 @@ class TimmBackbone(nn.Module):
         return self.neck(self.body(images))
 
     def checkpointed(self) -> None:
-        """Keep the input of each block alone for the backward, and compute the rest again.
+        """Enable activation checkpointing.
 
         Raises:
-            UserError: timm has no checkpointing of this network.
+            UserError: timm has no activation checkpointing for this network.
         """
         try:
             self.net.set_grad_checkpointing(True)  # type: ignore[operator]
         except (AttributeError, AssertionError, NotImplementedError) as error:
-            raise UserError("model.checkpointing: timm has none for this backbone; leave it out") from error
+            raise UserError("model.checkpointing: timm does not support it for this backbone; disable it") from error
 
 
 def check_timm(backbone: str, weights: str) -> None:
-    """Raise UserError where timm is not installed, or has no such network or no weights of it."""
+    """Raise UserError if timm is not installed, or lacks the network or its weights."""
     if not find_spec("timm"):
         raise UserError(f"model.backbone {backbone} needs timm: pip install -e '.[timm]'")
     import timm
@@ -137,19 +137,19 @@ def timm_settings(name: str) -> dict[str, Any]:
         found = None
     if found is None:
         if not tag:
-            raise UserError(f"model.backbone: timm does not say how the images of {stem} are prepared")
+            raise UserError(f"model.backbone: timm has no preprocessing settings for {stem}")
         tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{stem}.*")]
         raise UserError(f"model.backbone: timm's {stem} has no weights '{tag}', only: {', '.join(tags) or 'none'}")
     return found.to_dict() | {"hf_hub_id": found.hf_hub_id, "url": found.url, "classifier": found.classifier}
 
 
 def interpolation(name: str) -> Literal["bilinear", "bicubic"]:
-    """The filter with which the network's images were resized; Pillow's own other ones count as bicubic."""
+    """The resize filter of the network's pretraining; other filters of Pillow count as bicubic."""
     return "bilinear" if timm_settings(name)["interpolation"] == "bilinear" else "bicubic"
 
 
 def pools_by_token(name: str) -> bool:
-    """Whether the network was pretrained with its class token, or attention pooling, as what it says of an image."""
+    """Whether the network was pretrained with its class token, or attention pooling, as the image feature."""
     import timm
 
     with torch.device("meta"):
@@ -163,7 +163,7 @@ def _create(name: str, settings: dict[str, Any], *, pretrained: bool) -> nn.Modu
     if pretrained:
         _check_network(name, settings)
     attempts: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {})
-    for options in attempts:  # transformers of the ViT family take it, all others refuse
+    for options in attempts:  # supported by the ViT family only
         with _quiet():
             try:
                 return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
@@ -178,8 +178,8 @@ def _create(name: str, settings: dict[str, Any], *, pretrained: bool) -> nn.Modu
 
 
 def _check_network(name: str, settings: dict[str, Any]) -> None:
-    """Raise UserError at once where the weights have to be downloaded and there is no network: the library retries for
-    a minute."""
+    """Raise UserError at once if weights must be downloaded without network access: the library retries for a
+    minute."""
     from huggingface_hub import constants, try_to_load_from_cache
 
     repository = settings["hf_hub_id"]
@@ -191,7 +191,7 @@ def _check_network(name: str, settings: dict[str, Any]) -> None:
         raise _offline(name, settings, "HF_HUB_OFFLINE is set")
     host = urlsplit(os.environ.get("HF_ENDPOINT", constants.ENDPOINT)).hostname or ""
     if any(key.lower() == "https_proxy" for key in os.environ):
-        return  # the proxy finds the host
+        return  # the proxy resolves the host
     try:
         socket.getaddrinfo(host, 443)
     except OSError as error:
@@ -208,7 +208,7 @@ def _offline(name: str, settings: dict[str, Any], reason: str) -> UserError:
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """Without the library's own log of retries."""
+    """Suppress the library's log of retries."""
     import logging
 
     logging.disable(logging.WARNING)

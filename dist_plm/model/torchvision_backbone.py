@@ -12,7 +12,7 @@ from torchvision.ops import StochasticDepth
 from dist_plm.errors import UserError
 from dist_plm.model.pixels import Pixels
 
-# Beginning of the names of a family -> where its last map [b, C, h, w] is in torchvision's graph.
+# Prefix of a family's names -> node of its last map [b, C, h, w] in torchvision's graph.
 LAST_MAP = {
     "alexnet": "features",
     "convnext": "features",
@@ -32,7 +32,7 @@ LAST_MAP = {
     "wide_resnet": "layer4",
 }
 FAMILIES = (*LAST_MAP, "vit")
-# Called as a whole in the traced graph, so that a network can be cut between them (model.trainable).
+# Leaf modules of the traced graph, so that a network can be split between them (model.trainable).
 BLOCKS = [
     models.convnext.CNBlock, models.efficientnet.FusedMBConv, models.efficientnet.MBConv,
     models.mobilenetv2.InvertedResidual, models.mobilenetv3.InvertedResidual, models.regnet.ResBottleneckBlock,
@@ -65,7 +65,7 @@ class ClassToken(nn.Module):
 
 
 class Neck(nn.Module):
-    """What the trunk returns -> a map: the class token as one of a single position."""
+    """Output of the trunk -> a map: a class token becomes a map of one position."""
 
     def forward(self, found: Tensor) -> Tensor:
         return found[:, 0, :, None, None] if found.ndim == 3 else found
@@ -78,7 +78,7 @@ class TorchvisionBackbone(nn.Module):
 
     Args:
         name: As in `torchvision.models.list_models(module=torchvision.models)`, of one of FAMILIES.
-        imagenet: Take torchvision's own weights, the first that it lists: those that published work starts from.
+        imagenet: Load torchvision's weights, the first version listed, which published work uses.
 
     Raises:
         UserError: The download failed.
@@ -96,7 +96,7 @@ class TorchvisionBackbone(nn.Module):
             self.trunk: nn.Module = ClassToken(full)
         else:
             node = next(node for family, node in LAST_MAP.items() if name.startswith(family))
-            # It warns of auxiliary classifiers, which exist in training only; they are cut off with the rest.
+            # It warns about auxiliary classifiers, which are removed with the classifier.
             tracer = {"leaf_modules": BLOCKS}
             traced = create_feature_extractor(full, {node: "map"}, tracer_kwargs=tracer, suppress_diff_warning=True)
             self.trunk = traced
@@ -137,8 +137,8 @@ def _model(name: str, published: models.WeightsEnum, imagenet: bool) -> nn.Modul
         if not imagenet:
             raise
         raise UserError(
-            f"model.weights: could not download the weights of {name} ({error}). Fetch {published.url} elsewhere, "
-            f"put it under its own name into {torch.hub.get_dir()}/checkpoints, and run again"
+            f"model.weights: could not download the weights of {name} ({error}). Download {published.url} elsewhere, "
+            f"copy it to {torch.hub.get_dir()}/checkpoints, and rerun the command"
         ) from error
     with contextlib.suppress(AttributeError):
         model.transform_input = False

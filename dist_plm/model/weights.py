@@ -1,4 +1,4 @@
-"""Weights from a file into a network: read without executing anything, checked name by name and shape by shape."""
+"""Loads weights from a file safely, with all names and shapes checked."""
 
 import pickle
 from collections.abc import Collection
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dist_plm.errors import UserError
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".caffemodel")
-# What wrappers put before the names of a network. Of a student and its teacher, the teacher is the one to embed with.
+# Prefixes of wrappers. Of student and teacher, the teacher is used.
 PREFIXES = ("module.", "model.", "backbone.", "teacher.", "student.")
 
 
@@ -36,7 +36,7 @@ def read_file(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, on the CPU.
 
     Raises:
-        UserError: The file is damaged, or holds anything but one flat dict of tensors.
+        UserError: The file is damaged, or not one flat dict of tensors.
     """
     try:
         if path.suffix.lower() == ".safetensors":
@@ -49,11 +49,11 @@ def read_file(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise UserError(
             f"model.weights: '{path}' is not a plain file of tensors; anything else could run code and is not loaded. "
-            "Where you made it: torch.save(model.state_dict(), file)"
+            "To convert your own file: torch.save(model.state_dict(), file)"
         ) from error
     except PermissionError as error:
         raise UserError(f"model.weights: cannot read '{path}': {error.strerror}") from error
-    # Damaged files end in a dozen kinds of exception (SafetensorError, KeyError, EOFError, BadZipFile, ...).
+    # Damaged files raise a dozen kinds of exception (SafetensorError, KeyError, EOFError, BadZipFile, ...).
     except Exception as error:
         # torch adds paragraphs about its own ZIP library to the first sentence; of an empty file it says nothing.
         reason = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0]
@@ -69,9 +69,9 @@ def read_file(path: Path) -> dict[str, Tensor]:
 
 
 def without_prefix(state: dict[str, Tensor], wanted: Collection[str]) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a file under the names of a network, and the prefix that was taken off; empty where none was.
+    """The tensors of a file under the names of a network, and the removed prefix, empty for none.
 
-    What does not have the prefix, such as a projection head or the student beside a teacher, is left out.
+    Tensors without the prefix, such as a projection head or the student beside a teacher, are dropped.
     """
     prefix = ""
     while not any(name in state for name in wanted):
@@ -90,13 +90,13 @@ def load(network: nn.Module, state: dict[str, Tensor], path: Path, unused: tuple
         network: Changed in place, in its own precision.
         state: By the names of the network's state dict.
         path: Named in errors.
-        unused: Beginnings of names that the file may hold beside the network's, such as a classifier.
+        unused: Prefixes of names that are ignored, such as a classifier.
 
     Raises:
         UserError: Names the first tensors that are missing, unknown or of another shape.
     """
     wanted = network.state_dict()
-    # The counter is of no use to layers with a fixed momentum, and files from before torch 0.4.1 lack it.
+    # The counter is unused with a fixed momentum, and missing in files before torch 0.4.1.
     missing = [name for name in wanted if name not in state and not name.endswith(".num_batches_tracked")]
     unknown = [name for name in state if name not in wanted and not name.startswith(unused)]
     misshaped = [
@@ -109,6 +109,6 @@ def load(network: nn.Module, state: dict[str, Tensor], path: Path, unused: tuple
         told = "; ".join(f"{len(names)} {fault}: {', '.join(names[:3])}" for fault, names in faults.items() if names)
         raise UserError(
             f"model.weights: '{path}' does not fit the backbone ({len(wanted)} tensors): {told}. "
-            "Take the file of this very backbone, or name its backbone in model.backbone"
+            "Use a file of this backbone, or set model.backbone to that of the file"
         )
     network.load_state_dict({name: state[name] for name in wanted if name in state}, strict=False)

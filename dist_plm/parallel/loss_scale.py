@@ -1,4 +1,4 @@
-"""Keeps gradients of float16 in range: scaled at the embeddings, brought back at the weights, halved on overflow."""
+"""Loss scaling for float16: dL/dz is scaled, gradients of weights unscaled, the scale halved on overflow."""
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +9,9 @@ INITIAL, GROWTH, INTERVAL = 2.0**16, 2.0, 2000  # those of torch.amp.GradScaler
 class LossScale:
     """A power of two that multiplies dL/dz before a float16 backward, whose smallest number is 6e-8.
 
-    GradScaler would scale the loss, and with it the gradients of the proxies, which are float32 and never need it. A
-    gradient of the network that overflows on one rank is not finite on any after the all-reduce, so that all ranks
-    take the same decision without asking each other; and nothing here makes the host wait for the device.
+    GradScaler would scale the loss, and with it the float32 gradients of the proxies. A gradient that overflows on one
+    rank is not finite on any rank after the all-reduce, so that all ranks decide alike without further communication;
+    there is no device synchronisation.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -19,11 +19,11 @@ class LossScale:
         self.growth = torch.zeros((), dtype=torch.int32, device=device)
 
     def unscale(self, network: nn.Module) -> Tensor:
-        """Divide the network's gradients, complete over the ranks, by the scale; then let it grow or shrink.
+        """Divide the network's reduced gradients by the scale, and update the scale.
 
         Returns:
-            Whether they overflowed (scalar bool): the step is to be left out. Never at a scale of 1, where what is not
-            finite isn't so for being scaled.
+            Whether they overflowed (scalar bool), so that the step must be skipped; never at a scale of 1, since
+            scaling is not the cause then.
         """
         gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
         found = torch.zeros_like(self.scale)
@@ -34,5 +34,5 @@ class LossScale:
         return overflow
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs."""
+        """State for checkpoints."""
         return {"scale": self.scale, "growth": self.growth}

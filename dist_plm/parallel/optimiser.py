@@ -1,4 +1,4 @@
-"""The update rule: parameter groups, learning rates as a pure function of the step, state by parameter name."""
+"""Optimizers: parameter groups, learning rate as a pure function of the step, state by parameter name."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -13,12 +13,12 @@ from dist_plm.config import OptimiserConfig
 
 @dataclass(frozen=True)
 class Updates:
-    """What moves the weights of a phase.
+    """The optimizers of a phase.
 
     Args:
-        network: Of the student. A strategy that lays its weights out anew does so before it has any moments.
-        own: Of the method's own parameters, each of which one rank holds; None where there are none.
-        clip_norm: Largest norm of all gradients together, over all ranks; 0 leaves them as they are.
+        network: Optimizer of the student. A strategy that repartitions weights does so before there are moments.
+        own: Optimizer of the method's parameters, each owned by one rank; None if there are none.
+        clip_norm: Largest norm of all gradients over all ranks; 0: no clipping.
     """
 
     network: torch.optim.Optimizer
@@ -26,7 +26,7 @@ class Updates:
     clip_norm: float = 0.0
 
     def set_learning_rate(self, rate: float, epoch: int = 0) -> None:
-        """Give each group `rate` times its scale; in its resting epochs 0, so that it gathers moments and stays."""
+        """Set the rate of each group, `rate` times its scale; 0 while frozen, so that moments accumulate."""
         for optimiser in (self.network, self.own):
             for group in optimiser.param_groups if optimiser else ():
                 group["lr"] = rate * group["scale"] if epoch >= group["resting_epochs"] else 0.0
@@ -36,10 +36,10 @@ def build_updates(
     backbone: Iterable[nn.Parameter], head: Iterable[nn.Parameter], own: Iterable[nn.Parameter],
     config: OptimiserConfig, *, own_lr_scale: float, layers: Mapping[nn.Parameter, float] | None = None,
 ) -> Updates:  # fmt: skip
-    """Groups of the network, the backbone's and the head, and the method's own parameters without weight decay.
+    """Parameter groups of backbone, head, and the method's parameters, the last without weight decay.
 
     Args:
-        layers: Multiples of the backbone's learning rate, by weight; 1 for those that are not there. A group each.
+        layers: Multiples of the backbone's learning rate, by weight; 1 by default. One group each.
     """
     decay, resting = config.weight_decay, config.head_only_epochs
     scales: dict[float, list[nn.Parameter]] = {}
@@ -67,7 +67,7 @@ def _rule(groups: list[dict[str, Any]], name: str) -> torch.optim.Optimizer:
 
 
 def begun(optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The same, fused and at rate 0, with the state that others create at their first step: zeros.
+    """The optimizer, fused, at rate 0, with its state initialised to zeros in advance.
 
     A checkpoint of step 0 then has the same tensors as any other.
     """
@@ -81,21 +81,21 @@ def begun(optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def forget(optimiser: torch.optim.Optimizer) -> None:
-    """Begin anew: moments and counters 0."""
+    """Reset moments and counters to 0."""
     for state in optimiser.state.values():
         for value in state.values():
             value.zero_()
 
 
 def update(optimiser: torch.optim.Optimizer, void: Tensor) -> None:
-    """One step of the rule, unless `void` (scalar, on the device) is not 0: then weights and moments stay as they are.
+    """One optimizer step; skipped, with unchanged weights and moments, if `void` (scalar, on the device) is not 0.
 
-    The decision is taken on the device, by the fused rules' `found_inf`: the host need not wait for it.
+    Decided on the device by the `found_inf` of fused optimizers, without synchronisation.
     """
     for group in optimiser.param_groups:
         for parameter in group["params"]:
-            # The fused rules walk memory, whatever the strides: a gradient in another layout than its weight, as
-            # convolutions over channels-last maps give, would be added to the wrong entries without a word.
+            # Fused optimizers ignore strides: a gradient in another layout than its weight, as from convolutions over
+            # channels-last maps, would silently be applied to the wrong entries.
             if parameter.grad is not None and _lies_otherwise(parameter.grad, parameter):
                 parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
     leave_out(optimiser, void)
@@ -104,18 +104,18 @@ def update(optimiser: torch.optim.Optimizer, void: Tensor) -> None:
 
 
 def _lies_otherwise(a: Tensor, b: Tensor) -> bool:
-    """Whether two dense tensors of one shape have entries in another order. The stride of a dimension of size 1 says
-    nothing: the weight of a 1 x 1 convolution is the same in either layout."""
+    """Whether two dense tensors of one shape differ in memory layout. Strides of dimensions of size 1 are ignored: the
+    weight of a 1 x 1 convolution is the same in either layout."""
     return any(size > 1 and one != other for size, one, other in zip(a.shape, a.stride(), b.stride(), strict=True))
 
 
 def leave_out(optimiser: torch.optim.Optimizer, void: Tensor) -> None:
-    """Make the next step of a fused rule one that moves nothing, if `void` is not 0."""
+    """Make a fused optimizer skip its next step if `void` is not 0."""
     optimiser.found_inf, optimiser.grad_scale = void, None  # type: ignore[attr-defined]
 
 
 def learning_rate(config: OptimiserConfig, base: float, step: int, steps: int, epoch: int) -> float:
-    """The rate of `step` (from 0) out of `steps`, in `epoch`: a linear rise, then what the schedule says."""
+    """The rate of `step` (from 0) out of `steps`, in `epoch`: linear warm-up, then the schedule."""
     rise = min(1.0, (step + 1) / (config.warmup_steps + 1))
     if config.schedule == "constant":
         return base * rise

@@ -1,4 +1,4 @@
-"""Work that waits for nothing the main stream is doing: on a GPU it is queued on a stream of its own."""
+"""Concurrent work on a second CUDA stream."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,25 +7,25 @@ import torch
 
 
 class SideStream:
-    """`follow()`, queue something, `with work(): ...`, `join()`: the block runs beside what was queued since `follow`.
+    """`follow()`, queue work, `with work(): ...`, `join()`: the block overlaps with work queued since `follow`.
 
-    On a CPU all is in turn. No tensor needs `record_stream`: the memory of what the second stream made and the main one
-    used is taken again by work of the second stream alone, which starts after all that the main one had queued at
-    `follow`; so nothing that was made beside may be freed between `follow` and the end of the block. What the main
-    stream made and the block used is to be freed after `join`.
+    Sequential on a CPU. No tensor needs `record_stream`: memory allocated by the second stream and used by the main one
+    is only reused by the second stream, whose work starts after everything that the main stream had queued at `follow`;
+    so its tensors must not be freed between `follow` and the end of the block. Tensors of the main stream used in the
+    block must be freed after `join`.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def follow(self) -> None:
-        """Let what is queued beside from now on start after all that the main stream has queued so far."""
+        """Let the second stream wait for the work queued on the main stream so far."""
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
 
     @contextmanager
     def work(self) -> Iterator[None]:
-        """Nothing may be queued on the main stream from within."""
+        """Context of the second stream; nothing may be queued on the main stream within it."""
         if self._stream is None:
             yield
             return
@@ -33,6 +33,6 @@ class SideStream:
             yield
 
     def join(self) -> None:
-        """Let the main stream wait for all that was queued beside it."""
+        """Let the main stream wait for the second one."""
         if self._stream is not None:
             torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)

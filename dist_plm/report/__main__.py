@@ -1,6 +1,6 @@
-"""`python -m dist_plm.report RUN [RUN ...]`: one HTML page that shows what was learnt; several runs side by side.
+"""`python -m dist_plm.report RUN [RUN ...]`: an HTML report of one or several runs.
 
-With --backbone and no RUN: the same page of a pretrained network without training, the baseline of every run.
+With --backbone and no RUN: the report of a pretrained network without training, the baseline of every run.
 """
 
 import argparse
@@ -15,16 +15,16 @@ PAGE = "report.html"
 
 
 def main() -> int:
-    """Write the report and print where it lies."""
+    """Write the report and print its path."""
     options = _parse()
     if absent := missing():
         raise UserError(f"the report needs {', '.join(absent)}: pip install -e '.[report]'")
     for run in options.runs:
         if not (run / "config.yaml").is_file():
-            raise UserError(f"{run} is no run directory (no config.yaml): name one that dist_plm.train wrote")
+            raise UserError(f"{run} is not a run directory (no config.yaml): name one written by dist_plm.train")
     out = options.out or (options.runs[0] / PAGE if len(options.runs) == 1 else Path(PAGE))
     if not out.parent.is_dir():
-        raise UserError(f"{out.parent} is no folder: make it, or name another file with --out")
+        raise UserError(f"{out.parent} is not a folder: create it, or choose another file with --out")
 
     import torch
 
@@ -61,7 +61,7 @@ def _parse() -> argparse.Namespace:
     options = parser.parse_args()
     check_frozen_options(options, trained=bool(options.runs), instead_of="RUN")
     if not (options.runs or options.shards):
-        raise UserError("a pretrained network has no data of its own: name a data set with --shards")
+        raise UserError("a pretrained network has no data set: name one with --shards")
     return options
 
 

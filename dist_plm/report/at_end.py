@@ -1,4 +1,4 @@
-"""The report that a run leaves behind, where its libraries are installed."""
+"""The report at the end of a run, if its libraries are installed."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-LIBRARIES = ("altair", "jinja2", "vl_convert")  # of the extra `report`
+LIBRARIES = ("altair", "jinja2", "vl_convert")  # in the extra `report`
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -16,10 +16,10 @@ def missing() -> list[str]:
 
 
 def report_at_end(run: Path, backbone: str = "") -> None:
-    """The report of a run that has just ended, by a process of its own: whatever befalls it, the run is done.
+    """Write the report of a finished run in a separate process, whose failure does not affect the run.
 
     Args:
-        backbone: The network, where it is one's own, which the process may import then.
+        backbone: The name of your own network, which permits its import.
     """
     page = run / "report.html"
     if page.exists() and page.stat().st_mtime >= (run / "metrics.jsonl").stat().st_mtime:

@@ -22,7 +22,7 @@ def thinned(rows: list[Row]) -> list[Row]:
 
 
 def has_course(rows: list[Row], dash: str = "") -> bool:
-    """Whether any line has the three points that make a course; two numbers are better read in a table."""
+    """Whether any line has at least three points; fewer are shown in a table."""
     steps: dict[tuple[str, str], set[int]] = {}
     for row in rows:
         steps.setdefault((row["run"], row.get(dash, "")), set()).add(row["step"])
@@ -73,7 +73,7 @@ def curve(
     return _spec(alt.layer(*layers).resolve_scale(color="independent"), HEIGHT)
 
 
-# By the name of what tells lines apart: a pattern for each of its values.
+# Line patterns by the name and value of the attribute that distinguishes lines.
 DASHES = {
     "model": {"student": [1, 0], "teacher": [5, 3], "frozen": [8, 4], "raw pixels": [1, 3]},
     "of": {"supervision": [1, 0], "control": [5, 3]},
@@ -81,7 +81,7 @@ DASHES = {
 
 
 def bars(rows: list[Row], runs: list[str], unit: str) -> Spec:
-    """Where the time went: {run, what, time} as one bar a run."""
+    """Time by activity: {run, what, time} as one bar per run."""
     order = list(dict.fromkeys(row["what"] for row in rows))
     chart = (
         alt.Chart(alt.Data(values=[row | {"order": order.index(row["what"])} for row in rows]))
@@ -103,7 +103,7 @@ def bars(rows: list[Row], runs: list[str], unit: str) -> Spec:
 
 
 def histogram(rows: list[Row], run: str, runs: list[str]) -> Spec:
-    """How many images were read how often: {reads, images}, one bar a number of reads, or a range of them."""
+    """Histogram of reads per image: {reads, images}, one bar per number of reads, or range of them."""
     first, last = rows[0]["reads"], rows[-1]["reads"]
     width = (last - first) // MOST_BARS + 1
     bars: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""Runs of one experiment under several seeds as one row, mean +- std, beside the rows that the paper printed."""
+"""Table of experiments, mean and standard deviation over seeds, beside published results."""
 
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -11,12 +11,12 @@ Numbers = dict[str, tuple[float, float | None]]  # by column: mean, standard dev
 
 @dataclass(frozen=True)
 class Run:
-    """What a table needs of a run.
+    """Data of a run for the table.
 
     Args:
-        name: For people.
+        name: For display.
         seed: Of the run.
-        settings: Flat keys of its configuration that alter what it computes, without the seed.
+        settings: Flat keys of its configuration that affect results, without the seed.
         data: Name of the data set.
         result: Its last evaluation: {"step", "recall": {"1": share}, "map_at_r", "nmi"}.
     """
@@ -30,7 +30,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: numbers in %, with the standard deviation over seeds where there are several."""
+    """A row of the table: numbers in %, with the standard deviation over several seeds."""
 
     name: str
     dim: int
@@ -40,7 +40,7 @@ class Row:
     source: str = ""
 
     def cell(self, column: str) -> str:
-        """A number for people; empty where there is none."""
+        """A formatted number; empty if there is none."""
         if column not in self.numbers:
             return ""
         mean, std = self.numbers[column]
@@ -80,7 +80,7 @@ def paper_rows(data: str, dims: set[int]) -> list[Row]:
 
 
 def columns_of(rows: list[Row]) -> list[str]:
-    """The columns that any row fills: R@K by K, then the others."""
+    """The non-empty columns: R@K by K, then the others."""
     names = {name for row in rows for name in row.numbers}
     return sorted(
         names, key=lambda name: (not name.startswith("R@"), int(name[2:]) if name.startswith("R@") else 0, name)

@@ -1,4 +1,4 @@
-"""How much of the data training has read, from the saved plans."""
+"""Coverage of the training images, from the saved plans."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ class Coverage:
 
 
 def read_coverage(plans: Path, images: int) -> Coverage | None:
-    """From RUN/plans; None where there is no plan, or one of other images."""
+    """Read RUN/plans; None if there is no plan, or one of other images."""
     reads = np.zeros(images, dtype=np.int64)
     epochs = []
     for path in sorted(plans.glob("epoch_*.npy")):

@@ -1,4 +1,4 @@
-"""Which numbers of the runs are drawn over the steps, and under which heading."""
+"""Curves of a run's numbers over the steps, by heading."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,28 +13,28 @@ CAPTIONS = {
     "loss_neighbourhood": "neighbourhoods (equation 8)",
     "loss_instance": "instance discrimination (warm-up)",
     "lr": "learning rate",
-    "images_per_second": "images a second",
+    "images_per_second": "images per second",
     "wait_share": "share of the time spent waiting for data",
     "memory_gb": "peak memory of rank 0, GB",
     "mean_pair_distance": "mean distance of a pair of points",
     "effective_rank": "effective rank of a batch's embeddings",
-    "neighbourhood_size": "points in X_i",
-    "label_purity": "purity of X_i: share of its most frequent label",
+    "neighbourhood_size": "members of a local neighbourhood (X_i)",
     "same_label": "share of a point's neighbours with its label",
-    "positives_attracted": "pairs of one label that the loss draws together",
-    "negatives_attracted": "pairs of two labels that the loss draws together",
-    "instance_accuracy": "instances told apart (warm-up)",
+    "positives_attracted": "positive pairs (same label) attracted by the loss",
+    "negatives_attracted": "negative pairs attracted by the loss",
+    "instance_accuracy": "instance discrimination accuracy (warm-up)",
     "map_at_r": "MAP@R",
     "nmi": "NMI",
 }
 LABEL_FREE = {
     "agreement": "neighbours that two draws of views agree on",
     "view_recall": "images whose other view is their nearest",
+    "strong_view_recall": "the same of small parts in other light",
     "effective_rank": "effective rank",
     "uniformity": "uniformity: larger is wider spread",
     "hubness": "largest share of queries that one image answers",
 }
-LABEL_FREE_SHARES = ("agreement", "view_recall", "hubness")
+LABEL_FREE_SHARES = ("agreement", "view_recall", "strong_view_recall", "hubness")
 SPEED = ("lr", "images_per_second", "wait_share", "memory_gb")
 SUPERVISION = ("label_purity", "same_label", "positives_attracted", "negatives_attracted")
 CONTROL = "_control"
@@ -54,7 +54,7 @@ class Group:
 
 
 def groups(histories: list[History]) -> list[Group]:
-    """All curves, the runs side by side; a group without numbers is left out."""
+    """All curves, the runs side by side; groups without numbers are omitted."""
     runs = [history.name for history in histories]
     marks = _marks(histories)
     steps = _by_name(histories)
@@ -102,8 +102,8 @@ def _headings() -> list[Group]:
         Group(
             "supervision",
             "Supervision",
-            "How good the pairs are that the method makes up, judged by labels that it does not see. "
-            "Dashed: of as many nearest neighbours.",
+            "Quality of the self-supervision, measured by labels that training does not use. "
+            "Dashed: control with the same number of nearest neighbours.",
         ),
         Group("embedding", "The embedding", "Distances near 0 or a rank near 1 mean collapse."),
         Group("speed", "Speed", "Rates between two log lines."),
@@ -164,7 +164,7 @@ def _caption(name: str) -> str:
 
 
 def _marks(histories: list[History]) -> list[Row]:
-    """Where phases begin and what befell the runs."""
+    """Starts of phases, restarts and warnings."""
     marks = []
     for history in histories:
         name = f"{history.name}: " if len(histories) > 1 else ""

@@ -1,4 +1,4 @@
-"""What a run wrote down about itself: config.yaml and metrics.jsonl, read for people."""
+"""History of a run from config.yaml and metrics.jsonl."""
 
 import json
 import math
@@ -17,7 +17,7 @@ Event = dict[str, Any]
 
 INCIDENTS = {
     "resumed": "resumed on {world_size} rank(s)",
-    "preempted": "preempted by signal {signal}, saved",
+    "preempted": "preempted by signal {signal}, checkpoint saved",
     "requeued": "restart {restart}: {reason}",
     "failure": "failed: {message}",
     "non_finite": "{message}",
@@ -28,13 +28,13 @@ INCIDENTS = {
 
 @dataclass(frozen=True)
 class History:
-    """A run directory's past.
+    """History of a run directory.
 
     Attributes:
-        name: For people; unique among the runs of one report.
+        name: For display; unique among the runs of one report.
         config: As resolved.
         events: Lines of metrics.jsonl in order, without the numbers that are not finite.
-        trained: False for a pretrained network, which has evaluations and nothing else.
+        trained: False for a pretrained network, which only has evaluations.
     """
 
     path: Path
@@ -45,15 +45,15 @@ class History:
 
     @classmethod
     def read(cls, path: Path, name: str = "") -> "History":
-        """Raises UserError where `path` is no run directory or nothing was measured yet."""
+        """Raises UserError if `path` is not a run directory or has no events yet."""
         config = of_run(load_config(path / "config.yaml"), path)
         try:
             lines = (path / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError as error:
-            raise UserError(f"{path}/metrics.jsonl can't be read ({error.strerror}): name a run directory") from error
+            raise UserError(f"{path}/metrics.jsonl can't be read ({error.strerror}): choose a run directory") from error
         events = [event for event in map(_parsed, lines) if event]
         if not events:
-            raise UserError(f"{path}/metrics.jsonl holds no events yet: wait for the run to begin, or name another")
+            raise UserError(f"{path}/metrics.jsonl has no events yet: wait for the run to start, or choose another")
         return cls(path, name or path.resolve().name, config, events)
 
     def of(self, kind: str) -> list[Event]:
@@ -71,7 +71,7 @@ class History:
                 yield event.get("step", 0), name, value
 
     def incidents(self) -> list[tuple[int, str, str]]:
-        """(step, kind, text) of restarts and warnings, in order; the launcher's know no step and stand at the last."""
+        """(step, kind, text) of restarts and warnings, in order; those of the launcher at the last step."""
         found, step = [], 0
         for event in self.events:
             step = event.get("step", step)
@@ -80,19 +80,19 @@ class History:
         return found
 
     def seconds(self) -> dict[str, float]:
-        """Where the time went, as far as it was measured: steps by their rate, the rest by their own seconds."""
+        """Measured time by activity: steps by their rate, other activities by their seconds."""
         step_seconds = waiting = 0.0
         before = 0
         for event in self.of("step"):
             lap = max(0, event["step"] - before) * self.config.batch.images / event["images_per_second"]
             step_seconds, waiting, before = step_seconds + lap, waiting + lap * event["wait_share"], event["step"]
         spent = {"computing steps": step_seconds - waiting, "waiting for data": waiting}
-        for kind, name in (("sweep", "sweeps of the images"), ("eval", "evaluation")):
+        for kind, name in (("sweep", "embedding passes"), ("eval", "evaluation")):
             spent[name] = sum(event.get("seconds", 0.0) for event in self.of(kind))
         return spent
 
     def profiled(self) -> dict[str, float]:
-        """Milliseconds of each part of a step, by the last profile; empty where none was made."""
+        """Milliseconds of each part of a step, by the last profile; empty without one."""
         events = self.of("profile")
         return (
             {part: 1e3 * s / max(events[-1]["steps"], 1) for part, s in events[-1]["seconds"].items()} if events else {}
@@ -100,19 +100,19 @@ class History:
 
 
 def read_all(paths: list[Path]) -> list[History]:
-    """The histories of several runs, named so that no two names agree."""
+    """The histories of several runs, with unique names."""
     names = [path.resolve().name for path in paths]
     if len(set(names)) < len(names):
         names = ["/".join(path.resolve().parts[-2:]) for path in paths]
     if len(set(names)) < len(names):
         names = [str(path.resolve()) for path in paths]
     if len(set(names)) < len(names):
-        raise UserError(f"{', '.join(map(str, paths))}: a run is named twice; name each once")
+        raise UserError(f"{', '.join(map(str, paths))}: a run is given twice")
     return [History.read(path, name) for path, name in zip(paths, names, strict=True)]
 
 
 class _Known(dict[str, Any]):
-    """Fills what an event lacks with a question mark."""
+    """Fills missing fields of an event with a question mark."""
 
     def __missing__(self, key: str) -> str:
         return "?"
@@ -127,5 +127,5 @@ def _parsed(line: str) -> Event | None:
 
 
 def _finite(pairs: list[tuple[str, Any]]) -> Event:
-    # A run that diverged has measured NaN, which is no JSON: the page could not be read.
+    # A diverged run has NaN, which is not valid JSON and would break the page.
     return {name: value for name, value in pairs if not isinstance(value, float) or math.isfinite(value)}

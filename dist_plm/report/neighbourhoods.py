@@ -1,4 +1,4 @@
-"""Neighbourhoods as training saw them: anchors of the last batch, the members of X_i, and who was turned away."""
+"""Local neighbourhoods in training: anchors of the last batch with members (X_i) and rejected candidates."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,7 @@ def last_neighbourhoods(teacher: Embedder, run: Path, *, config: Config, most: i
     now.
 
     Raises:
-        UserError: Its embeddings are not finite, or the data set is gone.
+        UserError: Its embeddings are not finite, or the data set is missing.
     """
     plans = sorted((run / "plans").glob("epoch_*.npy"))
     if not plans or config.train.method != PiecewiseLinearManifold.name:

@@ -1,4 +1,4 @@
-"""The page: every part of a report, put into the template."""
+"""Renders the report from its template."""
 
 import json
 from collections.abc import Callable
@@ -30,7 +30,7 @@ MOST_INCIDENTS = 100
 
 @dataclass(frozen=True)
 class Section:
-    """A run on the page: what it wrote down, what its images show, and why some can't be shown."""
+    """A run on the page: history, pictures, and why pictures are missing."""
 
     history: History
     colour: str
@@ -63,10 +63,10 @@ def write_report(paths: list[Path], out: Path, *, shards: str = "", world: World
 
     Args:
         paths: Run directories; several are compared side by side.
-        shards: Where the data set lies now, if not where the runs found it.
+        shards: Current location of the data set, if it was moved.
 
     Raises:
-        UserError: a folder is no run, or `out` can't be written.
+        UserError: A folder is not a run, or `out` can't be written.
     """
     histories = read_all(paths)
     runs = [history.name for history in histories]
@@ -88,7 +88,7 @@ def write_baseline_report(
         folder: For the embeddings.
 
     Raises:
-        UserError: the data set can't be read, or `out` can't be written.
+        UserError: The data set can't be read, or `out` can't be written.
     """
     history, pictures = measure(frozen, folder, shards=shards, world=world, display=display), Pictures()
     embedder = frozen.load(frozen.names[-1], world.device)
@@ -114,13 +114,13 @@ def _write(sections: list[Section], out: Path) -> None:
     )
     try:
         with replacing(out) as file:
-            file.write(html.encode(errors="backslashreplace"))  # names of files need not be text
+            file.write(html.encode(errors="backslashreplace"))  # file names may not be UTF-8
     except OSError as error:
-        raise UserError(f"{out} can't be written ({error.strerror}): name another file with --out") from error
+        raise UserError(f"{out} can't be written ({error.strerror}): choose another file with --out") from error
 
 
 def _parts(sections: list[Section]) -> dict[str, str]:
-    """Headings by id of the parts that have something to show, in the order of the page."""
+    """Headings by id of the non-empty parts, in the order of the page."""
     filled = {
         "search": ("Search", lambda section: section.pictures.queries),
         "moved": ("Before and after", lambda section: section.pictures.moved),
@@ -143,7 +143,7 @@ def _times(histories: list[History], measured: Callable[[History], dict[str, flo
     ]
 
 
-# What the page's script calls out of Vega's bundle.
+# The function of Vega's bundle that the page's script calls.
 VEGA = "window.vegaEmbed = vegaEmbed;"
 
 
@@ -154,7 +154,7 @@ def _section(history: History, colour: str, runs: list[str], shards: str, world:
     pictures, fault = Pictures(), ""
     try:
         take_pictures(pictures, history, runs, config=config, world=world, display=display)
-    except (UserError, RunFailure) as error:  # what was measured can be shown without the images
+    except (UserError, RunFailure) as error:  # numbers can be shown without images
         fault = str(error)
         display.say(f"warning: {history.path}: no pictures: {error}")
     return Section(history, colour, pictures, fault)

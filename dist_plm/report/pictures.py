@@ -1,4 +1,4 @@
-"""What a run's images show, ready for the page: gallery, confused classes, map, neighbourhoods, coverage."""
+"""Pictures of a run for the page: gallery, confused classes, map, neighbourhoods, coverage."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,7 +38,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Strip:
-    """A query or an anchor, and what was found for it."""
+    """A query or an anchor, and its results."""
 
     query: Picture
     found: list[Picture]
@@ -46,20 +46,20 @@ class Strip:
 
 @dataclass
 class Pictures:
-    """All pictures of a run; what can't be shown is empty.
+    """All pictures of a run; unavailable ones are empty.
 
     Attributes:
-        classes: (class, recall@1, strips), the worst first.
-        confused: (class, taken for, share, strips), the most frequent first.
+        classes: (class, recall@1, strips), worst first.
+        confused: (class, predicted class, share, strips), most frequent first.
         queries: Strips of a few queries, spread evenly over the split.
         moved: Strips of fixed queries at the start and now.
         changed: The numbers of `moved`.
         map: Specification of the map.
         mapped: Images on it.
-        hoods: Anchors with the candidates of X_i.
-        coverage: Of the training images.
+        hoods: Anchors with the candidate members (X_i).
+        coverage: Coverage of the training images.
         reads: Histogram of the coverage.
-        unread: Images that were read least.
+        unread: Least-read images.
     """
 
     classes: list[tuple[str, float, list[Strip]]] = field(default_factory=list)
@@ -78,11 +78,11 @@ class Pictures:
 def take_pictures(
     pictures: Pictures, history: History, runs: list[str], *, config: Config, world: World, display: Display
 ) -> None:
-    """Embed what is not embedded yet, search, and cut thumbnails into `pictures`.
+    """Embed missing images, search, and add thumbnails to `pictures`.
 
     Raises:
-        UserError: the run has no checkpoint, its data set is gone, or its embeddings are not finite; what could be
-            shown before is in `pictures`.
+        UserError: The run has no checkpoint, its data set is missing, or its embeddings are not finite; `pictures` has
+                the parts that were finished before.
     """
     run = history.path
     trained = locate(run)

@@ -1,4 +1,4 @@
-"""What a search brings up: nearest neighbours of queries, the worst classes, and the classes taken for each other."""
+"""Retrieval results: nearest neighbours of queries, worst classes, and confused classes."""
 
 from collections import Counter
 from dataclasses import dataclass

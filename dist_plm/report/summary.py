@@ -1,4 +1,4 @@
-"""A run in numbers: tiles, tables, and the settings in which runs differ."""
+"""Numbers of a run: tiles, tables, and settings that differ between runs."""
 
 from dataclasses import asdict
 
@@ -8,7 +8,7 @@ from dist_plm.report.history import Event, History
 
 
 def tiles(history: History) -> list[tuple[str, str, str]]:
-    """(what, value, remark) at the head of a run."""
+    """(title, value, remark) of the tiles of a run."""
     if not history.trained:
         return [(f"R@{k} {event['model']}", f"{100 * share:.1f} %", f"MAP@R {100 * event['map_at_r']:.1f} %")
                 for event in history.of("eval") for k, share in [next(iter(event["recall"].items()))]]  # fmt: skip
@@ -19,7 +19,7 @@ def tiles(history: History) -> list[tuple[str, str, str]]:
     if steps:
         rates = sorted(event["images_per_second"] for event in steps)
         waiting = sum(event["wait_share"] for event in steps) / len(steps)
-        found.append(("images a second", f"{rates[len(rates) // 2]:,.0f}", f"median; {100 * waiting:.1f} % waiting"))
+        found.append(("images per second", f"{rates[len(rates) // 2]:,.0f}", f"median; {100 * waiting:.1f} % waiting"))
     return found
 
 
@@ -87,7 +87,7 @@ def evaluations(history: History) -> tuple[list[str], list[list[str]]]:
 
 
 def differences(histories: list[History]) -> list[tuple[str, list[str]]]:
-    """(key, value in each run) of the settings in which the runs differ, but where they lie."""
+    """(key, value in each run) of the settings that differ, except the run directory."""
     settings = [flat(asdict(history.config)) for history in histories]
     return [
         (key, [str(each.get(key, "")) for each in settings])

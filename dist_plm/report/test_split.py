@@ -1,4 +1,4 @@
-"""The images of a run as its student sees them."""
+"""Embeddings of a run's images by its student."""
 
 import tempfile
 from dataclasses import dataclass
@@ -28,13 +28,13 @@ class Embedded:
         return np.asarray(self.store.labels)
 
     def name(self, row: int) -> str:
-        """The class of an image; empty where it has none."""
+        """The class of an image; empty if unlabelled."""
         label = int(self.labels[row])
         return self.store.classes[label] if label >= 0 else ""
 
 
 def embed(student: Embedder, run: Path, store: Store, *, config: Config, world: World, display: Display) -> Embedded:
-    """The student's embeddings of a split: those of the run's last evaluation where they are still there.
+    """The student's embeddings of a split: those of the run's last evaluation if they still exist.
 
     Raises:
         UserError: Some are not finite.
@@ -55,6 +55,6 @@ def embed(student: Embedder, run: Path, store: Store, *, config: Config, world: 
 
 
 def require_finite(vectors: np.ndarray, network: str) -> None:
-    """Raise UserError where the embeddings by `network` hold what can be neither compared nor drawn."""
+    """Raise UserError if embeddings by `network` are not finite."""
     if not np.isfinite(vectors).all():
-        raise UserError(f"the {network}'s embeddings are not finite: it diverged; train anew with a lower optimiser.lr")
+        raise UserError(f"the {network}'s embeddings are not finite: it diverged; train with a lower optimiser.lr")

@@ -1,4 +1,4 @@
-"""Images small enough to lie inside the page."""
+"""Thumbnails as data URIs."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""What a run says while it learns: to metrics.jsonl and boards, the same for any number of ranks, and to people."""
+"""Log of a run: metrics.jsonl and logger backends, independent of the world size, and the terminal."""
 
 import json
 from contextlib import suppress
@@ -16,35 +16,35 @@ from dist_plm.training.warnings import collapse_warning
 
 
 class Journal:
-    """The words of one run.
+    """Writes the log of one run.
 
     Args:
-        at: Where the run is; the trainer moves it.
+        at: Position of the run; advanced by the trainer.
     """
 
     def __init__(self, run: RunContext, at: Position) -> None:
         self._run, self._at = run, at
 
     def warn(self, text: str) -> None:
-        """To people and to the metrics."""
+        """Print a warning and log it."""
         self._run.log.warn(text, self._at.step)
 
     def failed(self, failure: RunFailure) -> None:
-        """Why the run ends; the command says it to people."""
-        with suppress(OSError):  # of a full disk it can't be written down
+        """Log the reason of a failure; the command prints it."""
+        with suppress(OSError):  # on a full disk it can't be logged
             self._run.log.metrics.write("failure", step=self._at.step, message=str(failure))
 
     def resumed(self, path: object, *, rejected: list[str]) -> None:
-        """Where the run goes on, and which newer checkpoints are of no use."""
+        """Log where the run resumes, and newer checkpoints that were skipped."""
         for fault in rejected:
-            self.warn(f"passed over a broken checkpoint: {fault}")
+            self.warn(f"skipped a damaged checkpoint: {fault}")
         self._run.log.metrics.write("resumed", step=self._at.step, world_size=self._run.world.size)
         if self._run.directory.forced:
             self._run.log.metrics.write("forced", step=self._at.step, changed=self._run.directory.forced)
         self._run.log.display.say(f"resumed from {path}")
 
     def step(self, learner: Learner, report: Report, phase: str, ids: np.ndarray, clock: Clock) -> str:
-        """Every `log_steps` a line of metrics; returns a note for the progress bar.
+        """Log metrics every `log_steps`; returns a note for the progress bar.
 
         Args:
             ids: int64 [groups, group_size], the images of the global batch.
@@ -70,13 +70,13 @@ class Journal:
         return clock.note
 
     def check_finite(self, learner: Learner, plan: np.ndarray) -> None:
-        """Name the first void step since the last look, its ranks and its images. A collective.
+        """Report the first skipped step since the last call, its ranks and its images. A collective.
 
         Args:
             plan: int64 [steps, groups, group_size], of the epoch.
 
         Raises:
-            RunFailure: there was one and `train.non_finite` says stop.
+            RunFailure: There was one and `train.non_finite` is stop.
         """
         own, anywhere, first = learner.void.take()
         if not anywhere:
@@ -89,10 +89,10 @@ class Journal:
             with replacing(path) as file:
                 file.write(json.dumps({"step": step, "epoch": at.epochs, "ids": plan[batch].tolist()}).encode())
         message = (
-            f"loss or gradient not finite at step {step} on rank {', '.join(map(str, ranks)) or 'none alone'} "
-            f"({anywhere} step(s) left out); the images are in {path}"
+            f"loss or gradient not finite at step {step} on rank {', '.join(map(str, ranks)) or 'unknown'} "
+            f"({anywhere} optimizer step(s) skipped); the images are listed in {path}"
         )
         self._run.log.metrics.write("non_finite", step=step, message=message)
         if self._run.config.train.non_finite == "stop":
-            raise RunFailure(f"{message}. Lower optimiser.lr, or set --train.non_finite skip to train on without them")
+            raise RunFailure(f"{message}. Lower optimiser.lr, or set --train.non_finite skip to continue without them")
         self._run.log.display.say(f"warning: {message}")

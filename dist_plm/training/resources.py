@@ -1,4 +1,4 @@
-"""`--plan`: what a run would need, before anything is started: by arithmetic, from a short search and a few images."""
+"""`--plan`: resources of a run, computed and measured in advance."""
 
 import math
 from dataclasses import replace
@@ -25,7 +25,7 @@ from dist_plm.training.forecast import Rates, disk_rows, time_rows
 from dist_plm.training.operators import operators_row
 from dist_plm.training.rehearsal import Rehearsal, rehearse
 
-LISTED = 32  # ranks whose shares `--plan` prints one by one
+LISTED = 32  # ranks whose shares `--plan` lists individually
 
 
 def estimate(config: Config, world_size: int, *, images_per_second: float = 0.0, measure: bool = True) -> None:
@@ -48,15 +48,15 @@ def batch_arithmetic(config: Config, world_size: int) -> str:
     each = f"{shares.largest}" if shares.equal else f"{min(shares.sizes)} to {shares.largest}"
     return (
         f"{batch.groups} groups x {batch.group_size} images = {batch.images} images x {views} views = "
-        f"{shares.total} points, {each} a rank"
+        f"{shares.total} points, {each} per rank"
     )
 
 
 def share_rows(config: Config, world_size: int) -> list[tuple[str, str]]:
-    """Lines of `--plan`: images of a batch on each rank; if unequal, what that costs and how to avoid it.
+    """Lines of `--plan`: images of a batch on each rank; if unequal, the cost and how to avoid it.
 
-    A step ends when the rank with the largest share is done, so it takes `Shares.imbalance` times as long as one of
-    equal shares, where computing on images is all that takes time.
+    The rank with the largest share determines the duration of a step: up to `Shares.imbalance` times that of equal
+    shares.
     """
     shares, batch = batch_shares(config, world_size), config.batch
     listed = " ".join(map(str, shares.sizes)) if world_size <= LISTED else f"{min(shares.sizes)} to {shares.largest}"
@@ -68,7 +68,7 @@ def share_rows(config: Config, world_size: int) -> list[tuple[str, str]]:
     mend = f"equal with --batch.groups {groups} ({groups * batch.group_size} images)"
     lanes = -(-config.runtime.lanes // world_size) * world_size
     if config.runtime.strategy == "reproducible" and config.runtime.lanes < lanes <= batch.images:
-        mend = f"nearly equal with --runtime.lanes {lanes}, which changes the bits of the result"
+        mend = f"nearly equal with --runtime.lanes {lanes}, which changes the last bits of the result"
     cost = f"{shares.largest} / {shares.total / world_size:.4g} = {shares.imbalance:.3g}"
     return [*rows, ("unequal shares", f"a step takes up to {cost} times as long as with equal shares; {mend}")]
 
@@ -93,7 +93,7 @@ def _rows(config: Config, world_size: int, images_per_second: float, measure: bo
         ("world", f"{world_size} rank{'s' * (world_size > 1)}"),
         (
             "weights",
-            f"{trained / 1e6:,.2f} M train, {(frozen + shared) / 1e6:,.2f} M frozen (model.trainable "
+            f"{trained / 1e6:,.2f} M trainable, {(frozen + shared) / 1e6:,.2f} M frozen (model.trainable "
             f"{config.model.trainable}): no gradient, no moments, one copy",
         ),
         ("data", f"{len(store):,} images in {len(store.shards)} shards, {sizes.sum() / 1e6:,.1f} MB"),
@@ -141,7 +141,7 @@ def read_rows(config: Config, store: Store, *, swept: bool) -> list[tuple[str, s
     total, batch = int(sizes.sum()), config.batch
     images = plan_steps(len(store), batch) * batch.images
     sweep, steps = total / batch.refresh_epochs * swept, sizes.mean() * images
-    rows = [("an epoch reads", f"{sweep / 1e6:,.1f} MB in order (sweep), {steps / 1e6:,.1f} MB at random (steps)")]
+    rows = [("an epoch reads", f"{sweep / 1e6:,.1f} MB in order (embedding), {steps / 1e6:,.1f} MB at random (steps)")]
     if config.data.decoded_side:
         size = estimated_bytes(store, config.data.decoded_side) / 1e9
         place = cache_folder(config.data)
@@ -150,7 +150,7 @@ def read_rows(config: Config, store: Store, *, swept: bool) -> list[tuple[str, s
         )
     elif is_url(config.data.shards):
         stretches = sum(-(-shard.bytes // BLOCK) for shard in store.shards) / batch.refresh_epochs * swept
-        requests = f"{stretches:,.0f} in order, {images:,} at random at most, less what the cache holds"
+        requests = f"{stretches:,.0f} in order, {images:,} at random at most, without cached images"
         held = min(1.0, config.data.cache_gb * 1e9 / total)
         rows += [
             ("an epoch's requests", f"{requests}; at least {config.data.prefetch + 1} steps ahead"),
@@ -163,11 +163,13 @@ def read_rows(config: Config, store: Store, *, swept: bool) -> list[tuple[str, s
 
 
 def _index(config: Config, world_size: int, images: int, steps: int) -> list[tuple[str, str]]:
-    """Where the index lies, and how long a refresh searches if all ranks are as fast as this one."""
+    """Placement of the index, and search time of a refresh if all ranks are as fast as this one."""
     from dist_plm.index.cost import comparison_seconds, refresh_cost
 
     placement = place_run(config, images, world_size)
-    dim, seeds = config.model.wide_dim or config.model.dim, steps * config.batch.groups
+    dim, method = config.model.wide_dim or config.model.dim, METHODS[config.train.method]
+    # Every image where neighbourhoods come from the gallery, and the seeds of groups.
+    seeds = images * method.reads_gallery(config) + steps * config.batch.groups * method.is_searched(config.batch)
     gpu = config.runtime.device != "cpu" and torch.cuda.is_available()
     device, backend = torch.device("cuda" if gpu else "cpu"), config.index.backend
     comparison = comparison_seconds(dim, 2 * config.batch.group_size, backend, device)
@@ -184,7 +186,7 @@ def _index(config: Config, world_size: int, images: int, steps: int) -> list[tup
 
 
 def _networks(config: Config, world_size: int, weights: tuple[int, int, int]) -> dict[str, float]:
-    """Student, gradients, moments and momentum encoder under each strategy that keeps another share of them."""
+    """Memory of student, gradients, moments and momentum encoder under each strategy that differs."""
     trained, frozen, shared = weights
     moments = 1 if config.optimiser.name == "sgd" else 2
     offload = config.runtime.zero.offload
@@ -193,7 +195,7 @@ def _networks(config: Config, world_size: int, weights: tuple[int, int, int]) ->
         _strategy(kind): network_bytes(
             trained, moments, world_size, kind.zero if kind.strategy == "deepspeed" else None
         )
-        # Stage 3 keeps slices of what adapters rest on too, and the momentum encoder its own.
+        # Stage 3 also shards frozen weights under adapters, separately for the momentum encoder.
         + FLOAT
         * (frozen + (2 * shared / world_size if kind.zero.stage == 3 and kind.strategy == "deepspeed" else shared))
         for kind in kinds
@@ -201,9 +203,9 @@ def _networks(config: Config, world_size: int, weights: tuple[int, int, int]) ->
 
 
 def network_sizes(config: Config) -> tuple[int, int, int]:
-    """Weights that train, that are frozen in front of the trained part, and frozen ones within it (under adapters).
+    """Numbers of trainable weights, in the frozen part, and frozen under adapters.
 
-    What is frozen is there once, and has neither gradient nor moments.
+    Frozen weights have one copy, and neither gradient nor moments.
     """
     encoder = Encoder(replace(config.model, weights=""))
     _, part = split(encoder, config.model, config.views.size, seed=config.seed).parts(encoder)
@@ -224,8 +226,8 @@ def _memory(config: Config, world_size: int, *, images: int, classes: int) -> di
     own_points = batch_shares(config, world_size).largest * config.views.count
     return {
         **METHODS[config.train.method].memory(config, classes, world_size),
-        # distance, p, o, s and their gradients: about eight matrices of pairs are alive at once
+        # distance, p, o, s and their gradients: about eight matrices of pairs at a time
         "pairs of points": 8 * own_points * points * FLOAT,
         "index": place_run(config, images, world_size).bytes if is_searched(config) else 0,
-        "views decoded ahead": (config.data.prefetch + 1) * own_points * 3 * config.views.size**2,
+        "prefetched views": (config.data.prefetch + 1) * own_points * 3 * config.views.size**2,
     }

@@ -12,7 +12,7 @@ from tests.end_to_end.conftest import STEPS, contents, events, refused
 
 
 def test_views_too_small_for_the_network(mistaken):
-    mistaken("views.size 16: convnext_tiny takes no such images", "--model.backbone", "convnext_tiny")
+    mistaken("views.size 16: convnext_tiny does not support this size", "--model.backbone", "convnext_tiny")
 
 
 def test_fewer_images_than_the_whitened_start_needs(mistaken):

@@ -96,4 +96,4 @@ def test_batches_of_single_images_need_no_sweep(here, tiny, tmp_path):
         for path in (run / "plans").iterdir():
             assert sorted(np.load(path).ravel()) == list(range(140)), "every image once an epoch"
     estimate = here(training.main, *single, "--run_dir", tmp_path / "none", "--plan", COLUMNS="250").out
-    assert "0.0 MB in order (sweep)" in estimate and "a refresh searches" not in estimate
+    assert "0.0 MB in order (embedding)" in estimate and "a refresh searches" not in estimate

@@ -20,4 +20,4 @@ def test_two_nodes_train_what_one_rank_trains(tmp_path, tiny, exact):
 def test_what_locality_would_change_is_refused(tmp_path, tiny, here):
     line = ("--config", tiny, "--run_dir", tmp_path / "run", "--batch.locality", "true")
     refused(here(training.main, *line, "--runtime.strategy", "reproducible"), "batch.locality")
-    refused(here(training.main, *line, "--train.method", "dada"), "batch.locality would change what dada draws")
+    refused(here(training.main, *line, "--train.method", "dada"), "batch.locality changes dada's random numbers")

@@ -53,7 +53,7 @@ def test_signals_save_and_the_same_command_resumes(tmp_path, tiny, finished):
     processes = launched.processes()
     launched.send(signal.SIGUSR2)
     outcome = launched.wait()
-    assert "SIGUSR2: saved at step" in outcome.err
+    assert "SIGUSR2: checkpoint saved at step" in outcome.err
     if "dist_plm" in entry_points(group="torchrun.handlers").names:  # not so where it was installed long ago
         assert outcome.status == PREEMPTED and "Traceback" not in outcome.err, outcome.err
     assert saved_where_it_stopped(run) and not any(map(lives, processes))
@@ -65,7 +65,7 @@ def test_signals_save_and_the_same_command_resumes(tmp_path, tiny, finished):
 
     ranks = on_ranks(2, *command)  # at once: it waits for the ranks that torchrun left behind
     # Both write metrics.jsonl, and a step takes some 20 ms: its length does not tell which of them took a step.
-    ranks[0].until(lambda: "SIGTERM: saved at step" in orphaned.printed.err)
+    ranks[0].until(lambda: "SIGTERM: checkpoint saved at step" in orphaned.printed.err)
     ranks[0].until(lambda: "resumed from" in ranks[0].printed.err)
     ranks[1].send(signal.SIGTERM)  # one rank is told; all leave together
     outcomes = [rank.wait() for rank in ranks]

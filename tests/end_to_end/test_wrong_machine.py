@@ -125,9 +125,9 @@ def test_report(tmp_path, finished, here, monkeypatch):
     for named, arguments in {
         "RUN": (),
         "nowhere": (tmp_path / "nowhere",),
-        "is no run directory": (empty,),
+        "is not a run directory": (empty,),
         "metrics.jsonl can't be read": (young,),
-        "holds no events yet": (begun,),
+        "has no events yet": (begun,),
         "is no folder": (finished, "--out", tmp_path / "gone" / "report.html"),
         "named twice": (finished, finished),
         "--wether": (finished, "--wether", 3),

@@ -118,7 +118,7 @@ def test_a_damaged_plan_is_passed_over_with_its_checkpoint(tmp_path, tiny, finis
     text[-4] ^= 1
     plan.write_bytes(text)
     said = train(2, tiny, run).err
-    assert f"passed over a broken checkpoint: {needs}" in said and str(plan) in said
+    assert f"skipped a damaged checkpoint: {needs}" in said and str(plan) in said
     assert_same_end(run, finished)
 
 

@@ -72,8 +72,8 @@ TORN = caffemodel({"conv.weight": torch.ones(2, 3, 1, 1)}, old=True)
 @pytest.mark.parametrize(
     ("content", "told"),
     {
-        "cut": (TORN[:-20], "no message of Caffe"),
-        "text": (b"layer { name: 'conv1' }", "no message of Caffe"),
+        "cut": (TORN[:-20], "not a Caffe message"),
+        "text": (b"layer { name: 'conv1' }", "not a Caffe message"),
         "empty": (b"", "no layer with weights"),
         "other sizes": (
             TORN.replace(whole(2, 3) + whole(3, 1), whole(2, 9) + whole(3, 1)),

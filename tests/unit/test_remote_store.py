@@ -88,7 +88,7 @@ def test_the_estimate_is_what_is_asked_for(data):
         list(store.in_order(0)), list(store.in_order(1))
         assert store.remote.requests == 2
         size = store.offsets["size"].sum() / 1e6
-        assert rows["an epoch reads"].startswith(f"{size:.1f} MB in order (sweep), {size:.1f} MB at random")
+        assert rows["an epoch reads"].startswith(f"{size:.1f} MB in order (embedding), {size:.1f} MB at random")
 
 
 @pytest.mark.parametrize("cache_gb", [1.0, 1e-5])

@@ -83,7 +83,7 @@ def test_where_the_time_went(tmp_path):
     assert spent == {
         "computing steps": 20.0,
         "waiting for data": 10.0,
-        "sweeps of the images": 2.0,
+        "embedding passes": 2.0,
         "evaluation": 3.0,
     }
 

@@ -110,7 +110,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch):
         with pytest.raises(UserError) as caught:
             build_backbone(ModelConfig(backbone=wrong[0], weights=wrong[1]))
         assert told in str(caught.value) and "\n" not in str(caught.value), caught.value
-    with pytest.raises(UserError, match=r"views\.size 100: timm/test_vit takes no such images"):
+    with pytest.raises(UserError, match=r"views\.size 100: timm/test_vit does not support this size"):
         check_size(Encoder(config()), "timm/test_vit", 100)
     with pytest.raises(UserError, match=r"model.pooling cls: timm/test_resnet has no class token"):
         Encoder(config("test_resnet", pooling="cls"))
@@ -164,7 +164,7 @@ def test_a_cut_network_computes_what_the_whole_one_does(name):
     with torch.no_grad():
         assert torch.equal(trained(frozen(IMAGES)), encoder(IMAGES))
     assert 0 < sum(p.numel() for p in trained.parameters()) < sum(p.numel() for p in encoder.parameters())
-    with pytest.raises(UserError, match=r"blocks:99: .* can be cut before its last \d+ blocks"):
+    with pytest.raises(UserError, match=r"blocks:99: .* can be split before at most its last \d+ blocks"):
         split(encoder, config(name, trainable="blocks:99"), 96)
 
 

@@ -1,4 +1,4 @@
-"""How what is learnt lies on the ranks. `build_strategy` is the registry."""
+"""Parallel strategies. `build_strategy` is the registry."""
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ __all__ = [
 
 
 def build_strategy(config: Config, student: nn.Module, teacher: nn.Module, updates: Updates, world: World) -> Strategy:
-    """The strategy called `runtime.strategy`, around the student and, where that is cut, the momentum encoder."""
+    """The strategy called `runtime.strategy`, around the student and, if sharded, the momentum encoder."""
     precision, views = config.train.precision, config.views.count
     micro_batches = min(config.batch.micro_batches, views * min(batch_shares(config, world.size).sizes))
     if config.runtime.strategy == "deepspeed":
@@ -40,11 +40,11 @@ def build_strategy(config: Config, student: nn.Module, teacher: nn.Module, updat
 
 
 def cuts_weights(config: Config) -> bool:
-    """Whether each rank keeps but a slice of the networks' weights, outside of a forward pass."""
+    """Whether the networks' weights are sharded over the ranks outside of a forward pass."""
     return config.runtime.strategy == "deepspeed" and config.runtime.zero.stage == 3
 
 
 def method_dtype(config: Config) -> torch.dtype:
-    """Number format in which a method gets z and f_phi and keeps its own parameters."""
+    """Number format of a method's inputs z and f_phi and its parameters."""
     double = config.train.precision == "fp64" or config.runtime.strategy == "reproducible"
     return torch.float64 if double else torch.float32

@@ -1,4 +1,4 @@
-"""Every rank holds the whole student and averages its gradients with the others': DistributedDataParallel."""
+"""Replicated student with averaged gradients: DistributedDataParallel."""
 
 import inspect
 from contextlib import AbstractContextManager, nullcontext
@@ -23,15 +23,15 @@ _KEEP_BUFFERS: dict[str, Any] = {
 
 
 class DataParallel(Replicated):
-    """The student whole on each rank, its gradient averaged while it is computed.
+    """The student replicated on each rank, its gradient all-reduced during the backward pass.
 
     Args:
-        micro_batches: Pieces in which a rank embeds its share, as in `Pieces`.
-        compile: Embed by compiled kernels.
+        micro_batches: Micro-batches of a rank's share, as in `Pieces`.
+        compile: Use compiled kernels.
 
     Attributes:
-        ddp: What averages; None on one rank.
-        loss_scale: In fp16 only; the step after an overflow is scaled less.
+        ddp: The DDP wrapper; None on one rank.
+        loss_scale: In fp16 only.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class DataParallel(Replicated):
         self._alone = compiled(student) if compile else student
         self._replica: nn.Module = self._alone
         if self.ddp:
-            # Around DDP, and not within, the backward is cut where its buckets end: gradients travel while it runs.
+            # Compiled around DDP, the backward graph is split at bucket boundaries, so that communication overlaps.
             self._replica = compiled(self.ddp) if compile else self.ddp
 
     def embed(self, views: Tensor) -> Tensor:
@@ -59,16 +59,15 @@ class DataParallel(Replicated):
             return self._replica(views) if self._pieces.count == 1 else self._pieces.embed(self._alone, views)
 
     def _settle_buckets(self, view: Tensor) -> None:
-        """Make a resumed run sum its gradients in the order of an unbroken one, before the first step of either.
+        """Make a resumed run reduce gradients in the order of an uninterrupted one, before the first step of either.
 
-        DDP puts gradients into buckets in the order of the parameters, and after its first backward anew in the order
-        in which they were ready. In a ring of three or more ranks the place in the bucket decides in which order the
-        ranks are added: the first step after a resumption would differ in the last bit from that of an unbroken run.
-        So a backward with gradient 0, in evaluation mode, which moves no statistics and draws no random numbers, comes
-        before both.
+        DDP assigns gradients to buckets in the order of the parameters, and reassigns them after its first backward in
+        the order in which they were ready. In a ring of three or more ranks the position in the bucket determines the
+        order of the sum over ranks: the first step after resuming would differ in the last bit. So both start with a
+        backward with gradient 0, in evaluation mode, which changes no statistics and draws no random numbers.
 
         Args:
-            view: [1, 3, h, w], or what else enters the student.
+            view: [1, 3, h, w], or another input of the student.
         """
         if self.ddp is None or self._settled:
             return
@@ -82,10 +81,10 @@ class DataParallel(Replicated):
         self.student.train(training)
 
     def backward(self, views: Tensor, z: Tensor, gradient: Tensor) -> None:
-        """As the seam says.
+        """See `Strategy.backward`.
 
         DDP averages: it computes (1/W) sum_r dz_r/dtheta' g_r. With g_r = W dL/dz_r this is dL/dtheta,
-        however many rows each rank holds: L is a sum over pairs, not a mean of the ranks' means.
+        for any number of rows on each rank: L is a sum over pairs, not a mean of per-rank means.
         """
         gradient = gradient * self.world.size
         if self.loss_scale:

@@ -1,4 +1,4 @@
-"""What of DeepSpeed 0.19 is used. Nothing else imports it, and its inner attributes are named here only."""
+"""Adapter to DeepSpeed 0.19: the only module that imports it and uses its private attributes."""
 
 import logging
 import os
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from dist_plm.config import ZeroConfig
 from dist_plm.parallel.optimiser import begun, leave_out
 
-_BUCKET = 50_000_000  # numbers that travel at a time: 200 MB; DeepSpeed's default of 5e8 is more than a ViT-L
+_BUCKET = 50_000_000  # elements per bucket: 200 MB; DeepSpeed's default of 5e8 is more than a ViT-L
 
 
 def settings(zero: ZeroConfig, precision: str) -> dict[str, Any]:
-    """DeepSpeed's configuration for ours: one step is one batch, clipping and learning rates are not its business."""
+    """DeepSpeed's configuration; gradient accumulation, clipping and learning rates are handled outside of it."""
     stage: dict[str, Any] = {
         "stage": zero.stage,
         "reduce_bucket_size": _BUCKET,
@@ -30,38 +30,38 @@ def settings(zero: ZeroConfig, precision: str) -> dict[str, Any]:
     document: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": 0.0,  # left out it is 1.0
+        "gradient_clipping": 0.0,  # the default is 1.0
         "zero_optimization": stage,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
     if precision == "bf16":
-        # Weights and their gradients stay fp32, also where they travel, as under DDP.
+        # Weights and gradients stay fp32, also in communication, as under DDP.
         document["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
     return document
 
 
 def _deepspeed(device: torch.device) -> ModuleType:
-    """The library, silent, on the device of the run."""
+    """Import the library without its log, for the device of the run."""
     os.environ["DS_ACCELERATOR"] = device.type
-    os.environ.setdefault("LOCAL_RANK", "0")  # a rank alone, without a launcher
+    os.environ.setdefault("LOCAL_RANK", "0")  # a single rank without a launcher
     import deepspeed
     from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)
-    # torch 2.13 renamed what it calls.
+    # torch 2.13 renamed functions that it calls.
     warnings.filterwarnings("ignore", r"`torch.distributed.\w+` is deprecated", FutureWarning)
-    # Gloo does as well as its shared-memory kernels, which it would compile for a minute or two.
+    # gloo is as fast as its shared-memory kernels, whose compilation takes a minute or two.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
 
 class Engine:
-    """The student in DeepSpeed's hands: the optimiser's state, from stage 2 on the gradients, and in stage 3 the
-    weights are cut into as many flat slices as there are ranks, and each rank keeps one.
+    """The student under DeepSpeed: optimizer state, from stage 2 on gradients, and in stage 3 weights are partitioned
+    into flat slices, one per rank.
 
     Args:
-        optimiser: Of the student, without moments; its groups keep their learning rates, which are read at each step.
+        optimiser: Optimizer of the student, without moments; learning rates of its groups are read at each step.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Engine:
         zero: ZeroConfig, precision: str, device: torch.device,
     ) -> None:  # fmt: skip
         self._stage, self._offload, self._rule = zero.stage, zero.offload, optimiser
-        student.to(memory_format=torch.contiguous_format)  # slices are flat, in the order of the indices
+        student.to(memory_format=torch.contiguous_format)  # slices are flat, in index order
         deepspeed = _deepspeed(device)
         self._engine, *_ = deepspeed.initialize(model=student, optimizer=optimiser, config=settings(zero, precision))
         self._zero = self._engine.optimizer
@@ -79,7 +79,7 @@ class Engine:
         return self._engine(views)
 
     def backward(self, z: Tensor, gradient: Tensor, last: bool) -> None:
-        """Push dL/dz back and average over the ranks; `last` of the pieces of a batch."""
+        """Backpropagate dL/dz and average over the ranks; `last`: of the micro-batches of a batch."""
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward((z * gradient).sum(), scale_wrt_gas=False)
 
@@ -87,12 +87,12 @@ class Engine:
         """Slices of the averaged gradients that this rank keeps."""
         if self._offload:
             if self._stage < 3 and torch.cuda.is_available():
-                torch.cuda.synchronize()  # they are on their way to the host
+                torch.cuda.synchronize()  # they are being copied to the host
             return [flat.grad for flat in self._slices if flat.grad is not None]
         return [part for group in self._zero.averaged_gradients.values() for part in group]
 
     def step(self, void: Tensor) -> None:
-        """Move the student, unless `void` is not 0. In stage 1 and 2 every rank then receives all weights."""
+        """Update the student, unless `void` is not 0. In stages 1 and 2 every rank then receives all weights."""
         leave_out(self._rule, void.to(self._slices[0].device))
         self._engine.step()
 
@@ -114,8 +114,8 @@ class Engine:
             safe_set_local_optimizer_state(parameter, cut(value, own.numel(), rank), name)
 
     def counters(self) -> list[tuple[list[nn.Parameter], dict[str, Tensor]]]:
-        """For each slice the parameters of which it holds parts, on any rank, and the numbers that they have in common
-        in the optimiser's state, such as Adam's count of steps."""
+        """For each slice its parameters, on any rank, and the scalars that they share in the optimizer state, such as
+        Adam's step counter."""
         groups = self._zero.bit16_groups if self._stage < 3 else self._zero.fp16_groups
         states = [self._rule.state[flat] for flat in self._slices]
         return [
@@ -128,23 +128,23 @@ class Engine:
         return [key for key, value in self._rule.state[self._slices[0]].items() if value.ndim]
 
     def refresh(self) -> None:
-        """Take the student's weights, set from outside, as those that the rule moves."""
+        """Copy the student's weights, set from outside, to the optimizer's copy."""
         self._zero.refresh_fp32_params()
 
     def close(self) -> None:
-        """Take the hooks off the student."""
+        """Remove the hooks of the student."""
         self._engine.destroy()
 
     @property
     def _slices(self) -> list[Tensor]:
-        """What the rule moves: a flat slice of each group, padded."""
+        """The optimizer's parameters: a flat padded slice of each group."""
         zero = self._zero
         return zero.single_partition_of_fp32_groups if self._stage < 3 else zero.fp32_partitioned_groups_flat
 
     def _begin(self) -> None:
-        """Give the rule its moments now, so that a checkpoint of step 0 has the same tensors as any other."""
+        """Initialise the moments, so that a checkpoint of step 0 has the same tensors as any other."""
         gradients = [flat.grad for flat in self._slices]
-        if self._stage == 3:  # which shows the rule one slice at a time
+        if self._stage == 3:  # where the optimizer sees one slice at a time
             for number, flat in enumerate(self._slices):
                 self._rule.param_groups[self._zero.sub_group_to_group_id[number]]["params"].append(flat)
         begun(self._rule)
@@ -158,31 +158,31 @@ class Engine:
 
 
 class Follower:
-    """The momentum encoder under stage 3: partitioned as the student is, and without an optimiser."""
+    """The momentum encoder under stage 3: partitioned like the student, without an optimizer."""
 
     def __init__(self, network: nn.Module, precision: str, device: torch.device) -> None:
         document = settings(ZeroConfig(stage=3), precision)
-        # What is kept for another use would be old after the next step.
+        # Cached weights would be outdated after the next step.
         document["zero_optimization"] |= {"stage3_max_reuse_distance": 0}
         network.to(memory_format=torch.contiguous_format)
         self._engine, *_ = _deepspeed(device).initialize(model=network, config=document)
 
     def close(self) -> None:
-        """Take the hooks off the network."""
+        """Remove the hooks of the network."""
         self._engine.destroy()
 
 
 def slice_of(parameter: nn.Parameter) -> Tensor | None:
-    """This rank's flat slice of a parameter under stage 3, padded; None for a parameter that is whole."""
+    """This rank's flat slice of a parameter under stage 3, padded; None for an unpartitioned parameter."""
     return getattr(parameter, "ds_tensor", None)
 
 
 def shape_of(parameter: nn.Parameter) -> torch.Size:
-    """Shape of a parameter that is whole or cut."""
+    """Shape of a parameter, partitioned or not."""
     return getattr(parameter, "ds_shape", parameter.shape)
 
 
 def cut(whole: Tensor, numel: int, rank: int) -> Tensor:
-    """A rank's flat slice of `numel` numbers, padded with zeros where the tensor ends."""
+    """A rank's flat slice of `numel` numbers, zero-padded."""
     part = whole.contiguous().view(-1)[rank * numel : (rank + 1) * numel]
     return torch.cat([part, part.new_zeros(numel - part.numel())])

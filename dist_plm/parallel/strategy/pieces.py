@@ -1,4 +1,4 @@
-"""A batch embedded piece by piece, with the gradient of the whole."""
+"""Micro-batches with the gradient of the whole batch."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 class Pieces:
-    """First all of a batch without gradient, then, once dL/dz is known, piece by piece with gradient.
+    """Embeds a batch without gradient, then, given dL/dz, each micro-batch again with gradient.
 
-    Each piece adds dz/dtheta' dL/dz, and the pieces sum to the gradient of the whole batch exactly, which the sum of
-    losses over pieces would not (it lacks their cross pairs). A piece draws the same random numbers both times: dL/dz
-    is that of the dropout masks under which z came about.
+    Each micro-batch adds dz/dtheta' dL/dz, which sum to the exact gradient of the whole batch; a sum of losses over
+    micro-batches would lack the pairs between them. Both passes use the same random numbers, so that dropout masks
+    agree.
 
     Args:
-        count: Pieces of a rank's share, the same on all ranks, since ZeRO's collectives run once a piece; at most the
-            rows of the smallest share.
+        count: Micro-batches of a rank's share, the same on all ranks, since ZeRO has collectives in each; at most the
+                    rows of the smallest share.
     """
 
     def __init__(self, count: int, device: torch.device) -> None:
@@ -33,7 +33,7 @@ class Pieces:
         return torch.cat(embedded)
 
     def again(self, views: Tensor, gradient: Tensor) -> Iterator[tuple[Tensor, Tensor, bool]]:
-        """Each piece, its rows of `gradient` [b, D], and whether it is the last; under the same random numbers."""
+        """Each micro-batch, its rows of `gradient` [b, D], and whether it is the last; with the same random numbers."""
         devices = [self._device] if self._device.type == "cuda" else []
         pieces = list(zip(views.tensor_split(self.count), gradient.tensor_split(self.count), self._states, strict=True))
         for number, (piece, piece_gradient, state) in enumerate(pieces, start=1):

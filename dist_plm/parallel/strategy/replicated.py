@@ -1,4 +1,4 @@
-"""What strategies share that keep the whole student, its gradients and its moments on every rank."""
+"""Base of strategies with replicated student, gradients and moments."""
 
 from torch import Tensor, nn
 
@@ -23,7 +23,7 @@ class _Tensors:
 
 
 class Replicated(Strategy):
-    """The student whole on each rank, moved everywhere alike by torch's rule. Its state is its own tensors."""
+    """The student replicated on each rank, updated identically by torch's optimizer. Its state are its own tensors."""
 
     def __init__(self, student: nn.Module, updates: Updates, world: World, *, precision: str) -> None:
         super().__init__(student, updates, world, precision=precision)
@@ -45,13 +45,13 @@ class Replicated(Strategy):
         return state_by_name(self.updates.network, names)
 
     def put_moments(self, moments: State) -> None:
-        """They are the optimiser's own tensors."""
+        """No-op: they are the optimizer's own tensors."""
 
     def weights(self, network: nn.Module) -> State:
         return network.state_dict()
 
     def put_weights(self, network: nn.Module, weights: State) -> None:
-        """They are the network's own tensors."""
+        """No-op: they are the network's own tensors."""
 
     def local(self, network: nn.Module) -> dict[str, Tensor]:
         if network not in self._tensors:

@@ -1,4 +1,4 @@
-"""The same bits on any number of ranks, in float32: the work is cut where no rank ends, and sums don't round."""
+"""Bitwise reproducibility at any world size in float32: fixed micro-batches, and sums in float64."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,24 +11,25 @@ from dist_plm.parallel.strategy.replicated import Replicated
 
 
 class Reproducible(Replicated):
-    """The student whole on each rank, embedding pieces that no rank divides, with gradients summed in float64.
+    """The student replicated on each rank, with micro-batches independent of the world size and gradients summed in
+    float64.
 
-    In float32 two orders of one sum differ by 6e-8 of it, and a kernel adds up a batch of another size in another
-    order. That is harmless to the first step, but Adam's first steps are lr g / |g|, which turns rounding noise into
-    steps of full length: after ten of them runs on 1 and 2 ranks differ by 1e-3 of the loss. So
+    In float32 two orders of a sum differ by 6e-8 of it, and the order within a kernel depends on the batch size. Adam's
+    first steps are lr g / |g|, which turns rounding noise into steps of full length: after ten of them runs on 1 and 2
+    ranks differ by 1e-3 of the loss. So
 
-    - the batch is cut into `runtime.lanes` pieces, each rank holds whole ones, as many as the next or one more, and
-      both encoders embed one at a time: a kernel sees the same rows on any number of ranks;
+    - the batch is split into `runtime.lanes` micro-batches (lanes), each rank computes whole ones, the same number or
+        one more, and both encoders embed one at a time: a kernel's input does not depend on the world size;
     - the method computes in float64 and its gradient dL/dz is rounded to float32 once: two orders differ by 1e-16,
       which changes what it rounds to in about one entry of 1e8;
-    - gradients of the pieces and of the ranks add up in float64 and are rounded once, likewise; so are those of the
-      method's own parameters, which are complete on their owner.
+    - gradients of the lanes and of the ranks are summed in float64 and rounded once; so are those of the method's
+        parameters, which are complete on their owner.
 
-    It costs 8 bytes a weight, and kernels that are smaller than they could be.
+    The cost is 8 bytes per weight, and smaller kernels.
 
     Args:
         student: The network; its batch norm, if any, must be frozen.
-        pieces: Views of each of the rank's pieces.
+        pieces: Views of each of the rank's lanes.
     """
 
     def __init__(

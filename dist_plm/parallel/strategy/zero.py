@@ -1,4 +1,4 @@
-"""ZeRO (Rajbhandari et al., SC 2020): what DDP keeps on every rank is cut among them, in three stages."""
+"""ZeRO (Rajbhandari et al., SC 2020): state that DDP replicates is sharded over the ranks, in three stages."""
 
 import copy
 from collections.abc import Callable
@@ -16,26 +16,26 @@ from dist_plm.parallel.strategy.pieces import Pieces
 
 
 class Zero(Strategy):
-    """The student by DeepSpeed: stage 1 cuts the optimiser's state, 2 its gradients too, 3 also its weights.
+    """The student by DeepSpeed: stage 1 shards the optimizer state, 2 also gradients, 3 also weights.
 
-    The numbers are DDP's: gradients are averaged in float32 and clipped by the norm over all slices and all owned
-    parameters, each group moves at its own rate, and a void step moves nothing.
+    Results are those of DDP: gradients are averaged in float32 and clipped by the norm over all slices and all owned
+    parameters, each group has its own rate, and a skipped step changes nothing.
 
-    The momentum encoder is whole on every rank in stages 1 and 2. In stage 3 it is cut as the student is, so that
-    equation 1 is each rank's own business; to sweep and to evaluate, each rank gathers a whole copy of the network,
-    4 bytes a weight, since ranks embed different numbers of batches.
+    The momentum encoder is replicated in stages 1 and 2. In stage 3 it is sharded like the student, so that equation 1
+    needs no communication; for embedding passes and evaluations, each rank gathers a full copy of the network, 4 bytes
+    per weight, since ranks embed different numbers of batches.
 
-    A checkpoint holds the tensors that DDP would write, cut by rows: parameter by parameter is gathered and every rank
-    keeps its rows, in host memory. That costs an all-gather of all that is cut (in stage 3 of 16 bytes a weight with
-    Adam), and on each rank 1 / W of it in host memory and one whole parameter on the device.
+    A checkpoint has the tensors of DDP, sharded by rows: each parameter is gathered and every rank keeps its rows in
+    host memory. This costs an all-gather of the sharded tensors (in stage 3 16 bytes per weight with Adam), and on each
+    rank 1 / W of them in host memory and one full parameter on the device.
 
     Args:
-        student: Whole on all ranks when it comes, so it must fit once.
-        teacher: The momentum encoder, whole likewise.
-        micro_batches: Pieces in which a rank embeds its share; from stage 2 on each is reduced.
+        student: Complete on all ranks, so it must fit into memory once.
+        teacher: The momentum encoder, likewise.
+        micro_batches: Micro-batches of a rank's share; from stage 2 on each is reduced.
     """
 
-    overlaps = False  # DeepSpeed gathers weights on one stream of its own, in the order in which modules run
+    overlaps = False  # DeepSpeed gathers weights on its own stream, in the order in which modules run
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, updates: Updates, world: World, zero: ZeroConfig,
@@ -48,7 +48,7 @@ class Zero(Strategy):
         self._follower = Follower(teacher, precision, world.device) if zero.stage == 3 else None
 
     def embed(self, views: Tensor) -> Tensor:
-        views = _channels_last(views)  # so convolutions take DDP's kernels
+        views = _channels_last(views)  # the same convolution kernels as DDP
         with self.world.waiting("all-gather of weights"):
             if self._pieces.count == 1:
                 return self._engine(views)
@@ -60,7 +60,7 @@ class Zero(Strategy):
             return super().embed_constant(network, _channels_last(views))
 
     def backward(self, views: Tensor, z: Tensor, gradient: Tensor) -> None:
-        """As the seam says. DeepSpeed averages over the ranks, as DDP does: hence the factor W."""
+        """See `Strategy.backward`. DeepSpeed averages over the ranks like DDP: hence the factor W."""
         gradient = gradient * self.world.size
         views = _channels_last(views)
         if self._pieces.count == 1:
@@ -139,7 +139,7 @@ class Zero(Strategy):
 
     @torch.no_grad()
     def _copy(self, network: nn.Module) -> nn.Module:
-        """A network of its own with all present weights. A collective."""
+        """An independent copy of a network with its full current weights. A collective."""
         twin = copy.deepcopy(self._blank[network]).to_empty(device=self.world.device)
         theirs = {**dict(network.named_parameters()), **dict(network.named_buffers())}
         for name, mine in [*twin.named_parameters(), *twin.named_buffers()]:
@@ -153,14 +153,14 @@ class Zero(Strategy):
         return parameter if own is None else self.world.gather_rows(own)[: shape.numel()].view(shape)
 
     def _rows(self, whole: Tensor) -> "Tensor | Sharded":
-        """This rank's rows, in host memory; a tensor with too few for every rank to have some stays whole."""
+        """This rank's rows, in host memory; a tensor with fewer rows than ranks is kept complete."""
         chunks = whole.detach().chunk(self.world.size) if whole.ndim else ()
         if len(chunks) < self.world.size:
             return whole.detach().cpu()
         return Sharded(chunks[self.world.rank].to("cpu", copy=True), len(whole))
 
     def _joined(self, value: "Tensor | Sharded") -> Tensor:
-        """The whole tensor of which `_rows` kept a part, on the device. A collective."""
+        """The complete tensor of the parts by `_rows`, on the device. A collective."""
         if not isinstance(value, Sharded):
             return value.to(self.world.device)
         local, rows = value.local, -(-value.rows // self.world.size)
@@ -169,5 +169,5 @@ class Zero(Strategy):
 
 
 def _channels_last(views: Tensor) -> Tensor:
-    """Of images or maps; tokens and vectors as they are."""
+    """Channels-last layout of images or maps; tokens and vectors unchanged."""
     return views.contiguous(memory_format=torch.channels_last) if views.ndim == 4 else views
