@@ -4,6 +4,7 @@
     torchrun --nproc_per_node 2 benchmarks/index_scale.py plan --embeddings /tmp/embeddings --sharded
     python benchmarks/index_scale.py product --embeddings /tmp/embeddings
     python benchmarks/index_scale.py search --embeddings /tmp/embeddings --factory IVF1024,SQ8
+    python benchmarks/index_scale.py around --embeddings /tmp/embeddings
     python benchmarks/index_scale.py simulate --images 100000000 --out /tmp/plan.npy
 
 Each prints one JSON object. Embeddings are unit vectors around one centre for every hundred images.
@@ -28,6 +29,7 @@ from dist_plm.distributed.connection import connect, disconnect
 from dist_plm.distributed.world import World
 from dist_plm.index.embedding_files import Embeddings
 from dist_plm.index.global_index import GlobalIndex
+from dist_plm.index.nearest_images import NearestImages
 from dist_plm.index.placement import Placement, place
 
 SHARD = 50_000
@@ -49,11 +51,13 @@ def main() -> None:
     plan = _command(commands, "plan", hash_of_plan)
     product = _command(commands, "product", share_of_product)
     search = _command(commands, "search", one_refresh)
-    for command in (plan, product, search):
+    around = _command(commands, "around", rows_around)
+    for command in (plan, product, search, around):
         command.add_argument("--embeddings", type=Path, required=True)
         command.add_argument("--threads", type=int, default=0, help="of a rank; 0 shares the cores")
     for command in (plan, search):
         command.add_argument("--sharded", action="store_true", help="cut among the ranks")
+    around.add_argument("--batches", type=int, default=200, help="of 100 images, with 10 neighbours each")
     product.add_argument("--queries", type=int, default=4 * BLOCK)
     plan.add_argument("--group-size", type=int, default=50, help="images of a group: n / k seeds are searched")
     search.add_argument("--factory", default="Flat")
@@ -147,6 +151,20 @@ def one_refresh(arguments: argparse.Namespace) -> dict[str, Any] | None:
     disconnect(world)
     found = {"ranks": world.size, "images": len(embeddings), "seeds": len(seeds), "sha256": digest, **facts, **cpu}
     return found if world.is_first else None
+
+
+def rows_around(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Read the embeddings of the neighbours of a batch, as each step does with manifold.scope gallery."""
+    world, embeddings = _open(arguments)
+    random, n, k = np.random.default_rng(0), len(embeddings), 10
+    nearest = NearestImages(embeddings, random.integers(0, n, (n, k)))
+    clock = Clock()
+    for _ in range(arguments.batches):
+        found = nearest.around(random.integers(0, n, 100))
+    wall, cpu = (1e3 * each / arguments.batches for each in clock.lap())
+    disconnect(world)
+    return {"images": n, "bytes_read": found.size * embeddings.take(np.zeros(1, int)).itemsize,
+            "table_bytes": nearest.table.nbytes, "milliseconds": wall, "cpu_milliseconds": cpu}  # fmt: skip
 
 
 def simulated_plan(arguments: argparse.Namespace) -> dict[str, Any]:

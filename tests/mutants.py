@@ -166,7 +166,10 @@ MUTANTS = [
     ),
     *_of(
         "parallel/strategy/replicated.py", "unit/test_step.py",
-        ("{**dict(network.named_parameters()), **dict(network.named_buffers())}", "dict(network.named_parameters())"),
+        (
+            "return self._parameters | {name: value for name, value in held if value is not None}",
+            "return self._parameters",
+        ),
     ),
     *_of(
         "parallel/strategy/base.py", "unit/test_step_cost.py unit/test_optimiser.py unit/test_accumulation.py "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.reproduction.cut import above, insert_batch_norm
 from benchmarks.reproduction.features import Features
+from benchmarks.reproduction.oracle import ChangedTargets
 from dist_plm.config import Config
 from dist_plm.data.loader import Batch
 from dist_plm.data.plan import class_plan, make_plan, random_plan
@@ -40,6 +41,8 @@ class Experiment:
         cut: First trained block.
         evaluate_every: Steps between two evaluations; start and end are always evaluated.
         with_batch_norm: Whether batch norm is inserted into what is trained; `model.batch_norm` says how it is treated.
+        change: Of oracle.py, what equation 6 is changed by.
+        class_groups: Batches of `batch.groups` classes with `batch.group_size` images each, by the true labels.
     """
 
     config: Config
@@ -47,6 +50,8 @@ class Experiment:
     cut: str
     evaluate_every: int
     with_batch_norm: bool = False
+    change: str = ""
+    class_groups: bool = False
     course: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -61,6 +66,11 @@ class Experiment:
             insert_batch_norm(student.backbone, _batches(self.features.train))
             convert_batch_norm(student.backbone, self.config.model.batch_norm, self.world.sum)
         self.learner.start_heads(lambda pooled: HeldRows(self._through(pooled, self.features.train)))
+        if self.change:
+            labels = torch.from_numpy(self.features.train_labels.astype(np.int64))
+            self.learner.method = ChangedTargets(
+                self.config, self.world, self.change, labels, self.config.train.max_steps
+            )
 
     def run(self) -> list[dict[str, Any]]:
         """Train; one entry an evaluation: step, recall of both networks, means of the statistics since the last."""
@@ -88,7 +98,9 @@ class Experiment:
         config, method, n = self.config, self.learner.method, len(self.features.train)
         labels: np.ndarray | None = None
         around = self._around() if method.reads_gallery(config) else None
-        if method.batches == "random":
+        if self.class_groups:
+            plan = class_plan(self.features.train_labels.astype(np.int64), config.batch, config.seed, epoch)
+        elif method.batches == "random":
             plan = random_plan(n, config.batch, config.seed, epoch)
         elif method.batches == "neighbours":
             gallery = self._gallery()

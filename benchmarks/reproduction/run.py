@@ -3,8 +3,7 @@
     python -m benchmarks.reproduction.run --cache CACHE --weights bvlc_googlenet_fp16.safetensors \
         --settings benchmarks/reproduction/screen.yaml --seeds 0 1 2
 
-A file of settings holds `base`, options of `python -m dist_plm.train` that all share, and `settings`, a name and what
-it appends. Four options are the bench's own: --cut, --evaluate_every, --with_batch_norm and --on_test.
+A file of settings holds `base`, options of `python -m dist_plm.train` that all share, and `settings`, a name and XX
 """
 
 import argparse
@@ -21,6 +20,7 @@ import yaml
 from benchmarks.reproduction.cut import CUTS
 from benchmarks.reproduction.experiment import Experiment
 from benchmarks.reproduction.features import Features
+from benchmarks.reproduction.oracle import CHANGES
 from dist_plm.cli import config_of, config_parser
 
 RESULTS = Path(__file__).parent / "results.jsonl"
@@ -54,6 +54,8 @@ def one(line: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     parser.add_argument("--evaluate_every", type=int, default=58)
     parser.add_argument("--with_batch_norm", type=bool, default=False, help="behind each convolution that is trained")
     parser.add_argument("--on_test", type=bool, default=False, help="train on the test images, without their labels")
+    parser.add_argument("--change", type=str, default="", help=", ".join(CHANGES[1:]) + ": see oracle.py")
+    parser.add_argument("--class_groups", type=bool, default=False, help="groups of one class, by the true labels")
     parsed = parser.parse_args([*shlex.split(line), "--seed", str(seed), "--model.weights", options.weights])
     if parsed.cut != "head" and not options.weights:
         raise SystemExit(f"--cut {parsed.cut} trains blocks of the network: name their weights with --weights")
@@ -61,8 +63,9 @@ def one(line: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     features = Features.load(options.cache, parsed.cut)
     features = features.on_test() if parsed.on_test else features
     experiment = Experiment(
-        config_of(parser, parsed), features, parsed.cut, parsed.evaluate_every, parsed.with_batch_norm
-    )
+        config_of(parser, parsed), features, parsed.cut, parsed.evaluate_every, parsed.with_batch_norm,
+        parsed.change, parsed.class_groups,
+    )  # fmt: skip
     course = experiment.run()
     return {"steps": course[-1]["step"], "cut": parsed.cut, "course": course, "commit": commit(),
             "seconds": round(time.monotonic() - started, 1)}  # fmt: skip

@@ -12,7 +12,8 @@ Record = dict[str, Any]
 STATISTICS = {"mean_pair_distance": "distance", "positives_attracted": "positives attracted",
               "negatives_attracted": "negatives attracted", "neighbourhood_size": "size of X_i",
               "same_label": "same label", "same_label_control": "control"}  # fmt: skip
-HEAD = ["setting", "options", "cut", "steps", "seeds", "start", "student", "teacher", "best", "student R@8"]
+HEAD = ["setting", "options", "cut", "steps", "seeds", "start", "student", "teacher", "best", "student R@8",
+        "student MAP@R"]  # fmt: skip
 
 
 def main() -> None:
@@ -51,6 +52,8 @@ def cells(lines: list[Record], statistics: bool) -> list[str]:
     row += [spread([c[0]["student"]["1"] for c in courses])]
     row += [spread([c[-1][name]["1"] for c in courses]) for name in ("student", "teacher")]
     row += [spread(best), spread([c[-1]["student"]["8"] for c in courses])]
+    precision = [c[-1]["student"]["map_at_r"] for c in courses if "map_at_r" in c[-1]["student"]]
+    row.append(spread(precision) if precision else "")
     for name in STATISTICS if statistics else ():
         known = [c[-1]["statistics"][name] for c in courses if name in c[-1]["statistics"]]
         row.append(f"{fmean(known):.3f}" if known else "")

@@ -8,9 +8,11 @@ from typing import Any
 from dist_plm.checkpoint.checkpoint import candidates
 from dist_plm.checkpoint.retention import BEST
 from dist_plm.config import Config
+from dist_plm.evaluation.label_free import STRONG_RECALL
 from dist_plm.files.reading import parse_document
 
 NETWORKS = ("student", "teacher")
+VIEWS = "other view found"  # mean of random and strong views, by which `checkpoint.keep_best` decides too
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Deployment:
 
 
 def deployment(run: Path, config: Config) -> Deployment | None:
-    """The network with the highest recall@1, without labels the one whose neighbourhoods agree most between two views.
+    """The network with the highest recall@1, without labels the one that finds another view of an image most often.
 
     Candidates are student and teacher of the newest checkpoint and of the one that is linked as best. None without a
     checkpoint.
@@ -52,7 +54,7 @@ def deployment(run: Path, config: Config) -> Deployment | None:
         return None
     newest, best = max(kept), (run / "checkpoints" / BEST).resolve().name.removeprefix("step_")
     steps = {newest, int(best)} & kept.keys() if best.isdecimal() else {newest}
-    scores: dict[str, dict[tuple[int, str], float]] = {"R@1": {}, "agreement of neighbourhoods": {}}
+    scores: dict[str, dict[tuple[int, str], float]] = {"R@1": {}, VIEWS: {}}
     said: dict[tuple[int, str], dict[str, Any]] = {}
     for event in _events(run):
         at = (event.get("step", 0), str(event.get("model")))
@@ -60,8 +62,8 @@ def deployment(run: Path, config: Config) -> Deployment | None:
             continue
         if event["event"] == "eval":
             scores["R@1"][at] = float(next(iter(event["recall"].values())))
-        elif event["event"] == "label_free":
-            scores["agreement of neighbourhoods"][at] = float(event["values"]["agreement"])
+        elif event["event"] == "label_free" and {"view_recall", STRONG_RECALL} <= event["values"].keys():
+            scores[VIEWS][at] = (event["values"]["view_recall"] + event["values"][STRONG_RECALL]) / 2
         elif event["event"] == "verdict":
             said[at] = event
     name = next((name for name, found in scores.items() if found), "")

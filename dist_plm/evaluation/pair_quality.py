@@ -11,6 +11,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from dist_plm.evaluation.retrieval import average_precision
+
 
 @dataclass(frozen=True)
 class PairMoments:
@@ -88,6 +90,37 @@ class Attraction(Sums):
             "positives_attracted": self.attracted_positives / (self.positives or math.nan),
             "negatives_attracted": self.attracted_negatives / (self.negatives or math.nan),
         }
+
+
+@dataclass(frozen=True)
+class Ranking(Sums):
+    """MAP@R of a similarity as a ranking: the queries that have a positive, and the sum over them."""
+
+    queries: int = 0
+    precision: float = 0.0
+
+    @classmethod
+    def of(cls, similarity: Tensor, distance: Tensor, positive: Tensor, own: Tensor) -> "Ranking":
+        """Sums over b queries against G points.
+
+        Args:
+            similarity: [b, G].
+            distance: [b, G]; orders points of equal similarity, nearest first, then by row.
+            positive: bool [b, G], the points of the query's class, without itself.
+            own: int64 [b], the row of the query itself, which is not ranked.
+        """
+        nearest = distance.sort(dim=1, stable=True).indices
+        ranked = similarity.scatter(1, own[:, None], -torch.inf).gather(1, nearest)
+        order = nearest.gather(1, ranked.sort(dim=1, descending=True, stable=True).indices)
+        count = positive.sum(1)
+        known = count > 0
+        precision = average_precision(positive.gather(1, order)[known], count[known])
+        return cls(len(precision), float(precision.sum()))
+
+    @property
+    def map_at_r(self) -> float:
+        """The mean over the queries; nan where there is none."""
+        return self.precision / (self.queries or math.nan)
 
 
 @dataclass(frozen=True)

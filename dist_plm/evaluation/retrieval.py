@@ -116,7 +116,7 @@ def retrieval_counts(
             hits[k] += int(relevant[:, :k].any(1).sum())
         first[rows.cpu().numpy()] = relevant[:, : min(ks)].any(1).cpu().numpy()
         if map_at_r:
-            precision += float(_average_precision(relevant, positives[rows]).sum())
+            precision += float(average_precision(relevant, positives[rows]).sum())
     return Counts(len(counted), len(queries) - len(counted), hits, precision if map_at_r else None, first)
 
 
@@ -129,7 +129,7 @@ def _positives(query_labels: Tensor, gallery_labels: Tensor, own: Tensor | None)
     return count.masked_fill(query_labels < 0, 0)
 
 
-def _average_precision(relevant: Tensor, positives: Tensor) -> Tensor:
+def average_precision(relevant: Tensor, positives: Tensor) -> Tensor:
     """MAP@R of every query, float64 [b], from relevance by rank [b, depth >= R] and R [b]."""
     rank = torch.arange(1, relevant.shape[1] + 1, device=relevant.device)
     precision = relevant.cumsum(1).double() / rank

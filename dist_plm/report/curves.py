@@ -29,11 +29,12 @@ CAPTIONS = {
 LABEL_FREE = {
     "agreement": "neighbours that two draws of views agree on",
     "view_recall": "images whose other view is their nearest",
+    "strong_view_recall": "the same of small parts in other light",
     "effective_rank": "effective rank",
     "uniformity": "uniformity: larger is wider spread",
     "hubness": "largest share of queries that one image answers",
 }
-LABEL_FREE_SHARES = ("agreement", "view_recall", "hubness")
+LABEL_FREE_SHARES = ("agreement", "view_recall", "strong_view_recall", "hubness")
 SPEED = ("lr", "images_per_second", "wait_share", "memory_gb")
 SUPERVISION = ("label_purity", "same_label", "positives_attracted", "negatives_attracted")
 CONTROL = "_control"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dist_plm.model.proxies import Proxies
     from dist_plm.telemetry.progress import Display
 
-METHODS = ("distance", "k-means", "hierarchical", "random walk", "plm")
+METHODS = ("distance", "k-means", "hierarchical", "random walk", "plm", "gallery", "projected")
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +11,8 @@ from torch import Tensor
 
 from dist_plm.config import Config, ManifoldConfig
 from dist_plm.index.clustering import kmeans_labels, random_walk, ward_labels
-from dist_plm.manifold import Neighbourhoods
 from dist_plm.manifold.distance import distance
-from dist_plm.methods.piecewise import member_ids, neighbourhoods, similarity
+from dist_plm.methods.piecewise import Pieces, batch_pieces, member_ids, similarity
 
 BLOCK = 512  # points per block
 
@@ -122,33 +122,52 @@ class Manifold(Estimate):
 
     Args:
         embeddings: [n, D] of unit length.
-        config: Settings of neighbourhoods and similarity.
+        config: Settings of neighbourhoods and similarity; whether points are projected onto their own.
+        whole: Points of a batch keep their neighbours among all points, as with `manifold.scope: gallery`; otherwise
+            their neighbours are those of the batch.
     """
 
     scaled = True
 
-    def __init__(self, embeddings: Tensor, config: ManifoldConfig) -> None:
-        self.points, self.config, self.largest = embeddings, config, 1 + config.k
+    def __init__(self, embeddings: Tensor, config: ManifoldConfig, *, whole: bool) -> None:
+        self.points, self.config, self.whole, self.largest = embeddings, config, whole, 1 + config.k
         blocks = torch.arange(len(embeddings)).split(BLOCK)
-        found = [neighbourhoods(embeddings[rows], embeddings, rows, config) for rows in blocks]
-        self.found = Neighbourhoods(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+        # Without the distances, which are those of all pairs.
+        found = [batch_pieces(embeddings[rows], embeddings, rows, config)._replace(distances=None) for rows in blocks]
+        self.found = Pieces(
+            torch.cat([each.basis for each in found]),
+            torch.cat([each.members for each in found]),
+            torch.cat([each.projected for each in found]),
+            torch.cat([each.indices for each in found if each.indices is not None]),
+            None,
+        )
 
     def view(self, rows: Tensor) -> View:
         found = self.found
-        s = similarity(self.points, found.basis, member_ids(found), rows, self.config)
+        assert found.indices is not None
+        s = similarity(found.projected, found.basis, member_ids(found), rows, self.config)
         return View(s, [found.indices[row][found.members[row]] for row in rows])
 
     def within(self, batch: Tensor) -> Estimate:
-        """In a batch the neighbours are those of the batch, as in training."""
-        return Manifold(self.points[batch], self.config)
+        """In a batch the neighbours are those of the batch, as in training, unless they are to be those of all."""
+        return super().within(batch) if self.whole else Manifold(self.points[batch], self.config, whole=False)
 
 
 def build_estimate(name: str, embeddings: Tensor, clusters: int, config: Config) -> Estimate:
-    """The estimate called `name` from embeddings [n, D]; Ward's has a second level, of half the clusters."""
+    """The estimate called `name` from embeddings [n, D].
+
+    Ward's has a second level, of half the clusters. `plm`, `gallery` and `projected` differ in a batch: neighbours from
+    the batch, neighbours from all points, and the latter with all points projected onto their neighbourhoods.
+    """
     if name == "k-means":
         return Clusters([kmeans_labels(embeddings, clusters, config.seed)])
     if name == "hierarchical":
         return Clusters([ward_labels(embeddings, count) for count in (clusters, max(1, clusters // 2))])
     if name == "distance":
         return Distance(embeddings, config.manifold.k)
-    return Walk(embeddings) if name == "random walk" else Manifold(embeddings, config.manifold)
+    if name == "random walk":
+        return Walk(embeddings)
+    manifold = replace(config.manifold, project=False)
+    if name == "projected":
+        manifold = replace(manifold, project=True, centre="mean")
+    return Manifold(embeddings, manifold, whole=name != "plm")

@@ -13,14 +13,22 @@ def show(result: dict[str, Any]) -> None:
     """Print the table, and numbers specific to PLM."""
     console, paper = Console(stderr=True), supervision(result["data"])
     title = f"{result['data']} {result['split']}, {result['images']:,} images"
-    note = "control: purity of as many nearest neighbours; paper: its table 2, purity and correlation"
+    note = (
+        "control: purity of as many nearest neighbours; MAP@R: of the similarity as a ranking, ties by distance; "
+        "paper: its table 2, purity and correlation"
+    )
     table = Table(title=title, caption=note, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
-    for head in ("method", "purity", "control", "|X|", "corr.", "in batch", "paper", "corr."):
+    for head in ("method", "purity", "control", "|X|", "corr.", "in batch", "MAP@R", "paper", "corr."):
         table.add_column(head, justify="left" if head == "method" else "right", no_wrap=True)
     for name, row in result["methods"].items():
         every, batch = row["all"], row["batches"]["correlation"]
         numbers = [f"{every[each]:.3f}" for each in ("purity", "purity_control")]
-        numbers += [f"{every['mean_size']:.1f}", f"{every['correlation']:.3f}", f"{batch:.3f}"]
+        numbers += [
+            f"{every['mean_size']:.1f}",
+            f"{every['correlation']:.3f}",
+            f"{batch:.3f}",
+            f"{every['map_at_r']:.3f}",
+        ]
         known = [paper.get(name, {}).get(each) for each in ("purity", "correlation")]
         printed = ["-" if each is None else f"{each:.2f}" for each in known]
         table.add_row(name, *numbers, *printed)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from dist_plm.evaluation.pair_quality import Attraction, PairMoments, Purity
+from dist_plm.evaluation.pair_quality import Attraction, PairMoments, Purity, Ranking
 from dist_plm.manifold.distance import distance
 from dist_plm.supervision.estimates import Estimate
 
@@ -24,6 +24,7 @@ class Judgement:
         purity: Of the sets.
         control: Of as many nearest neighbours.
         attraction: Of pairs.
+        ranking: Of the points by their similarity.
         sizes: How many sets have each size.
     """
 
@@ -31,6 +32,7 @@ class Judgement:
     purity: Purity = field(default_factory=Purity)
     control: Purity = field(default_factory=Purity)
     attraction: Attraction = field(default_factory=Attraction)
+    ranking: Ranking = field(default_factory=Ranking)
     sizes: dict[int, int] = field(default_factory=dict)
 
     def __add__(self, other: "Judgement") -> "Judgement":
@@ -40,6 +42,7 @@ class Judgement:
             self.purity + other.purity,
             self.control + other.control,
             self.attraction + other.attraction,
+            self.ranking + other.ranking,
             dict(sorted(sizes.items())),
         )
 
@@ -55,6 +58,7 @@ class Judgement:
             "correlation": self.moments.correlation,
             "pairs": self.moments.count,
             "positive_share": self.moments.mean_y,
+            "map_at_r": self.ranking.map_at_r,
             **(attraction.shares if attraction.positives else {}),
             "sizes": self.sizes,
         }
@@ -85,10 +89,9 @@ def judge(
         similarity, sets = estimate.view(rows)
         pairs = (labels[rows, None] >= 0) & (labels >= 0) & (rows[:, None] != torch.arange(len(points)))
         positive = labels[rows, None] == labels
-        attraction = Attraction()
+        d, attraction = distance(points[rows], points), Attraction()
         if estimate.scaled:
-            target = delta * (1 - similarity)
-            attraction = Attraction.of(target, distance(points[rows], points), positive, pairs)
+            attraction = Attraction.of(delta * (1 - similarity), d, positive, pairs)
         size = torch.tensor([len(each) for each in sets])
         nearest = torch.cat([rows[:, None], neighbours[rows]], 1)[:, : int(size.max())]
         found, count = size.unique(return_counts=True)
@@ -97,6 +100,7 @@ def judge(
             Purity.of(*_padded([labels[each] for each in sets])),
             Purity.of(labels[nearest], torch.arange(nearest.shape[1]) < size[:, None]),
             attraction,
+            Ranking.of(similarity, d, positive & pairs, rows),
             dict(zip(found.tolist(), count.tolist(), strict=True)),
         )
         progress(len(rows))

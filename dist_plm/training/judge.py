@@ -53,7 +53,9 @@ class Judge:
             self.record.save_views(self.held_out.ids, views)
             if not is_url(self.run.config.data.shards):  # of which each line is a request
                 self.record.save_list([_source(self.held_out.store, int(id)) for id in self.held_out.ids])
-            self.run.log.display.say(f"compared without labels: {self.held_out.described}, two random views each")
+            self.run.log.display.say(
+                f"compared without labels: {self.held_out.described}, two random and two strong views each"
+            )
             self._write(views, at, "student", "start", values=views.statistics())
 
     def look(

@@ -167,7 +167,9 @@ def _index(config: Config, world_size: int, images: int, steps: int) -> list[tup
     from dist_plm.index.cost import comparison_seconds, refresh_cost
 
     placement = place_run(config, images, world_size)
-    dim, seeds = config.model.wide_dim or config.model.dim, steps * config.batch.groups
+    dim, method = config.model.wide_dim or config.model.dim, METHODS[config.train.method]
+    # Every image where neighbourhoods come from the gallery, and the seeds of groups.
+    seeds = images * method.reads_gallery(config) + steps * config.batch.groups * method.is_searched(config.batch)
     gpu = config.runtime.device != "cpu" and torch.cuda.is_available()
     device, backend = torch.device("cuda" if gpu else "cpu"), config.index.backend
     comparison = comparison_seconds(dim, 2 * config.batch.group_size, backend, device)

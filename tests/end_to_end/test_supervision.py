@@ -38,7 +38,8 @@ def test_the_command_on_a_run(finished, here, tmp_path):
     assert outcome.status == 0, outcome.err
     result = json.loads(outcome.out)
     assert json.loads((tmp_path / "table.json").read_text()) == result
-    assert set(result["methods"]) == {"distance", "k-means", "hierarchical", "random walk", "plm"}
+    names = {"distance", "k-means", "hierarchical", "random walk", "plm", "gallery", "projected"}
+    assert set(result["methods"]) == names
     for row in result["methods"].values():
         assert row["all"]["pairs"] == 140 * 139 and row["batches"]["pairs"] == 2 * 20 * 19
         assert 0 < row["all"]["purity"] <= 1 and 0 < row["all"]["purity_control"] <= 1

@@ -15,6 +15,7 @@ from dist_plm.cli import load_config
 from dist_plm.config import Config
 from dist_plm.errors import UserError
 from dist_plm.evaluation.deployment import deployment, summary
+from dist_plm.evaluation.label_free import STRONG_RECALL
 from dist_plm.fit.choice import Asked, Choice, choose, network
 from dist_plm.fit.collection import Collection
 from dist_plm.fit.machine import Machine
@@ -130,8 +131,8 @@ def test_the_network_with_the_highest_recall_is_deployed(tmp_path):
     assert "better by 0.6" in summary(found, Config())
 
 
-def test_without_labels_the_neighbourhoods_decide_and_without_both_nothing_does(tmp_path):
-    lines = [{"event": "label_free", "step": 20, "model": m, "values": {"agreement": a}}
+def test_without_labels_the_views_decide_and_without_both_nothing_does(tmp_path):
+    lines = [{"event": "label_free", "step": 20, "model": m, "values": {"view_recall": a, STRONG_RECALL: a}}
              for m, a in (("student", 0.3), ("teacher", 0.4))]  # fmt: skip
     assert deployment(run_with(tmp_path / "a", *lines), Config()).model == "teacher"
     assert "no evidence" in deployment(run_with(tmp_path / "b"), Config()).evidence

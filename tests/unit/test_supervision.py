@@ -64,7 +64,7 @@ def test_attraction_and_usage_by_hand():
     assert usage(torch.tensor([0, 0, 2, 2]), 4) == pytest.approx({"used": 0.5, "effective": 2.0})
 
 
-@pytest.mark.parametrize("name", ["distance", "k-means", "hierarchical", "random walk", "plm"])
+@pytest.mark.parametrize("name", ["distance", "k-means", "hierarchical", "random walk", "plm", "projected"])
 def test_a_row_of_the_table_is_that_of_the_whole_matrix(name):
     x, labels = cloud()
     config = Config(manifold=ManifoldConfig(dim=2, k=7))
@@ -79,7 +79,14 @@ def test_a_row_of_the_table_is_that_of_the_whole_matrix(name):
     control = [majority(labels[[i, *order[i][: len(sets[i]) - 1].tolist()]]) for i in range(87)]
     assert result["purity_control"] == pytest.approx(np.mean(control), abs=1e-9)
     assert sum(result["sizes"].values()) == 90
-    if name == "plm":
+    precision = []
+    for i in range(87):
+        ranked = sorted((j for j in range(90) if j != i), key=lambda j: (-float(s[i, j]), order[i].tolist().index(j)))
+        relevant = [bool(labels[j] == labels[i]) for j in ranked]
+        count = sum(relevant)
+        precision.append(sum(sum(relevant[: r + 1]) / (r + 1) for r in range(count) if relevant[r]) / count)
+    assert result["map_at_r"] == pytest.approx(np.mean(precision), abs=1e-9)
+    if name in ("plm", "projected"):
         d = torch.cdist(x, x)
         drawn = [float(2 * (1 - s[i, j]) < d[i, j]) for i, j in pairs if labels[i] == labels[j]]
         assert result["positives_attracted"] == pytest.approx(np.mean(drawn), abs=1e-3)
@@ -97,6 +104,22 @@ def test_batches_are_worlds_of_their_own_for_plm_and_pieces_of_the_whole_for_clu
     assert total.moments.correlation == pytest.approx(1.0)
     assert total.moments.count == 2 * 8 * 7
     assert total.purity.means["purity"] == 1.0
+
+
+def test_targets_of_the_gallery_are_the_same_in_a_batch():
+    x, _ = cloud()
+    batch, config = torch.tensor([0, 5, 10, 1, 6, 11, 2, 7]), Config(manifold=ManifoldConfig(dim=2, k=5))
+    for name in ("gallery", "projected"):
+        estimate = build_estimate(name, x, 5, config)
+        whole, seen = estimate.view(batch), estimate.within(batch).view(torch.arange(8))
+        assert torch.equal(seen.similarity, whole.similarity[:, batch])
+        for own, every in zip(seen.sets, whole.sets, strict=True):
+            assert batch[own].tolist() == [each for each in every.tolist() if each in batch]
+    # With a threshold of 0 all k neighbours join: plain PCA of the point and its neighbours.
+    mean = torch.cat([x[:1], x[order_of(x)[0, :5]]]).mean(0)
+    flat = build_estimate("projected", x, 5, Config(manifold=ManifoldConfig(dim=2, k=5, threshold=0)))
+    basis = torch.linalg.svd(torch.cat([x[:1], x[order_of(x)[0, :5]]]) - mean).Vh[:2]
+    assert torch.allclose(flat.found.projected[0], mean + basis.T @ (basis @ (x[0] - mean)), atol=1e-5)
 
 
 def test_the_other_view_of_an_image_counts_for_nothing():
