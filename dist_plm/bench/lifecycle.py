@@ -39,7 +39,7 @@ class _Counting(Store):
 
 
 class _Epochs(Trainer):
-    """Notes the seconds of every epoch, and those of its refresh."""
+    """Notes the seconds of every epoch, and those of its refresh; compares no networks, which would read images too."""
 
     def __init__(self, opened: OpenedRun) -> None:
         super().__init__(opened, silent(opened.world), greeting="", profile=False)
@@ -53,6 +53,9 @@ class _Epochs(Trainer):
         finally:
             watch(None)
         self.epochs.append((stopwatch.seconds["sweep"], stopwatch.whole))
+
+    def _evaluate(self, when: str, with_pixels: bool = False) -> None:
+        pass
 
 
 def refreshing(setting: Setting) -> list[Ratio]:

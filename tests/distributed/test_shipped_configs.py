@@ -69,7 +69,7 @@ def shrunken(config: Config) -> Config:
         batch=batch,
         runtime=runtime,
         model=model,
-        views=replace(config.views, size=PIXELS, resize=PIXELS),
+        views=replace(config.views, size=PIXELS, resize=PIXELS, cached=0),
         proxies=replace(config.proxies, count=20),
         train=replace(config.train, precision={"auto": "fp32"}.get(config.train.precision, config.train.precision)),
         dada=replace(config.dada, domain_hidden=8, category_hidden=[8]),

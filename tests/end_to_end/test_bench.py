@@ -82,4 +82,4 @@ def test_wrong_use(here, tmp_path, monkeypatch, arguments, named):
 
 def test_several_ranks_have_three_ratios(here):
     outcome = here(bench.main, "--only", "P4", WORLD_SIZE="2")
-    assert outcome.status == 2 and "on 2 ranks, P1, P2, P3" in outcome.err
+    assert outcome.status == 2 and "on 2 ranks; choose from P1, P2, P3" in outcome.err

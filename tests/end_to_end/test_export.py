@@ -161,11 +161,11 @@ def test_wrong_uses(tmp_path, finished, exported, here, monkeypatch):
         "--model": ("--checkpoint", finished, "--model", "both"),
         "--format": ("--checkpoint", finished, "--format", "pickle"),
         "has no student": ("--checkpoint", exported, "--model", "student", "--out", tmp_path / "out"),
-        "name a data set with --shards": ("--checkpoint", exported, "--out", tmp_path / "out"),
+        "with --shards": ("--checkpoint", exported, "--out", tmp_path / "out"),
         "manifest.json is missing": ("--checkpoint", finished, "--shards", tmp_path, "--out", tmp_path / "out"),
     }.items():
         refused(here(exporting.main, *arguments), named)
         assert contents(tmp_path) == before, named
-    refused(here(evaluation.main, "--checkpoint", exported), "name a data set with --shards")
+    refused(here(evaluation.main, "--checkpoint", exported), "with --shards")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     refused(here(exporting.main, "--checkpoint", finished, "--out", tmp_path / "o", "--format", "onnx"), "[export]")

@@ -92,7 +92,7 @@ def test_a_folder_becomes_an_index_through_a_kill(photos, tmp_path, here, forked
 def test_a_plan_trains_nothing(photos, tmp_path, here, forked):
     planned = here(fit.main, photos, "--out", tmp_path / "run", "--plan")
     assert planned.status == 0 and not forked[0]
-    assert "41 images to train on, no labels" in planned.out and "1 exact copies" in planned.out
+    assert "41 images to train on, no labels" in planned.out and "1 exact duplicates" in planned.out
     assert "no pretrained weights" in planned.err
     assert json.loads((tmp_path / "run/fit.json").read_text())["ranks"] >= 1
 

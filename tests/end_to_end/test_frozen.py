@@ -105,7 +105,7 @@ def test_options_of_a_pretrained_network_are_refused_beside_a_trained_one(finish
     told = "--weights, --pooling: only for a pretrained network"
     refused(here(evaluation.main, "--checkpoint", finished, *given), told)
     refused(here(reporting.main, finished, *given), told)
-    refused(here(reporting.main, "--backbone", NETWORK), "name a data set with --shards")
+    refused(here(reporting.main, "--backbone", NETWORK), "name one with --shards")
 
 
 def test_weights_that_cannot_be_loaded_end_a_run_before_it_begins(mistaken, tmp_path_factory, monkeypatch):

@@ -229,7 +229,7 @@ def test_a_damaged_index_is_refused(tmp_path, indexed, demo):
     refuse("sha256 differs", lambda folder: flip(folder / "encoder" / "model.safetensors"))
     refuse("is of format 9", told(format=9))
     refuse("index.json is damaged", lambda folder: (folder / "index.json").write_text("{"))
-    refuse("leads out of", leads_out)
+    refuse("outside of", leads_out)
     refuse("was not made by this account", told(images={**summary["images"], "fingerprint": "0"}))
     refuse("is not the data set of this index", told(images={**summary["images"], "fingerprint": "0"}), images=demo)
     refuse("which is missing", told(images={"kind": "folder"}), images="/nowhere")

@@ -71,7 +71,7 @@ def test_a_wheel_works_from_an_empty_folder(wheel, tmp_path):
     assert "bvlc_googlenet" in run(empty, str(bin / "dist-plm"), "train", "--config", "cub200_best", "--print_config")
     built = ("shards", "build", "demo", "--images", "8", "--size", "16", "--workers", "1", "--out", "demo")
     assert "train" in run(empty, str(bin / "dist-plm"), *built)
-    assert "whole" in run(empty, str(bin / "dist-plm"), "shards", "verify", "demo")
+    assert "intact" in run(empty, str(bin / "dist-plm"), "shards", "verify", "demo")
 
 
 def test_a_checkout_called_dist_plm_is_the_package_from_the_folder_above(clone, tmp_path):

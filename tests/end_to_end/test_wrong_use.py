@@ -56,7 +56,7 @@ WRONG_VALUES = {
     "an index that faiss can't read": ("--index.factory", "IVF16,Quick", "IVF16,Quick"),
     "codes that don't divide the dimension": ("--index.factory", "IVF16,PQ7", "divides the dimension"),
     "an index without cells": ("--index.factory", "HNSW32", "inverted file"),
-    "cells above the images": ("--index.factory", "IVF999,Flat", "999 images"),
+    "cells above the images": ("--index.factory", "IVF999,Flat", "999 training images"),
     "an index that fits no rank": ("--index.memory_gb", "1e-6", "index.memory_gb"),
     "more cells than the most": ("--index.nprobe", "300", "index.nprobe_max"),
     "recall above 1": ("--index.recall_floor", "95", "index.recall_floor"),

@@ -48,7 +48,7 @@ def test_two_nodes_of_two_are_torchrun_with_four_ranks(slurm: Slurm, config, tmp
     assert outcome.status == 0, outcome.err
     job = job_of(run)
     assert f"job {job}" in outcome.err
-    with pytest.raises(UserError, match=f"has job {job} already"):
+    with pytest.raises(UserError, match=f"already has job {job}"):
         submit(run, *line)
     slurm.until_left(job, run)
     train(4, config, expected, *line[2:])

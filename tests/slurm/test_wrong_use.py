@@ -96,7 +96,7 @@ def test_the_same_job_on_this_machine(config, tmp_path):
         (("--tasks-per-node", 2, "--gpus-per-node", 4), "one rank per GPU"),
         (("--nodes", 0), "--nodes is 0"),
         (("--nodes", "many"), "nodes"),
-        (("--time", "tomorrow"), "'tomorrow' is none of"),
+        (("--time", "tomorrow"), "'tomorrow' has none of"),
         (("--time", "1", "--notice-seconds", 90), "--notice-seconds 90"),
         (("--cluster", "gone.yaml"), "gone.yaml"),
         (("--local", "--nodes", 2), "--local runs on this machine only"),
