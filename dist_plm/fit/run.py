@@ -29,6 +29,7 @@ from dist_plm.fit.photos import Photos
 from dist_plm.fit.ranks import run_ranks
 from dist_plm.fit.speed import views_per_second
 from dist_plm.fit.weights import start_from
+from dist_plm.telemetry.progress import duration
 from dist_plm.training.begun import has_checkpoint, plain
 from dist_plm.training.run_directory import RunDirectory, dump
 
@@ -152,13 +153,3 @@ class Run:
 
 
 NETWORK = ("backbone", "weights")
-
-
-def duration(seconds: float) -> str:
-    """In the unit that fits: 40 s, 3 min 20 s, 5 h 10 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min"

@@ -19,7 +19,6 @@ from dist_plm.evaluation.label_free import STRONG_RECALL
 from dist_plm.fit.choice import Asked, Choice, choose, network
 from dist_plm.fit.collection import Collection
 from dist_plm.fit.machine import Machine
-from dist_plm.fit.run import duration
 from dist_plm.fit.weights import Start, network_of
 from tests.commands import ROOT, Command
 
@@ -96,11 +95,6 @@ def test_a_file_of_weights_tells_its_network(file, name):
 def test_a_file_of_weights_that_does_not_tell():
     with pytest.raises(UserError, match=r"--model\.backbone"):
         network_of(Path("weights.pth"))
-
-
-@pytest.mark.parametrize("seconds, words", [(4.4, "4 s"), (200, "3 min 20 s"), (18_600, "5 h 10 min")])
-def test_durations(seconds, words):
-    assert duration(seconds) == words
 
 
 def run_with(folder: Path, *events: dict, best: int = 0) -> Path:
