@@ -1,11 +1,11 @@
 # GPU (CUDA comes with torch's wheels; the host needs the NVIDIA container toolkit):
 #   docker build -t dist_plm .
-#   docker run --gpus all --ipc host -v "$PWD:/work" dist_plm fit PHOTOS
+#   docker run --gpus all --ipc host -v "$PWD:/mnt" dist_plm fit PHOTOS
 # CPU only; TORCH_INDEX is the URL of PyTorch's CPU wheels, as its installation page names it:
 #   docker build -t dist_plm:cpu --build-arg TORCH_INDEX=URL .
-#   docker run -v "$PWD:/work" dist_plm:cpu fit PHOTOS
+#   docker run -v "$PWD:/mnt" dist_plm:cpu fit PHOTOS
 # The search page, on the host's own address:
-#   docker run --network host -v "$PWD:/work" dist_plm serve runs/PHOTOS/index
+#   docker run --network host -v "$PWD:/mnt" dist_plm serve runs/PHOTOS/index
 FROM python:3.11-slim
 
 # g++ compiles kernels of runtime.compile and of DeepSpeed.
@@ -27,8 +27,8 @@ RUN if [ -n "$TORCH_INDEX" ]; then \
     fi
 
 # Downloaded weights stay in the mounted folder.
-ENV XDG_CACHE_HOME=/work/.cache TORCH_HOME=/work/.cache/torch HF_HOME=/work/.cache/huggingface
-WORKDIR /work
+ENV XDG_CACHE_HOME=/mnt/.cache TORCH_HOME=/mnt/.cache/torch HF_HOME=/mnt/.cache/huggingface
+WORKDIR /mnt
 EXPOSE 8000
 ENTRYPOINT ["dist-plm"]
 CMD ["--help"]

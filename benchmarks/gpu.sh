@@ -5,7 +5,7 @@
 #   benchmarks/gpu.sh [SHARDS] [WEIGHTS] [OUT]
 #
 # SHARDS: CUB-200 (python shards/build.py cub200 ...); empty: rendered glyphs. WEIGHTS: of BVLC GoogLeNet; empty: random.
-# OUT: benchmarks/gpu/CARD. OUT/results.md is to be committed; OUT/work holds runs and logs.
+# OUT: benchmarks/gpu/CARD. OUT/results.md is to be committed; OUT/steps holds runs and logs.
 #
 #   CALL_SECONDS=540   a call starts no step that might not end within it
 #   PATIENCE=1         multiplies the time limit of each step
@@ -22,29 +22,29 @@ card=$("$py" -c 'import torch; print(torch.cuda.get_device_name().replace(" ", "
   { echo "$py has no torch: name an interpreter by PYTHON"; exit 2; }
 gpus=$("$py" -c 'import torch; print(torch.cuda.device_count())')
 out=${out:-$PWD/benchmarks/gpu/$card}
-work=$out/work
-mkdir -p "$work"
-touch "$work/status.tsv"
+steps=$out/steps
+mkdir -p "$steps"
+touch "$steps/status.tsv"
 deadline=$((SECONDS + ${CALL_SECONDS:-540}))
 
 has() { "$py" -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$1') is None)"; }
-note() { printf '%s\t%s\t%s\n' "$1" "$2" "$3" >> "$work/status.tsv"; echo "$1: $2"; }
-done_before() { cut -f 1 "$work/status.tsv" | grep -qx -- "$1"; }
+note() { printf '%s\t%s\t%s\n' "$1" "$2" "$3" >> "$steps/status.tsv"; echo "$1: $2"; }
+done_before() { cut -f 1 "$steps/status.tsv" | grep -qx -- "$1"; }
 again() { echo "rerun the same command to continue with $1"; exit 75; }
 
-# step NAME SECONDS COMMAND...: the result goes to OUT/work/NAME.txt. Statuses: 0 ok, 77 not checked, anything else failed.
+# step NAME SECONDS COMMAND...: the result goes to OUT/steps/NAME.txt. Statuses: 0 ok, 77 not checked, anything else failed.
 step() {
   local name=$1 limit=$(($2 * ${PATIENCE:-1})) begin=$SECONDS status
   shift 2
   done_before "$name" && return
   [ $((deadline - SECONDS)) -ge "$limit" ] || again "$name"
-  timeout -k 15 "$limit" "$@" > "$work/$name.txt" 2> "$work/$name.err" < /dev/null
+  timeout -k 15 "$limit" "$@" > "$steps/$name.txt" 2> "$steps/$name.err" < /dev/null
   status=$?
   case $status in
     0) note "$name" ok $((SECONDS - begin)) ;;
     77) note "$name" "not checked" $((SECONDS - begin)) ;;
     124 | 137) note "$name" "FAILED: not done after $limit s" $((SECONDS - begin)) ;;
-    *) note "$name" "FAILED (status $status): $(grep -v '^ *$' "$work/$name.err" | tail -n 1 | cut -c 1-160)" $((SECONDS - begin)) ;;
+    *) note "$name" "FAILED (status $status): $(grep -v '^ *$' "$steps/$name.err" | tail -n 1 | cut -c 1-160)" $((SECONDS - begin)) ;;
   esac
 }
 skip() { done_before "$1" || note "$1" "not checked: $2" 0; }
@@ -71,8 +71,8 @@ step machine 60 bash -c 'nvidia-smi --query-gpu=name,driver_version,memory.total
   git rev-parse HEAD 2> /dev/null || echo "no git here"' "$py"
 # Glyphs where no data set was named: the loader, sweeps and the run need images.
 if [ -z "$shards" ]; then
-  needs demo matplotlib 300 "$py" shards/build.py demo --images 400 --size 64 --classes 8 --workers 2 --out "$work/demo"
-  shards=$work/demo
+  needs demo matplotlib 300 "$py" shards/build.py demo --images 400 --size 64 --classes 8 --workers 2 --out "$steps/demo"
+  shards=$steps/demo
 fi
 
 # 1. The kernel and the libraries of which nothing ran on this card before.
@@ -112,14 +112,14 @@ if has jsonargparse && has webdataset && [ -d "$shards" ]; then
   while ! done_before run; do
     left=$((deadline - SECONDS - 45))
     [ "$left" -ge 60 ] || again run
-    timeout -s TERM -k 60 "$left" "$py" -m dist_plm.train "${run[@]}" --data.shards "$shards" --run_dir "$work/run" 2>> "$work/run.err"
+    timeout -s TERM -k 60 "$left" "$py" -m dist_plm.train "${run[@]}" --data.shards "$shards" --run_dir "$steps/run" 2>> "$steps/run.err"
     case $? in
       0) note run ok $SECONDS ;;
       75 | 124) again run ;;
-      *) note run "FAILED: $(tail -n 1 "$work/run.err" | cut -c 1-160)" 0 ;;
+      *) note run "FAILED: $(tail -n 1 "$steps/run.err" | cut -c 1-160)" 0 ;;
     esac
   done
-  [ ! -s "$work/run/metrics.jsonl" ] || step curve 100 "$py" benchmarks/curve.py "$work/run"
+  [ ! -s "$steps/run/metrics.jsonl" ] || step curve 100 "$py" benchmarks/curve.py "$steps/run"
 else
   skip run "jsonargparse, webdataset and a data set are needed"
 fi
@@ -129,10 +129,10 @@ fi
   echo
   echo '| check | outcome | seconds |'
   echo '|---|---|---:|'
-  awk -F '\t' '{print "| " $1 " | " $2 " | " $3 " |"}' "$work/status.tsv"
-  cut -f 1 "$work/status.tsv" | while read -r name; do
-    [ ! -s "$work/$name.txt" ] || { echo; echo "## $name"; echo; cat "$work/$name.txt"; }
+  awk -F '\t' '{print "| " $1 " | " $2 " | " $3 " |"}' "$steps/status.tsv"
+  cut -f 1 "$steps/status.tsv" | while read -r name; do
+    [ ! -s "$steps/$name.txt" ] || { echo; echo "## $name"; echo; cat "$steps/$name.txt"; }
   done
 } > "$out/results.md"
 echo "results: $out/results.md"
-! cut -f 2 "$work/status.tsv" | grep -q '^FAILED'
+! cut -f 2 "$steps/status.tsv" | grep -q '^FAILED'
