@@ -9,11 +9,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dist_plm.config import Config
 from dist_plm.data.loader import Batch
 from dist_plm.distributed.world import World
+from dist_plm.methods import METHODS
 from dist_plm.training.learner import Learner, phases
 
 HOST_SECONDS = 2e-5
 """Of the host for an operator, at most: the 980 of a step of the network `small` on 12 views of 8 pixels took 19 ms of
-CPU time with what they compute (AMD EPYC, one thread of a busy machine, torch 2.14.1)."""
+CPU time with what they compute (Intel Xeon, one thread of a busy machine, torch 2.14.1)."""
 
 
 class _Counted(TorchDispatchMode):
@@ -34,7 +35,7 @@ def operators_of_step(config: Config) -> int:
     The selection of neighbours counts in its torch form, which launches more than the Triton kernel. Collectives are
     left out. 0 where a step needs values: supervised methods and pseudo-labels, or views that are cached.
     """
-    if config.views.cached or config.train.method in ("pseudo_labels", "proxy_anchor", "dada"):
+    if config.views.cached or METHODS[config.train.method].batches in ("classes", "clusters"):
         return 0
     runtime = replace(config.runtime, strategy="ddp", compile=False)
     precision = "bf16" if config.train.precision == "auto" else config.train.precision
