@@ -3,7 +3,7 @@
 held_out.csv                     path,label of the held-out images, to be filled in for `evaluate --labels`
 held_out.npy, held_out_ids.npy   float32 [5, n, D], embeddings of the held-out images, and their ids int64 [n]
 hits_NAME.npy                    int8 [Q], which test queries found their class (1, 0; -1: does not count), by the
-                                     the start, the frozen features or raw pixels
+                                 start, the frozen features or raw pixels
 """
 
 import csv
