@@ -51,7 +51,7 @@ class Machine:
         most = min(self.cores, MOST_CPU_RANKS, images // 8, int(self.memory_gb / CPU_RANK_GB))
         if most < 2:
             return 1, f"{self.cores} threads"
-        # Two cores: two ranks of one thread train 74.6 images/s, one rank of two threads 43.4 (benchmarks/cpu_speed.md).
+        # Two ranks of one thread train 74.6 images/s, one of two threads 43.4, on two cores (benchmarks/cpu_speed.md).
         return most, f"of {max(1, self.cores // most)} thread(s), faster than one of {self.cores} (cpu_speed.md)"
 
     def __str__(self) -> str:
