@@ -96,11 +96,11 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
             reproducible = config.runtime.strategy == "reproducible"
             set_arithmetic(precision=config.train.precision, reproducible=reproducible, device=world.device)
             greeting = _detected(config, world, reason)
-            opened = open_run(config, world, force=force)
-            if opened.finished:
-                display.say(f"{opened.directory.path} is complete at step {opened.at.step}")
-            else:
-                Trainer(opened, display, greeting=greeting, profile=profile).run()
+            with open_run(config, world, force=force) as opened:
+                if opened.finished:
+                    display.say(f"{opened.directory.path} is complete at step {opened.at.step}")
+                else:
+                    Trainer(opened, display, greeting=greeting, profile=profile).run()
         except Preempted as reason:
             display.say(str(reason))
             status = PREEMPTED

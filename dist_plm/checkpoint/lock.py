@@ -16,7 +16,7 @@ GRACE_SECONDS = 60.0  # ranks whose launcher was killed notice within a second, 
 
 
 class Lock:
-    """File lock held by all ranks of a run until their processes end. A collective.
+    """File lock held by all ranks of a run until it is released or their processes end. A collective.
 
     Rank 0 takes it exclusively, which succeeds when no rank of an earlier run is left, and then downgrades it to a lock
     shared with the other ranks. On a file system without locks the run continues unlocked.
@@ -45,6 +45,12 @@ class Lock:
         self._file.seek(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._file.flush()
+
+    def release(self) -> None:
+        """Let the next run have the directory, once no rank holds it any more"""
+        with suppress(OSError):
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # not by closing alone: a forked process has the file too
+        self._file.close()
 
     def _open(self, path: Path, grace_seconds: float) -> str:
         """Open the file; returns why it can't be opened, empty on success."""

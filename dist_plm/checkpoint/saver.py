@@ -52,6 +52,11 @@ class Saver:
         elif best and self.world.is_first:
             retention.mark_best(self.folder, step)
 
+    def join(self) -> None:
+        """Wait until this rank writes nothing any more, without a collective."""
+        if self._thread is not None:
+            self._thread.join()
+
     def finish(self) -> None:
         """Wait for the last write. A collective.
 

@@ -1,6 +1,7 @@
 """Opening a run before training: its directory, its data, and the checkpoint that it resumes from."""
 
 from dataclasses import dataclass
+from typing import Self
 
 from dist_plm.checkpoint import checkpoint
 from dist_plm.checkpoint.position import Position
@@ -15,7 +16,7 @@ from dist_plm.training.run_directory import RunDirectory
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """A run directory, locked if it existed, and the position to resume from.
+    """A run directory, locked if it existed, and the position to resume from; leaving the context unlocks it.
 
     Attributes:
         store: The training split.
@@ -30,6 +31,12 @@ class OpenedRun:
     phases: list[Phase]
     found: checkpoint.Found | None
     at: Position
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.directory.release()
 
     @property
     def stopped(self) -> bool:
@@ -54,7 +61,11 @@ def open_run(config: Config, world: World, *, force: bool) -> OpenedRun:
     """
     directory = RunDirectory(config, force=force)
     directory.lock(world)
-    store, planned = open_split(config.data, config.data.train_split), phases(config)
-    found = newest(config, directory, store, planned, world)
-    at = Position.read(found.summary["position"]) if found else Position()
+    try:
+        store, planned = open_split(config.data, config.data.train_split), phases(config)
+        found = newest(config, directory, store, planned, world)
+        at = Position.read(found.summary["position"]) if found else Position()
+    except BaseException:
+        directory.release()
+        raise
     return OpenedRun(config, world, directory, store, planned, found, at)

@@ -55,6 +55,12 @@ class RunDirectory:
         if world.from_first((self.path / "config.yaml").exists):
             self._lock = Lock(self.path, world)
 
+    def release(self) -> None:
+        """Unlock the directory on this rank; without effect if it is not locked."""
+        if self._lock:
+            self._lock.release()
+            self._lock = None
+
     def create(self, world: World) -> None:
         """Create the directory, lock it, and write config.yaml; an error on rank 0 stops all ranks. A collective.
 

@@ -15,6 +15,7 @@ from dist_plm.data.plan import rank_rows
 from dist_plm.data.store import Store
 from dist_plm.distributed.preemption import Preempted
 from dist_plm.distributed.shares import batch_shares
+from dist_plm.distributed.world import RankFailure
 from dist_plm.errors import RunFailure
 from dist_plm.files.atomic import NO_ROOM
 from dist_plm.index.embedding_pass import Embed, sweep
@@ -106,11 +107,14 @@ class Trainer:
         """
         try:
             self._to_the_end()
-        except RunFailure as failure:
+        except RankFailure as failure:
             self.journal.failed(failure)
             raise
-        except OSError as error:
-            if error.errno not in NO_ROOM:
+        except Exception as error:
+            self.saver.join()  # the directory is unlocked next; with a dead rank this might not end
+            if isinstance(error, RunFailure):
+                self.journal.failed(error)
+            if not isinstance(error, OSError) or error.errno not in NO_ROOM:
                 raise
             full = RunFailure(
                 f"{self.directory.path} can't be written at step {self.at.step} ({error.strerror}): free space, then "

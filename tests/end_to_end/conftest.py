@@ -1,6 +1,5 @@
 """A tiny data set, runs on it, and what they left."""
 
-import gc
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -89,8 +88,6 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
             dist.destroy_process_group()
         status = int(leaving.value.code or 0)
         del leaving
-        if status == 1:  # the failure and its traceback are a cycle that keeps the trainer, which holds the lock
-            gc.collect()
         captured = capsys.readouterr()
         return Outcome(status, captured.out, captured.err)
 

@@ -45,6 +45,23 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     assert "process 7 on host" not in (tmp_path / "lock").read_text()
 
 
+def test_a_released_folder_is_free(tmp_path: Path) -> None:
+    """Though a forked process, as a loader's worker may be, still has the file."""
+    lock = Lock(tmp_path, World(), grace_seconds=0)
+    reader, writer = os.pipe()
+    if not (child := os.fork()):
+        os.read(reader, 1)
+        os._exit(0)
+    try:
+        with pytest.raises(UserError, match="is in use"):
+            Lock(tmp_path, World(), grace_seconds=0)
+        lock.release()
+        Lock(tmp_path, World(), grace_seconds=0).release()
+    finally:
+        os.write(writer, b".")
+        os.waitpid(child, 0)
+
+
 def test_a_signal_ends_the_wait(tmp_path: Path) -> None:
     holder = held_by_another(tmp_path, 60)
     try:
@@ -63,7 +80,7 @@ def test_a_run_that_began_meanwhile_is_left_alone(tmp_path: Path) -> None:
         directory.lock(World())
     first.create(World())
     before = (tmp_path / "run/config.yaml").read_text()
-    del first, directory  # and with it the lock
+    first.release()
     with pytest.raises(UserError, match="another run was started in it"):
         second.create(World())
     assert (tmp_path / "run/config.yaml").read_text() == before
