@@ -13,7 +13,8 @@ class Mutant(NamedTuple):
     tests: tuple[str, ...]
 
 
-def _of(file: str, tests: str, *changes: tuple[str, str]) -> list[Mutant]:
+def of(file: str, tests: str, *changes: tuple[str, str]) -> list[Mutant]:
+    """A mutant of `file` for each change (old, new), with the same tests, separated by spaces."""
     return [Mutant(file, old, new, tuple(tests.split())) for old, new in changes]
 
 
@@ -26,19 +27,19 @@ AVERAGE = """        with part("ema"):
 """
 
 MUTANTS = [
-    *_of(
+    *of(
         "manifold/basis.py", "unit/test_neighbourhoods.py unit/test_losses.py",
         ("for _ in range(2):", "for _ in range(1):"),
         ("length.masked_fill(length == 0, 1)", "length"),
     ),
-    *_of(
+    *of(
         "manifold/distance.py", "unit/test_distance.py unit/test_losses.py unit/test_similarity.py",
         (".masked_fill_(d == 0, 0)", ""),
         ("w.sum(0)[:, None] * y, w.mT, x, alpha=-1", "w.sum(0)[:, None] * y, w.mT, x, alpha=1"),
         ('compute_mode="donot_use_mm_for_euclid_dist"', 'compute_mode="use_mm_for_euclid_dist"'),
         ("vanishing = squared <= 0", "vanishing = squared < 0"),
     ),
-    *_of(
+    *of(
         "manifold/similarity.py", "unit/test_distance.py unit/test_similarity.py",
         ("(1 + o / 2) ** -n_alpha", "(1 + o) ** -n_alpha"),
         ("(1 + p) ** -n_beta", "(1 + p / 2) ** -n_beta"),
@@ -47,7 +48,7 @@ MUTANTS = [
         ("along(y, x, u).mT, n_alpha", "along(x, y, v), n_alpha"),
         ("rounding = 4 *", "rounding = 0 *"),
     ),
-    *_of(
+    *of(
         "manifold/losses.py", "unit/test_losses.py",
         ("residual.masked_fill(own, 0)", "residual"),
         ("distance(z, columns)", "distance(z, columns).detach()"),
@@ -55,7 +56,7 @@ MUTANTS = [
         ("root(squared)).square().sum()", "squared).square().sum()"),
         ("(delta * (1 - similarity) - distance(z, proxies))", "(delta - similarity - distance(z, proxies))"),
     ),
-    *_of(
+    *of(
         "manifold/selection.py", "unit/test_distance.py unit/test_neighbourhoods.py unit/test_selection.py",
         ("members[:, :dim] = True", "members[:, : dim - 1] = True"),
         ("for j in range(dim, 0 if", "for j in range(dim + 1, 0 if"),
@@ -64,19 +65,19 @@ MUTANTS = [
         ("eigenvalues.masked_fill(eigenvalues <= floor, 0)", "eigenvalues"),
         ("gram = gram - mean - mean.mT +", "gram = gram - mean - mean.mT -"),
     ),
-    *_of(
+    *of(
         "manifold/neighbourhoods.py", "unit/test_neighbourhoods.py",
         ("(1 - threshold) ** 2", "(1 - threshold)"),
         ("d.masked_fill(own, torch.inf)", "d"),
         ("sort(dim=1, stable=True).indices", "sort(dim=1, stable=True, descending=True).indices"),
         ('v = x if centre == "origin" else', 'v = x if centre == "anchor" else'),
     ),
-    *_of(
+    *of(
         "manifold/membership.py", "unit/test_membership.py",
         ("holds[:, rows].mT.float()) / 2", "holds[rows].float()) / 2"),
         (".indices[:, :k]", ".indices[:, : k - 1]"),
     ),
-    *_of(
+    *of(
         "methods/plm.py", "unit/test_gradients.py unit/test_baseline_loop.py distributed/test_exact_gradients.py",
         ("weights, z_all = self.config.loss, self.world.gather_rows(points.student, points.shares)",
          "weights, z_all = self.config.loss, self.world.gather_rows(points.student, points.shares).detach()"),
@@ -85,34 +86,34 @@ MUTANTS = [
         ("set_grad_enabled(self.config.proxies.similarity_gradient)", "set_grad_enabled(True)"),
         ("own = batch_pieces(x, x, rows - rows[0], config)", "own = batch_pieces(x, x, rows, config)"),
     ),
-    *_of(
+    *of(
         "methods/contrastive.py", "unit/test_gradients.py unit/test_contrast.py distributed/test_exact_gradients.py",
         ("own - view + (view + 1) % points.views", "own - view + view % points.views"),
         ('own[:, None], float("-inf")', "own[:, None], 0.0"),
     ),
-    *_of(
+    *of(
         "methods/contrastive.py", "unit/test_contrast.py distributed/test_exact_gradients.py",
         ("k, rows)[:, 1:]", "k, rows)[:, :-1]"),
         ("gather(1, near).mean(dim=1)", "gather(1, near).sum(dim=1)"),
     ),
-    *_of(
+    *of(
         "methods/proxy_anchor.py", "unit/test_proxy_anchor.py",
         ("(cosine - margin), positive) / present", "(cosine - margin), positive) / count"),
         ("alpha_negative * (cosine + margin)", "alpha_negative * (cosine - margin)"),
     ),
-    *_of(
+    *of(
         "methods/stml.py", "unit/test_stml.py",
         ("-d_g.detach()", "-d_g"),
         ("functional.relu(delta - d).square()", "(delta - d).square()"),
         ("near * near.T", "near"),
     ),
-    *_of(
+    *of(
         "methods/dada.py", "unit/test_dada.py distributed/test_baseline_gradients.py",
         ("(norm_x - norm_mixed)", "(norm_x + norm_mixed)"),
         ("- (1 - r) * domain", "+ (1 - r) * domain"),
         ("draws, points.sound)", "draws, torch.tensor(True))"),
     ),
-    *_of(
+    *of(
         "data/plan.py", "unit/test_plan.py unit/test_class_plan.py",
         ("_generator(seed, epoch, 2)", "_generator(seed, 0, 2)"),
         ("_generator(seed, number, 1)", "_generator(seed, 0, 1)"),
@@ -122,14 +123,14 @@ MUTANTS = [
         ("within % count[classes, None]", "0 * within"),
         ("shares.rows(rank)]", "shares.rows(0)]"),
     ),
-    *_of(
+    *of(
         "index/ranking.py", "unit/test_retrieval.py unit/test_index.py",
         ("keys[rows, own[rows] - low] = LAST", "keys[rows, own[rows] - low] += 0"),
         ("best = torch.cat([best, _smallest(keys, k)], 1)", "best = _smallest(keys, k)"),
         ("(1.4 * 2**25)", "(1.4 * 2**10)"),
         ("largest=False", "largest=True"),
     ),
-    *_of(
+    *of(
         "evaluation/retrieval.py", "unit/test_retrieval.py",
         ("count - (gallery_labels[own] == query_labels).long()", "count"),
         ("masked_fill(query_labels < 0, 0)", "clone()"),
@@ -137,20 +138,20 @@ MUTANTS = [
         ("relevant[:, :k].any(1)", "relevant[:, : k + 1].any(1)"),
         ("count / self.queries for", "count / (self.queries + self.dropped) for"),
     ),
-    *_of(
+    *of(
         "files/atomic.py", "unit/test_atomic.py",
         ("os.fsync(file.fileno())", "pass"),
         ("sync_folder(path.parent)", "pass"),
         ("file.flush()", "pass"),
         ("temporary.unlink(missing_ok=True)", "pass"),
     ),
-    *_of(
+    *of(
         "checkpoint/checkpoint.py", "distributed/test_checkpoint_shares.py "
         "end_to_end/test_resume.py::test_a_broken_checkpoint_is_named_and_passed_over",
         ("reverse=True)", "reverse=False)"),
         ("_local(value).copy_(_local(read[name]))", "_local(read[name])"),
     ),
-    *_of(
+    *of(
         "checkpoint/summary.py",
         "hostile/test_damaged_runs.py end_to_end/test_resume.py::test_a_broken_checkpoint_is_named_and_passed_over",
         ("if file_digest(path / name) != expected:", "if False:"),
@@ -158,20 +159,20 @@ MUTANTS = [
         ("if wrong := [name for name in files if Path(name).name != name]:", "if wrong := []:"),
         ("if position.phase >= len(phases):", "if position.phase > len(phases):"),
     ),
-    *_of(
+    *of(
         "checkpoint/retention.py", "unit/test_retention.py",
         ("candidates(folder)[config.keep :]", "candidates(folder)[config.keep + 1 :]"),
         ("if path.resolve() != best and not", "if not"),
         ("batch == 0 and epochs %", "epochs %"),
     ),
-    *_of(
+    *of(
         "parallel/strategy/replicated.py", "unit/test_step.py",
         (
             "return self._parameters | {name: value for name, value in held if value is not None}",
             "return self._parameters",
         ),
     ),
-    *_of(
+    *of(
         "parallel/strategy/base.py", "unit/test_step_cost.py unit/test_optimiser.py unit/test_accumulation.py "
         "distributed/test_void_steps.py distributed/test_zero.py",
         (".clamp(max=1.0)", ""),
@@ -179,16 +180,16 @@ MUTANTS = [
         ("self.squared_norm() + self.world.sum(sum_of_squares(own).to(self.world.device))", "self.squared_norm()"),
         ("update(self.updates.own, void)", "update(self.updates.own, torch.zeros_like(void))"),
     ),
-    *_of(
+    *of(
         "parallel/strategy/data_parallel.py", "distributed/test_exact_gradients.py unit/test_precision.py",
         ("gradient = gradient * self.world.size", "gradient = gradient * 1"),
         ("nullcontext() if last or not", "nullcontext() if not last or not"),
     ),
-    *_of(
+    *of(
         "parallel/strategy/reproducible.py", "end_to_end/test_ranks.py::test_reproducible_is_the_same_in_float32[adam]",
         ("dtype=torch.float64, device=z.device", "dtype=torch.float32, device=z.device"),
     ),
-    *_of(
+    *of(
         "training/learner.py", "unit/test_step.py distributed/test_void_steps.py",
         ("own_lr_scale=config.proxies.lr_scale", "own_lr_scale=1.0"),
         (STEP + AVERAGE, AVERAGE + STEP),

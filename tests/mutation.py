@@ -1,7 +1,8 @@
-"""How many faults the tests notice: `python -m tests.mutation [WORD ...]` runs the table of tests/mutants.py.
+"""How many faults the tests notice: `python -m tests.mutation [WORD ...]` runs the tables of tests/mutants.py and
+tests/mutants_of_defences.py.
 
 Each mutant is made in a copy of the project and its tests run there until one fails. With words, only mutants whose
-file holds one of them. Status 1 unless all are noticed. Not part of `make test`.
+file or tests hold one of them. Status 1 unless all are noticed. Not part of `make test`.
 """
 
 import os
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 
 from tests.mutants import MUTANTS, Mutant
+from tests.mutants_of_defences import DEFENCES
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("benchmarks", "configs", "dist_plm", "docs", "launch", "pyproject.toml", "shards", "tests")
@@ -47,7 +49,7 @@ def verdict(copy: Path, mutant: Mutant) -> str:
     path = copy / "dist_plm" / mutant.file
     text = path.read_text()
     if text.count(mutant.old) != 1:
-        raise SystemExit(f"tests/mutants.py: {mutant.old!r} stands {text.count(mutant.old)} times in {mutant.file}")
+        raise SystemExit(f"tests/mutants*.py: {mutant.old!r} stands {text.count(mutant.old)} times in {mutant.file}")
     path.write_text(text.replace(mutant.old, mutant.new))
     found = "survived"
     for test in mutant.tests:
@@ -63,7 +65,11 @@ def verdict(copy: Path, mutant: Mutant) -> str:
 
 def main(words: list[str]) -> int:
     """Print what became of each mutant, and the score."""
-    chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant.file for word in words)]
+    chosen = [
+        mutant
+        for mutant in MUTANTS + DEFENCES
+        if not words or any(word in part for word in words for part in (mutant.file, *mutant.tests))
+    ]
     count = {"noticed": 0, "survived": 0, "undecided": 0}
     os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     import torch._dynamo  # noqa: F401

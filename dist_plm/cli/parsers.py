@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dist_plm.cli.ending import end
+from dist_plm.cli.ending import end_all
 from dist_plm.cli.spelling import suggestion
-from dist_plm.distributed.environment import speaks
 from dist_plm.errors import UserError
 from dist_plm.files.names import is_utf8, printable
 
@@ -28,7 +27,7 @@ class OneLineParser(argparse.ArgumentParser):
             text += suggestion(found[1], self.names())
         elif found := re.search(r"invalid choice: '(\S+)' \(choose from (.+)\)", text):
             text += suggestion(found[1], re.findall(r"[\w.-]+", found[2]))
-        end(2, f"{self.prog}: {printable(text)} (see --help)" if speaks() else "")
+        end_all(2, f"{self.prog}: {printable(text)} (see --help)")
 
     def names(self) -> list[str]:
         """All options, those of subcommands included, without dashes."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NoReturn
 
-from dist_plm.cli.ending import end
+from dist_plm.cli.ending import end, end_all
 from dist_plm.distributed.environment import speaks
 from dist_plm.distributed.process import prepare_process
 from dist_plm.errors import MachineError, RunFailure, UserError
@@ -15,10 +15,11 @@ def run_command(command: Callable[[], int]) -> NoReturn:
     prepare_process()
     escape_streams()
     try:
-        status, line = command(), ""
-    except (UserError, RunFailure) as error:
-        said = speaks() or isinstance(error, RunFailure | MachineError)
-        status, line = 2 if isinstance(error, UserError) else 1, f"error: {printable(error)}" if said else ""
+        status = command()
+    except UserError as error:
+        (end if isinstance(error, MachineError) else end_all)(2, f"error: {printable(error)}")
+    except RunFailure as error:
+        end(1, f"error: {printable(error)}")
     except KeyboardInterrupt:
-        status, line = 130, "interrupted" if speaks() else ""
-    end(status, line)
+        end(130, "interrupted" if speaks() else "")
+    end(status)

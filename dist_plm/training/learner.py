@@ -138,7 +138,8 @@ class Learner:
             own_lr_scale=config.proxies.lr_scale,
             layers=self._split.scales(student, config.optimiser.layer_decay),
         )
-        self.strategy = build_strategy(config, student, self.teacher, updates, self.world)
+        with self.world.waiting("comparison of the networks"):  # by DDP and DeepSpeed
+            self.strategy = build_strategy(config, student, self.teacher, updates, self.world)
         self.side_stream = SideStream(self.world.device if self.strategy.overlaps else torch.device("cpu"))
         self.void = VoidSteps(self.world.device)
 

@@ -9,6 +9,7 @@ from dist_plm.config import Config
 from dist_plm.data.opening import open_split
 from dist_plm.data.store import Store
 from dist_plm.distributed.world import World
+from dist_plm.errors import UserError
 from dist_plm.training.learner import Phase, phases
 from dist_plm.training.resumption import newest
 from dist_plm.training.run_directory import RunDirectory
@@ -62,10 +63,25 @@ def open_run(config: Config, world: World, *, force: bool) -> OpenedRun:
     directory = RunDirectory(config, force=force)
     directory.lock(world)
     try:
-        store, planned = open_split(config.data, config.data.train_split), phases(config)
+        store, planned = world.together(lambda: open_split(config.data, config.data.train_split)), phases(config)
+        compare(store, config.data.shards, world)
         found = newest(config, directory, store, planned, world)
         at = Position.read(found.summary["position"]) if found else Position()
     except BaseException:
         directory.release()
         raise
     return OpenedRun(config, world, directory, store, planned, found, at)
+
+
+def compare(store: Store, place: str, world: World) -> None:
+    """Check that all ranks see the data set of rank 0. A collective.
+
+    Raises:
+        UserError: A node has another one at the same place.
+    """
+    prints = world.gather_objects(store.fingerprint)
+    if others := [rank for rank, fingerprint in enumerate(prints) if fingerprint != prints[0]]:
+        raise UserError(
+            f"rank {others[0]}: {place} is another data set there than on rank 0 (fingerprints differ): give all nodes "
+            "the same --data.shards"
+        )

@@ -3,6 +3,8 @@
 import importlib.util
 
 from tests.commands import ROOT
+from tests.mutants import MUTANTS
+from tests.mutants_of_defences import DEFENCES
 
 _spec = importlib.util.spec_from_file_location("architecture", ROOT / "docs/architecture.py")
 assert _spec and _spec.loader
@@ -43,3 +45,12 @@ def test_files_named_by_the_page_exist():
              for part in line.split("`")[1::2] if part.endswith((".py", ".html", "/"))]  # fmt: skip
     missing = {name for name in named if not (ROOT / name).exists() and not (ROOT / "dist_plm" / name).exists()}
     assert named and not missing
+
+
+def test_the_text_that_a_mutant_replaces_stands_once():
+    """So that a refactoring takes tests/mutants*.py with it; `python -m tests.mutation` runs the mutants."""
+    texts = {path: (ROOT / "dist_plm" / path).read_text() for path in {mutant.file for mutant in MUTANTS + DEFENCES}}
+    assert not [mutant for mutant in MUTANTS + DEFENCES if texts[mutant.file].count(mutant.old) != 1]
+    assert not [mutant for mutant in MUTANTS + DEFENCES if mutant.old == mutant.new]
+    missing = {test for mutant in MUTANTS + DEFENCES for test in mutant.tests if "::" not in test}
+    assert not {test for test in missing if not (ROOT / "tests" / test).exists()}
