@@ -1,10 +1,10 @@
-"""Kill a run in every phase at random, start it again, and compare its end with that of a run that nothing stopped.
+"""Kill a run at random in every phase, restart it, and compare the result with that of an uninterrupted run.
 
     python -m benchmarks.chaos --kills 50 --seed 0 --world constant --folder /tmp/chaos
 
-After each kill every checkpoint is verified; a run that came to its end is compared, and the next one begins.
-`--world constant` is two ranks, and results must be bitwise identical. `--world mixed` draws 1 to 4 ranks for every start
-and compares in float64. Ranks are forked; see benchmarks/forked_ranks.py.
+After each kill every checkpoint is verified; a completed run is compared, and the next one begins.
+`--world constant` is two ranks, and results must be bitwise identical. `--world mixed` draws 1 to 4 ranks for every
+start and compares in float64. Ranks are forked; see benchmarks/forked_ranks.py.
 """
 
 import argparse
