@@ -116,5 +116,8 @@ DEFENCES: list[Mutant] = [
         "training/opening.py", "hostile/test_second_rank.py::test_all_ranks_end[other-images]",
         ("        compare(store, config.data.shards, world)\n", ""),
     ),
-    *of("cli/ending.py", "hostile/test_second_rank.py::test_all_ranks_end[manifest]", ("    end(status, line)\n", '    end(status, "")\n')),
+    *of(
+        "cli/ending.py", "hostile/test_second_rank.py::test_all_ranks_end[manifest]",
+        ("    end(status, line)\n", '    end(status, "")\n'),
+    ),
 ]  # fmt: skip
