@@ -5,17 +5,19 @@
     python -m benchmarks.verdict.folders --table
 
 Settings and folders are in folders.yaml. The true change of recall@1 is measured on all images of the folder, paired
-with the start, and on the held-out ones alone; a line for each network goes to folders.jsonl. Finished runs are skipped.
+with the start, and on the held-out ones alone.
+A line for each network goes to folders.jsonl. Finished runs are skipped.
 """
 
 import argparse
 import json
+import os
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,17 @@ import yaml
 from benchmarks.common import machine
 from benchmarks.reproduction.run import commit
 from benchmarks.verdict.table import TRUTHS, truth
+from dist_plm import train as training
 from dist_plm.data.store import Store
 from dist_plm.data.views import eval_view
 from dist_plm.encoders.networks import locate
 from dist_plm.evaluation.label_free import neighbours
 from dist_plm.evaluation.verdict import paired, read_verdicts
+from dist_plm.fit import __main__ as fit
+from dist_plm.fit import run as running
 
 PLAN, POINTS = (Path(__file__).parent / f"folders.{ending}" for ending in ("yaml", "jsonl"))
+FORK = get_context("fork")
 
 
 def main() -> None:
@@ -74,14 +80,34 @@ def copied(images: Path, photos: Path, *, species: int, each: int) -> Path:
 
 
 def fitted(photos: Path, run: Path, line: str, options: argparse.Namespace) -> float:
-    """Run `fit`, or resume it; the seconds it took."""
+    """Run `fit` without its index, or resume it; the seconds it took."""
     cache = ["--data.cache_dir", str(options.out / "cache")]  # settings share the frozen features
     words = [str(photos), "--out", str(run), "--model.weights", options.weights, *cache, *shlex.split(line)]
     started = time.monotonic()
     run.parent.mkdir(parents=True, exist_ok=True)
-    with (run.parent / f"{run.name}.log").open("w") as log:
-        subprocess.run([sys.executable, "-m", "dist_plm.fit", *words], check=True, stdout=log, stderr=log)
+    process = FORK.Process(target=_fit, args=(words, Path(f"{run}.log")))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"status {process.exitcode}: {run}.log")
     return round(time.monotonic() - started, 1)
+
+
+def _fit(words: list[str], log: Path) -> None:
+    """`dist_plm.fit` in a fork that need not import torch; its training too."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    running.run_ranks = _trained  # type: ignore[assignment]
+    sys.argv = ["fit", *words]
+    sys.exit(fit.main())
+
+
+def _trained(module: str, words: list[str], ranks: int = 1) -> int:
+    if module != "dist_plm.train":
+        return 0
+    sys.argv = ["train", *words]
+    return training.main()
 
 
 def points(run: Path, folder: Path) -> Iterator[dict[str, Any]]:
