@@ -134,8 +134,9 @@ def _unless_other(source: Source, out: Path, shard_bytes: int) -> Manifest:
     for task in plan(source, out, shard_bytes):
         inputs.update(task.digest().encode())
     if inputs.hexdigest() != manifest.inputs:
-        message = f"--out {out} holds the data set '{manifest.name}' from other inputs: choose another folder"
-        raise OtherImages(message, complete=True)
+        raise OtherImages(
+            f"--out {out} holds the data set '{manifest.name}' from other inputs: choose another folder", complete=True
+        )
     return manifest
 
 
@@ -169,8 +170,10 @@ def _building(source: Source, out: Path, shard_bytes: int, part: Part | None = N
     if work.is_dir():
         for found in (path.read_text() for path in work.glob(REQUEST.format("*"))):
             if found != request:
-                message = f"--out {out} holds part of another data set ({found}): remove it, or choose another"
-                raise OtherImages(message, complete=False)
+                raise OtherImages(
+                    f"--out {out} holds part of another data set ({found}): remove it, or choose another",
+                    complete=False,
+                )
     elif out.is_dir() and any(path != work for path in out.iterdir()):
         raise UserError(f"--out {out} is not empty and not a data set: choose another folder")
     work.mkdir(parents=True, exist_ok=True)
