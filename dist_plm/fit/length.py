@@ -95,7 +95,7 @@ def pace_of(settings: Settings, machine: Machine, ranks: int, measure: Measure) 
     check_settings(config, tried)
     found = measure(config, tried)
     process = found.process + 2 * network_sizes(config)[0] * FLOAT  # moments are not held by a rehearsal
-    # At most half of the memory goes to what each rank holds whatever its share; activations are the same on any number.
+    # At most half of the memory goes to what a rank holds whatever its share: activations are the same on any number.
     count, why = machine.ranks(whole=whole, images=images, rank_gb=2 * process / 1e9 / MEMORY)
     count, why = (ranks, "as given") if ranks else (count, why)
     room = 1e9 * MEMORY * (machine.gpu_gb if machine.gpus else machine.memory_gb / count) - process
