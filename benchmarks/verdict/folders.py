@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="folder with a folder of images for each class")
     parser.add_argument("--weights", default="", help="file of pretrained weights")
     parser.add_argument("--out", type=Path, help="folder of photographs and runs")
+    parser.add_argument("--folders", nargs="*", default=[], help="names of folders")
     parser.add_argument("--only", nargs="*", default=[], help="names of settings")
     parser.add_argument("--table", action="store_true", help="print the table of folders.jsonl")
     options = parser.parse_args()
@@ -57,6 +58,8 @@ def main() -> None:
     lines = POINTS.read_text().splitlines() if POINTS.exists() else []
     known = {(point["folder"], point["setting"]) for point in map(json.loads, lines)}
     for folder, of in plan["folders"].items():
+        if options.folders and folder not in options.folders:
+            continue
         photos = copied(options.images, options.out / "photos" / folder, **of)
         for setting, own in plan["settings"].items():
             if (folder, setting) in known or (options.only and setting not in options.only):
@@ -98,7 +101,7 @@ def _fit(words: list[str], log: Path) -> None:
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    running.run_ranks = _trained  # type: ignore[assignment]
+    running.run_ranks = _trained
     sys.argv = ["fit", *words]
     sys.exit(fit.main())
 

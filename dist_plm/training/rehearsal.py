@@ -199,8 +199,11 @@ def _loss_seconds(learner: Learner) -> float:
     def step() -> None:
         own = z.detach().requires_grad_()
         prepared = method.prepare(x[:, :dim], shares, around) if method.reads_teacher else None
-        wide = {"student_wide": own[:, dim:], "teacher_wide": x[:, dim:]}
-        method(Points(own[:, :dim], x[:, :dim], views, shares, ids=ids, prepared=prepared, **wide)).share.backward()
+        points = Points(
+            own[:, :dim], x[:, :dim], views, shares, ids,
+            student_wide=own[:, dim:], teacher_wide=x[:, dim:], prepared=prepared,
+        )  # fmt: skip
+        method(points).share.backward()
 
     with ieee_products():
         return _seconds(step, learner.world) * (config.batch.images / images) ** 2
