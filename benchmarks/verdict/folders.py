@@ -107,7 +107,7 @@ def _fit(words: list[str], log: Path) -> None:
 
 
 def _trained(module: str, words: list[str], ranks: int = 1) -> int:
-    if module != "dist_plm.train":
+    if module != "dist_plm.fit.part":
         return 0
     sys.argv = ["train", *words]
     return training.main()

@@ -63,7 +63,7 @@ class Run:
             return 0
         if not RunDirectory(config, force=True).ended or not has_checkpoint(self.out):
             words = ["--config", str(self.out / "fit.yaml")]
-            if status := self._timed("training", lambda: run_ranks("dist_plm.train", words, ranks)):
+            if status := self._timed("training", lambda: run_ranks("dist_plm.fit.part", words, ranks)):
                 return self._stopped(status)
         found = deployment(self.out, config)
         if status := self._index(shards, found.embed_words(config) if found else ["--checkpoint", str(self.out)]):
