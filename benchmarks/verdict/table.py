@@ -36,7 +36,7 @@ def main() -> None:
 
 def predictors(points: list[Point]) -> None:
     """A row a predictor: correlations, agreement of signs, and noise."""
-    print("| predictor | change with change of R@1 | change with change of MAP@R | value with R@1 | same sign | noise |")
+    print("| predictor | change with change of R@1 | change with that of MAP@R | value with R@1 | same sign | noise |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     recall = np.array([p["recall_change"][0] for p in points])
     precision = np.array([p["map_at_r"] - p["map_start"] for p in points])

@@ -1,4 +1,4 @@
-"""The seam between what is learnt and how it lies on the ranks."""
+"""Interface of the parallel strategies: how the student is distributed over the ranks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -20,17 +20,17 @@ PRECISIONS = {
 
 
 class Strategy(ABC):
-    """The student on all ranks: embeds a rank's views, pushes the gradient of its embeddings back, and moves.
+    """Forward pass, backward pass and update of the student, distributed over the ranks.
 
-    A method's loss is a function of embeddings, and each rank holds dL/dz of its own rows for the *global* L. So
-    backward starts at z and not at a scalar. The method's own parameters are not the strategy's to lay out: each is
-    held by one rank and moved by torch's rule there, so that their learning rate is theirs under any strategy.
+    A method's loss is a function of embeddings, and each rank holds dL/dz of its own rows for the *global* L. So the
+    backward pass starts at z, not at a scalar. The strategy does not distribute the method's own parameters: each is
+    owned by one rank and updated there by torch's optimizer, with the same learning rate under any strategy.
 
     Attributes:
-        student: The network, which may be embedded with outside of training only as `whole` returns it.
-        overflow: Whether the last backward left the range of fp16 (scalar bool, the same on all ranks): the step must
-            be left out.
-        overlaps: Whether `embed_constant` may run on another stream than `embed`, at the same time.
+        student: The network; to embed with it outside of training, use the network returned by `whole`.
+        overflow: Whether the last backward pass overflowed in fp16 (scalar bool, the same on all ranks), so that the
+            optimizer step must be skipped.
+        overlaps: Whether `embed_constant` may run concurrently with `embed`, on another stream.
     """
 
     overlaps = True
@@ -42,7 +42,7 @@ class Strategy(ABC):
         self._autocast_dtype = dtype if precision in ("fp16", "bf16") else None
 
     def autocast(self) -> torch.autocast:
-        """The precision in which encoders run; distances, PCA and losses stay outside of it."""
+        """Autocast context of the encoders; distances, PCA and losses are computed outside of it."""
         return torch.autocast(
             self.world.device.type,
             dtype=self._autocast_dtype or torch.bfloat16,
@@ -51,10 +51,10 @@ class Strategy(ABC):
 
     @abstractmethod
     def embed(self, views: Tensor) -> Tensor:
-        """Views [b, 3, h, w] -> z [b, D], ready for `backward`."""
+        """Embed views [b, 3, h, w] -> z [b, D], with the graph for `backward`."""
 
     def embed_constant(self, network: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
-        """Views [b, 3, h, w] -> f_phi [b, D] of a network that gets no gradient."""
+        """Embed views [b, 3, h, w] -> [b, D] by a network without gradient, such as the teacher f_phi."""
         with self.autocast():
             return network(views)
 
@@ -63,31 +63,31 @@ class Strategy(ABC):
         """Add dz/dtheta' dL/dz, summed over the ranks, to the gradients of the student.
 
         Args:
-            views: As given to `embed` [b, 3, h, w].
-            z: What `embed` returned [b, D].
+            views: The argument of `embed` [b, 3, h, w].
+            z: The result of `embed` [b, D].
             gradient: dL/dz of the rank's own rows [b, D].
         """
 
     @abstractmethod
     def gradients(self) -> list[Tensor]:
-        """The student's gradients after `backward`, complete over the ranks, as far as this rank keeps them."""
+        """The student's gradients after `backward`, summed over the ranks; if they are sharded, this rank's shard."""
 
     @abstractmethod
     def squared_norm(self) -> Tensor:
-        """Sum of squares of the student's gradients, over all ranks that keep some (float64 scalar). A collective."""
+        """Sum of squares of the student's gradients, over all shards (float64 scalar). A collective."""
 
     @abstractmethod
     def move(self, void: Tensor) -> None:
-        """One step of the student, none if `void` is not 0; gradients are forgotten. May be a collective."""
+        """Update the student unless `void` is not 0, and clear the gradients. May be a collective."""
 
     def finite(self) -> Tensor:
-        """Whether all gradients that this rank keeps are finite (scalar bool)."""
+        """Whether all gradients on this rank are finite (scalar bool)."""
         norms = torch._foreach_norm([part for part in (*self.gradients(), *self._own_gradients()) if part.numel()])
         return torch.stack([norm.to(self.world.device) for norm in norms]).isfinite().all()
 
     @torch.no_grad()
     def step(self, void: Tensor) -> None:
-        """Move the student and the method's own parameters, unless `void` (scalar, alike on all ranks) is not 0."""
+        """Update student and method parameters, unless `void` (scalar, the same on all ranks) is not 0."""
         if self.updates.clip_norm:
             self._clip()
         self.move(void)
@@ -95,10 +95,10 @@ class Strategy(ABC):
             update(self.updates.own, void)
 
     def _clip(self) -> None:
-        """Scale all gradients, the student's and the owned, by one number so that their norm is at most `clip_norm`."""
+        """Scale the gradients of student and method by a common factor such that their norm is at most `clip_norm`."""
         own = self._own_gradients()
         total = self.squared_norm() + self.world.sum(sum_of_squares(own).to(self.world.device))
-        factor = (self.updates.clip_norm * total.rsqrt()).clamp(max=1.0)  # a norm of 0 gives infinity, and so 1
+        factor = (self.updates.clip_norm * total.rsqrt()).clamp(max=1.0)  # for a norm of 0: inf, clamped to 1
         alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
         for part in (*self.gradients(), *own):
             alike.setdefault((part.device, part.dtype), []).append(part)
@@ -110,42 +110,42 @@ class Strategy(ABC):
         return [each.grad for group in groups for each in group["params"] if each.grad is not None]
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors of the strategy's own that a resumed run needs."""
+        """Additional tensors of the strategy for the checkpoint."""
         return {}
 
     @abstractmethod
     def weights(self, network: nn.Module) -> State:
-        """The state dict of the student or the momentum encoder, to be saved, or to be filled and put. A collective."""
+        """State dict of the student or the teacher, to save, or to load into before `put_weights`. A collective."""
 
     @abstractmethod
     def put_weights(self, network: nn.Module, weights: State) -> None:
-        """Take back what `weights` returned after it was filled. A collective."""
+        """Restore the network from the result of `weights`, after loading into it. A collective."""
 
     @abstractmethod
     def moments(self) -> State:
-        """The optimiser's tensors of the student by name of the parameter + `.` + moment. A collective."""
+        """Optimizer state of the student, by parameter name + `.` + name of the moment. A collective."""
 
     @abstractmethod
     def put_moments(self, moments: State) -> None:
-        """Take back what `moments` returned after it was filled. A collective."""
+        """Restore the optimizer state from the result of `moments`, after loading into it. A collective."""
 
     @abstractmethod
     def local(self, network: nn.Module) -> dict[str, Tensor]:
-        """Weights and buffers of the student or the momentum encoder by name, as far as this rank keeps them: the same
-        elements of both."""
+        """Weights and buffers of the student or the momentum encoder by name; if sharded, this rank's shard, which has
+        the same elements of both networks."""
 
     @abstractmethod
     def whole(self, network: nn.Module) -> nn.Module:
-        """The student or the momentum encoder with all its weights on this rank, to embed with outside of training: a
-        rank may call it as often as it likes. A collective; hold it no longer than needed."""
+        """The student or the momentum encoder with all weights on this rank, to embed outside of training. A
+        collective; forward passes of the result are not, so ranks may run different numbers. Release it soon."""
 
     @abstractmethod
     def release(self) -> nn.Module:
-        """The student as it was before it was given to the strategy, with its present weights. A collective."""
+        """The student as a plain module, as before it was wrapped, with its current weights. A collective."""
 
 
 def sum_of_squares(tensors: list[Tensor]) -> Tensor:
-    """In float64 (scalar), so that it is the same to 1e-16 wherever the tensors are cut."""
+    """Sum of squares in float64 (scalar), independent of the partition of the tensors up to 1e-16."""
     kept = [tensor for tensor in tensors if tensor.numel()]
     if not kept:
         return torch.zeros((), dtype=torch.float64)
