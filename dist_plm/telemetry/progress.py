@@ -119,9 +119,9 @@ class Display:
             self.bars.start()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """A line that stays, on a terminal wrapped between words."""
         if self.console:
-            self.console.print(text, markup=False)
+            self.console.print(text, markup=False, soft_wrap=not self.console.is_terminal)
 
     def show(self, table: Table) -> None:
         """A table that stays."""
