@@ -80,7 +80,8 @@ def view_verdict(
     word = word_of_views(changes)
     said = {"view_recall": "other view found", STRONG_RECALL: "strong view found", "agreement": "neighbours agree"}
     numbers = [f"{what} {_percent(statistics[name], changes[name])}" for name, what in said.items()]
-    text = f"{SAYS[word]}, without labels: {', '.join(numbers)}, {100 * moved:.0f} % of neighbours changed"
+    claim = "can't tell whether it is better than the start" if word == "can't tell" else SAYS[word]
+    text = f"{claim}, without labels: {', '.join(numbers)}, {100 * moved:.0f} % of neighbours changed"
     return Verdict(model, step, word, "views", text)
 
 
