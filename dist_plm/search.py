@@ -24,21 +24,21 @@ def main() -> int:
 
     from dist_plm.data.decode import decode
     from dist_plm.distributed.process import limit_threads
-    from dist_plm.search_index.search_index import Catalogue
+    from dist_plm.search_index.search_index import SearchIndex
     from dist_plm.search_index.sheet import contact_sheet
 
     limit_threads(options.threads)
-    catalogue = Catalogue(options.index, images=options.images, backbone=options.backbone)
+    search_index = SearchIndex(options.index, images=options.images, backbone=options.backbone)
     try:
         query = decode(data)
-        (neighbours,) = catalogue.search(catalogue.embed(data), options.k)
+        (neighbours,) = search_index.search(search_index.embed(data), options.k)
     except ValueError as error:
         raise UserError(f"--image {options.image}: {error}") from error
     if options.sheet:
-        _ = catalogue.images  # fail early if the images are not available
-    _print(neighbours, f"nearest to {options.image.name} in {catalogue.folder}")
+        _ = search_index.images  # fail early if the images are not available
+    _print(neighbours, f"nearest to {options.image.name} in {search_index.folder}")
     if options.sheet:
-        sheet = contact_sheet(query, options.image.name, neighbours, catalogue)
+        sheet = contact_sheet(query, options.image.name, neighbours, search_index)
         try:
             with replacing(options.sheet) as file:
                 sheet.save(file, "PNG", optimize=True)

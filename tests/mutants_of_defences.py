@@ -111,7 +111,7 @@ DEFENCES: list[Mutant] = [
         ("or plan.max() >= below", ""),
     ),
     *of(
-        "training/opening.py", "hostile/test_second_rank.py",
+        "training/opened_run.py", "hostile/test_second_rank.py",
         ("        compare(store, config.data.shards, world)\n", ""),
     ),
     *of("cli/ending.py", "hostile/test_second_rank.py", ("    end(status, line)\n", '    end(status, "")\n')),

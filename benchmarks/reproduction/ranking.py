@@ -17,7 +17,7 @@ from benchmarks.reproduction.experiment import Experiment
 from benchmarks.reproduction.features import Features
 from dist_plm.cli import config_of, config_parser
 from dist_plm.supervision.__main__ import _methods
-from dist_plm.supervision.table import show
+from dist_plm.supervision.display import show
 from dist_plm.telemetry.progress import Display
 
 

@@ -95,18 +95,18 @@ def _measured(
     config: Config, names: list[str], parsed: "Namespace", ranks: int
 ) -> "tuple[list[Ratio], dict[str, Any]]":
     """The ratios, in a temporary folder, and the machine."""
-    from dist_plm.bench import approximate, convolutions, lifecycle, reading, searching, step
+    from dist_plm.bench import approximate, convolutions, lifecycle, loading, searching, step
     from dist_plm.bench.setting import Setting, machine
     from dist_plm.checks import check
     from dist_plm.distributed.connection import connect, disconnect
     from dist_plm.distributed.world import World
-    from dist_plm.training.precision import resolve_precision
+    from dist_plm.training.auto_precision import resolve_precision
 
     groups = {
         ("P1", "P2"): step.overhead,
         ("P3",): step.scaling,
-        ("P4",): reading.loading,
-        ("P5",): reading.sweeping,
+        ("P4",): loading.loading,
+        ("P5",): loading.sweeping,
         ("P6",): searching.searching,
         ("P7", "P13"): lifecycle.refreshing,
         ("P8",): lifecycle.saving,

@@ -20,7 +20,7 @@ from dist_plm.data.store import Store
 from dist_plm.distributed.preemption import Preempted, Preemption
 from dist_plm.methods import is_swept
 from dist_plm.telemetry.parts import Stopwatch, watch
-from dist_plm.training.opening import OpenedRun, open_run
+from dist_plm.training.opened_run import OpenedRun, open_run
 from dist_plm.training.trainer import Trainer
 
 BEFORE_SIGNAL = 2  # steps

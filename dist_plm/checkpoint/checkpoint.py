@@ -52,7 +52,7 @@ State = Mapping[str, "Tensor | Sharded"]
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundCheckpoint:
     """A complete checkpoint, and the newer ones that were skipped, each with what is wrong with it."""
 
     path: Path
@@ -144,7 +144,7 @@ def clean(folder: Path) -> None:
             shutil.rmtree(leftover)
 
 
-def find(folder: Path, world: World, judge: Callable[[dict[str, Any]], str] = lambda _: "") -> Found | None:
+def find(folder: Path, world: World, judge: Callable[[dict[str, Any]], str] = lambda _: "") -> FoundCheckpoint | None:
     """The newest checkpoint in `folder` whose files have the size and sha256 of its summary. A collective.
 
     Args:
@@ -161,7 +161,7 @@ def find(folder: Path, world: World, judge: Callable[[dict[str, Any]], str] = la
             told = summary(path)
             wrong = judge(told)
         if not wrong:
-            found = Found(path, told, rejected)
+            found = FoundCheckpoint(path, told, rejected)
             break
         rejected.append(f"{path}: {wrong}")
     found, rejected = world.from_first(lambda: (found, rejected))

@@ -33,7 +33,7 @@ class TrainedRun:
 
     path: Path
     config: Config
-    found: checkpoint.Found
+    found: checkpoint.FoundCheckpoint
 
     names = ("student", "teacher")
 

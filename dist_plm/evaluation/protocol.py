@@ -16,11 +16,11 @@ from dist_plm.config import Config
 from dist_plm.data.opening import labels_as, open_test
 from dist_plm.data.store import Store
 from dist_plm.distributed.world import World
-from dist_plm.evaluation.clustering import nmi
+from dist_plm.evaluation.cluster_agreement import nmi
 from dist_plm.evaluation.intervals import bootstrap
 from dist_plm.evaluation.retrieval import Counts, retrieval_counts
+from dist_plm.index.batch_sources import Source
 from dist_plm.index.embedding_pass import Embed, sweep
-from dist_plm.index.sources import Source
 from dist_plm.telemetry.parts import part
 from dist_plm.telemetry.progress import Display
 

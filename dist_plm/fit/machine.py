@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dist_plm.training.precision import has_native_bf16
+from dist_plm.training.auto_precision import has_native_bf16
 
 MOST_CPU_RANKS = 8
 CPU_RANK_GB = 4.0  # memory of a rank that trains a whole network on a CPU: 2.6 to 3.3 in benchmarks/cpu_speed.md

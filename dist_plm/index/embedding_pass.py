@@ -18,8 +18,8 @@ from dist_plm.distributed.world import World
 from dist_plm.errors import RunFailure
 from dist_plm.files.atomic import replacing
 from dist_plm.files.reading import file_digest, map_array, read_document
+from dist_plm.index.batch_sources import Source, from_images
 from dist_plm.index.embedding_files import Embeddings
-from dist_plm.index.sources import Source, from_images
 from dist_plm.telemetry.progress import Display, Task
 
 Embed = Callable[[Tensor], Tensor]

@@ -20,7 +20,7 @@ from dist_plm.model.pixels import Pixels
 PREFIX = "timm/"
 
 
-class Neck(nn.Module):
+class TimmNeck(nn.Module):
     """Output of a timm network -> a map [b, C, h, w], or tokens [b, n, C] of which the first may be a summary.
 
     Args:
@@ -84,7 +84,7 @@ class TimmBackbone(nn.Module):
             if hasattr(layer, "drop_prob"):
                 layer.drop_prob = 0.0  # type: ignore[assignment]
         self.pixels = Pixels([255 * value for value in settings["mean"]], [255 * value for value in settings["std"]])
-        self.neck = Neck(self.net, pooled=pooling in ("cls", "cls_avg"))
+        self.neck = TimmNeck(self.net, pooled=pooling in ("cls", "cls_avg"))
         self.features: int = self.net.num_features  # type: ignore[assignment]
         self.summary = self.neck.summary
         heads = settings["classifier"] or ()

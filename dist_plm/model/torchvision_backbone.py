@@ -64,7 +64,7 @@ class ClassToken(nn.Module):
         return torch.cat([positions[:, :1], resized.flatten(2).mT], dim=1)
 
 
-class Neck(nn.Module):
+class TorchvisionNeck(nn.Module):
     """Output of the trunk -> a map: a class token becomes a map of one position."""
 
     def forward(self, found: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class TorchvisionBackbone(nn.Module):
             tracer = {"leaf_modules": BLOCKS}
             traced = create_feature_extractor(full, {node: "map"}, tracer_kwargs=tracer, suppress_diff_warning=True)
             self.trunk = traced
-        self.neck = Neck()
+        self.neck = TorchvisionNeck()
         self.summary, self.patches = isinstance(full, models.VisionTransformer), False
         self.pixels = _pixels(name, published)
         kept = dict(self.trunk.named_children())

@@ -10,7 +10,7 @@ Numbers = dict[str, tuple[float, float | None]]  # by column: mean, standard dev
 
 
 @dataclass(frozen=True)
-class Run:
+class RunResult:
     """Data of a run for the table.
 
     Args:
@@ -29,7 +29,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row of the table: numbers in %, with the standard deviation over several seeds."""
 
     name: str
@@ -47,9 +47,9 @@ class Row:
         return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
 
 
-def rows_of(runs: list[Run]) -> list[Row]:
+def rows_of(runs: list[RunResult]) -> list[TableRow]:
     """One row for each experiment, in the order of first appearance, named by what sets it apart from the others."""
-    groups: list[list[Run]] = []
+    groups: list[list[RunResult]] = []
     for run in runs:
         same = next((group for group in groups if group[0].settings == run.settings), None)
         if same is None:
@@ -59,7 +59,7 @@ def rows_of(runs: list[Run]) -> list[Row]:
     return [_row(group, _differences(groups)) for group in groups]
 
 
-def paper_rows(data: str, dims: set[int]) -> list[Row]:
+def paper_rows(data: str, dims: set[int]) -> list[TableRow]:
     """Rows of table 1, and for CUB of table 3, at the given embedding dimensions; of a run at another, none."""
     table, ablations = published()["recall"], published()["ablations"]
     rows = []
@@ -79,7 +79,7 @@ def paper_rows(data: str, dims: set[int]) -> list[Row]:
     return rows
 
 
-def columns_of(rows: list[Row]) -> list[str]:
+def columns_of(rows: list[TableRow]) -> list[str]:
     """The non-empty columns: R@K by K, then the others."""
     names = {name for row in rows for name in row.numbers}
     return sorted(
@@ -87,18 +87,18 @@ def columns_of(rows: list[Row]) -> list[str]:
     )
 
 
-def _published(method: str, dim: int, numbers: Numbers, source: str, runs: int) -> Row:
-    return Row(method, dim, f"{runs} runs" if runs else "", "", numbers, source)
+def _published(method: str, dim: int, numbers: Numbers, source: str, runs: int) -> TableRow:
+    return TableRow(method, dim, f"{runs} runs" if runs else "", "", numbers, source)
 
 
-def _row(group: list[Run], differing: list[str]) -> Row:
+def _row(group: list[RunResult], differing: list[str]) -> TableRow:
     settings, steps = group[0].settings, sorted({run.result["step"] for run in group})
     named = [f"{key.rpartition('.')[2]} {settings.get(key)}" for key in differing if key != "train.method"]
     numbers: Numbers = {}
     for column in dict.fromkeys(column for run in group for column in _measured(run)):
         values = [found[column] for found in map(_measured, group) if column in found]
         numbers[column] = (fmean(values), stdev(values) if len(values) > 1 else None)
-    return Row(
+    return TableRow(
         ", ".join([str(settings["train.method"]), *named]),
         settings["model.dim"],
         ", ".join(str(run.seed) for run in sorted(group, key=lambda run: run.seed)),
@@ -107,14 +107,14 @@ def _row(group: list[Run], differing: list[str]) -> Row:
     )
 
 
-def _measured(run: Run) -> dict[str, float]:
+def _measured(run: RunResult) -> dict[str, float]:
     """Numbers of a run in %, by column."""
     numbers = {f"R@{k}": share for k, share in run.result["recall"].items()}
     numbers |= {"MAP@R": run.result.get("map_at_r"), "NMI": run.result.get("nmi")}
     return {name: 100 * value for name, value in numbers.items() if value is not None}
 
 
-def _differences(groups: list[list[Run]]) -> list[str]:
+def _differences(groups: list[list[RunResult]]) -> list[str]:
     """Keys in which the experiments differ, in the order of the schema."""
     keys = dict.fromkeys(key for group in groups for key in group[0].settings)
     return [

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from dist_plm.report.charts import Row, Spec, curve, has_course, thinned
+from dist_plm.report.charts import PlotRow, Spec, curve, has_course, thinned
 from dist_plm.report.history import History
 
 CAPTIONS = {
@@ -110,22 +110,22 @@ def _headings() -> list[Group]:
     ]
 
 
-def _thin(rows: list[Row], runs: list[str]) -> list[Row]:
+def _thin(rows: list[PlotRow], runs: list[str]) -> list[PlotRow]:
     return [row for run in runs for row in thinned([row for row in rows if row["run"] == run])]
 
 
-def _by_name(histories: list[History]) -> dict[str, list[Row]]:
+def _by_name(histories: list[History]) -> dict[str, list[PlotRow]]:
     """The numbers of steps."""
-    table: dict[str, list[Row]] = {}
+    table: dict[str, list[PlotRow]] = {}
     for history in histories:
         for step, name, value in history.numbers("step"):
             table.setdefault(name, []).append({"run": history.name, "step": step, "value": value})
     return table
 
 
-def _evaluations(histories: list[History]) -> dict[str, list[Row]]:
+def _evaluations(histories: list[History]) -> dict[str, list[PlotRow]]:
     """R@1, MAP@R, NMI and the largest K; the tables hold the rest."""
-    table: dict[str, list[Row]] = {}
+    table: dict[str, list[PlotRow]] = {}
     for history in histories:
         for event in history.of("eval"):
             place = {"run": history.name, "step": event["step"], "model": event["model"]}
@@ -140,9 +140,9 @@ def _evaluations(histories: list[History]) -> dict[str, list[Row]]:
     return {name: rows for name, rows in table.items() if has_course(rows, "model")}
 
 
-def label_free_rows(histories: list[History]) -> dict[str, list[Row]]:
+def label_free_rows(histories: list[History]) -> dict[str, list[PlotRow]]:
     """The statistics without labels that have a course, with a band of two standard errors."""
-    table: dict[str, list[Row]] = {name: [] for name in LABEL_FREE}
+    table: dict[str, list[PlotRow]] = {name: [] for name in LABEL_FREE}
     for history in histories:
         for event in history.of("label_free"):
             # Before the first step the two networks are one.
@@ -163,7 +163,7 @@ def _caption(name: str) -> str:
     return CAPTIONS.get(name, name.replace("recall@", "R@").replace("_", " ").replace("loss ", ""))
 
 
-def _marks(histories: list[History]) -> list[Row]:
+def _marks(histories: list[History]) -> list[PlotRow]:
     """Starts of phases, restarts and warnings."""
     marks = []
     for history in histories:

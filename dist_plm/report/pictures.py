@@ -19,7 +19,7 @@ from dist_plm.report.history import History
 from dist_plm.report.landscape import hues, landscape
 from dist_plm.report.neighbourhoods import Hood, last_neighbourhoods
 from dist_plm.report.retrieved import Retrieved, retrieve
-from dist_plm.report.test_split import Embedded, embed
+from dist_plm.report.test_split import EmbeddedSplit, embed
 from dist_plm.report.thumbnails import thumbnail, view_thumbnail
 from dist_plm.telemetry.progress import Display
 
@@ -158,7 +158,7 @@ def _strip(retrieved: Retrieved, position: int, most: int | None = None) -> Stri
     return Strip(_picture(retrieved.queries, row), found)
 
 
-def _picture(embedded: Embedded, row: int, frame: str = "") -> Picture:
+def _picture(embedded: EmbeddedSplit, row: int, frame: str = "") -> Picture:
     return Picture(thumbnail(embedded.store.read_image(row), SIDE), embedded.name(row) or f"image {row}", frame)
 
 

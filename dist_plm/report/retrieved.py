@@ -8,7 +8,7 @@ import numpy as np
 
 from dist_plm.data.opening import labels_as
 from dist_plm.index.flat import Backend, nearest
-from dist_plm.report.test_split import Embedded
+from dist_plm.report.test_split import EmbeddedSplit
 
 MOST_QUERIES = 10_000  # drawn at random beyond that
 NEIGHBOURS = 8
@@ -24,8 +24,8 @@ class Retrieved:
         neighbours: int64 [Q, K], rows of the gallery, nearest first, the query left out.
     """
 
-    queries: Embedded
-    gallery: Embedded
+    queries: EmbeddedSplit
+    gallery: EmbeddedSplit
     rows: np.ndarray
     neighbours: np.ndarray
 
@@ -62,7 +62,7 @@ class Retrieved:
         return order[np.unique(np.linspace(0, len(order) - 1, most).round().astype(int))]
 
 
-def retrieve(queries: Embedded, gallery: Embedded, *, seed: int, backend: Backend) -> Retrieved:
+def retrieve(queries: EmbeddedSplit, gallery: EmbeddedSplit, *, seed: int, backend: Backend) -> Retrieved:
     """Search the queries' neighbours in the gallery, or among themselves."""
     rows = np.arange(len(queries.store))
     if len(rows) > MOST_QUERIES:

@@ -70,7 +70,7 @@ class Neighbour:
         return asdict(self)
 
 
-class Catalogue:
+class SearchIndex:
     """An opened index directory.
 
     Args:
@@ -194,6 +194,9 @@ class Catalogue:
             )
             for rank, i in enumerate(order, 1)
         ]
+
+
+Catalogue = SearchIndex  # the name in version 0.1's documentation; kept for notebooks
 
 
 def unit_fault(rows: np.ndarray) -> str:

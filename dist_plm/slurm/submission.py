@@ -24,7 +24,7 @@ Job = submitit.Job[int]
 RELAY_SECONDS = 0.5  # polling interval of the logs of local jobs
 
 
-def train(runs: Sequence[sweep.Run], base: Path, cluster: Cluster, *, local: bool) -> list[Job]:
+def train(runs: Sequence[sweep.SweepRun], base: Path, cluster: Cluster, *, local: bool) -> list[Job]:
     """Submit the runs, several as a job array.
 
     Args:

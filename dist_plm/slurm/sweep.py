@@ -19,7 +19,7 @@ SWEEP = "sweep.json"
 
 
 @dataclass(frozen=True)
-class Run:
+class SweepRun:
     """A run to be submitted.
 
     Args:
@@ -35,7 +35,7 @@ class Run:
     values: dict[str, str] = field(default_factory=dict)
 
 
-def runs(arguments: list[str], sweeps: list[str], ranks: int, *, build: bool) -> list[Run]:
+def runs(arguments: list[str], sweeps: list[str], ranks: int, *, build: bool) -> list[SweepRun]:
     """The checked runs of a command, in the order of the product; one run without a sweep.
 
     Args:
@@ -58,7 +58,7 @@ def runs(arguments: list[str], sweeps: list[str], ranks: int, *, build: bool) ->
         overrides = [word for key, value in values.items() for word in (f"--{key}", value)]
         resolved = [*arguments, *overrides, "--run_dir", str(path)]
         config = checked_config(parser, parser.parse_args(resolved), ranks, build=build)
-        found.append(Run(path, resolved, config, values))
+        found.append(SweepRun(path, resolved, config, values))
     return found
 
 
@@ -87,7 +87,7 @@ def parse(text: str) -> tuple[str, list[str]]:
     return key.strip(), found
 
 
-def save(folder: Path, found: list[Run]) -> None:
+def save(folder: Path, found: list[SweepRun]) -> None:
     """Save the list of runs of a sweep, added to runs of earlier commands."""
     table = {str(run.path): run.values for run in found}
     known = {path: values for path, values in load(folder) if path not in table}

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from dist_plm.evaluation.pair_quality import Attraction, PairMoments, Purity, Ranking
 from dist_plm.manifold.distance import distance
-from dist_plm.supervision.estimates import Estimate
+from dist_plm.supervision.estimates import SimilarityEstimate
 
 ROWS = 256  # points per block
 
@@ -65,7 +65,7 @@ class Judgement:
 
 
 def judge(
-    estimate: Estimate,
+    estimate: SimilarityEstimate,
     points: Tensor,
     labels: Tensor,
     neighbours: Tensor,
@@ -108,7 +108,7 @@ def judge(
 
 
 def judge_batches(
-    estimate: Estimate,
+    estimate: SimilarityEstimate,
     points: Tensor,
     labels: Tensor,
     batches: Tensor,

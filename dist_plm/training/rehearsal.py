@@ -17,8 +17,8 @@ from dist_plm.distributed.shares import batch_shares
 from dist_plm.distributed.world import World
 from dist_plm.model.split import Joined
 from dist_plm.telemetry.progress import GB, peak_memory
+from dist_plm.training.auto_precision import resolve_precision
 from dist_plm.training.learner import Learner, phases
-from dist_plm.training.precision import resolve_precision
 
 POINTS = {"cpu": 16, "cuda": 128}  # views in a measured pass at most
 FEW = 4  # views of the small step that a large one is compared with

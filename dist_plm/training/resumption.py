@@ -15,7 +15,7 @@ from dist_plm.training.run_directory import RunDirectory
 
 def newest(
     config: Config, directory: RunDirectory, store: Store, phases: list[Phase], world: World
-) -> checkpoint.Found | None:
+) -> checkpoint.FoundCheckpoint | None:
     """The newest checkpoint of a run directory that is intact together with its plan; None in a new run. A collective.
 
     Raises:

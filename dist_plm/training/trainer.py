@@ -24,12 +24,12 @@ from dist_plm.model.digest import digest
 from dist_plm.telemetry.metrics import Metrics
 from dist_plm.telemetry.profile import Profiler
 from dist_plm.telemetry.progress import Clock, Display, Horizon
-from dist_plm.training.cached_views import CachedViews, Rows
+from dist_plm.training.cached_views import CachedBatches, CachedViews
 from dist_plm.training.context import RunContext, RunLog
 from dist_plm.training.evaluator import Evaluator
 from dist_plm.training.journal import Journal
 from dist_plm.training.learner import Learner, Phase
-from dist_plm.training.opening import OpenedRun
+from dist_plm.training.opened_run import OpenedRun
 from dist_plm.training.phases import run_steps
 from dist_plm.training.planner import Plan, Planner
 from dist_plm.training.warnings import batch_norm_warning, start_warning
@@ -203,7 +203,7 @@ class Trainer:
                 if self.opened.stopped:
                     break
 
-    def _loader(self, plan: Plan, first: int) -> "Loader | Rows":
+    def _loader(self, plan: Plan, first: int) -> "Loader | CachedBatches":
         """The batches of the epoch from step `first` on."""
         config, rows = self.config, rank_rows(plan.ids, self.shares, self.world.rank)
         around = plan.nearest.around if plan.nearest else None

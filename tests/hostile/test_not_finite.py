@@ -16,10 +16,10 @@ from dist_plm.encoders.embedder import Embedder, ready
 from dist_plm.encoders.exported import write_description, write_weights
 from dist_plm.errors import RunFailure, UserError
 from dist_plm.model.encoder import Encoder
-from dist_plm.search_index.search_index import Catalogue
+from dist_plm.search_index.search_index import SearchIndex
 from tests.commands import on_ranks
 from tests.end_to_end.conftest import contents
-from tests.end_to_end.test_serve import catalogue  # noqa: F401
+from tests.end_to_end.test_serve import search_index  # noqa: F401
 
 
 @pytest.fixture
@@ -45,20 +45,20 @@ def photo(tmp_path) -> Path:
     return path
 
 
-def test_on_one_rank(tmp_path, diverged, photo, here, catalogue):  # noqa: F811
+def test_on_one_rank(tmp_path, diverged, photo, here, search_index):  # noqa: F811
     before = contents(tmp_path)
     outcome = here(embedding.main, "--checkpoint", diverged, "--images", photo.parents[1], "--out", tmp_path / "index")
     assert outcome.status == 1 and "is not finite: the weights are damaged or training diverged" in outcome.err, outcome
     assert outcome.err.count("\n") <= 2 and "Traceback" not in outcome.err and contents(tmp_path) == before
     with pytest.raises(RunFailure, match="1 embeddings are not finite"):
         dist_plm.embed_images(dist_plm.load_encoder(diverged), [photo])
-    opened = Catalogue(catalogue.folder)
+    opened = SearchIndex(search_index.folder)
     opened.embedder.network.head.weight.fill_(math.nan)
     with pytest.raises(RunFailure, match="is not finite"):
         opened.embed(photo.read_bytes())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dist_plm.search_index.search_index.Catalogue", lambda *_, **__: opened)
-        outcome = here(searching.main, catalogue.folder, "--image", photo)
+        patch.setattr("dist_plm.search_index.search_index.SearchIndex", lambda *_, **__: opened)
+        outcome = here(searching.main, search_index.folder, "--image", photo)
     assert outcome.status == 1 and "not finite" in outcome.err and outcome.out == "", outcome
 
 

@@ -12,7 +12,7 @@ from dist_plm.distributed.world import World
 from dist_plm.parallel.optimiser import Updates
 from dist_plm.parallel.strategy.base import Strategy, sum_of_squares
 from dist_plm.parallel.strategy.deepspeed_engine import Engine, Follower, cut, shape_of, slice_of
-from dist_plm.parallel.strategy.pieces import Pieces
+from dist_plm.parallel.strategy.micro_batches import MicroBatches
 
 
 class Zero(Strategy):
@@ -42,7 +42,7 @@ class Zero(Strategy):
         *, precision: str, micro_batches: int,
     ) -> None:  # fmt: skip
         super().__init__(student, updates, world, precision=precision)
-        self._pieces = Pieces(micro_batches, world.device)
+        self._micro_batches = MicroBatches(micro_batches, world.device)
         self._blank = {network: copy.deepcopy(network).to("meta") for network in (student, teacher)}
         self._engine = Engine(student, updates.network, zero, precision, world.device)
         self._follower = Follower(teacher, precision, world.device) if zero.stage == 3 else None
@@ -50,10 +50,10 @@ class Zero(Strategy):
     def embed(self, views: Tensor) -> Tensor:
         views = _channels_last(views)  # the same convolution kernels as DDP
         with self.world.waiting("all-gather of weights"):
-            if self._pieces.count == 1:
+            if self._micro_batches.count == 1:
                 return self._engine(views)
             with self.autocast():
-                return self._pieces.embed(self.student, views)
+                return self._micro_batches.embed(self.student, views)
 
     def embed_constant(self, network: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
         with self.world.waiting("all-gather of weights"):
@@ -63,10 +63,10 @@ class Zero(Strategy):
         """See `Strategy.backward`. DeepSpeed averages over the ranks like DDP: hence the factor W."""
         gradient = gradient * self.world.size
         views = _channels_last(views)
-        if self._pieces.count == 1:
+        if self._micro_batches.count == 1:
             self._engine.backward(z, gradient, last=True)
             return
-        for piece, piece_gradient, last in self._pieces.again(views, gradient):
+        for piece, piece_gradient, last in self._micro_batches.again(views, gradient):
             self._engine.backward(self._engine(piece), piece_gradient, last)
 
     def gradients(self) -> list[Tensor]:

@@ -30,7 +30,7 @@ class OpenedRun:
     directory: RunDirectory
     store: Store
     phases: list[Phase]
-    found: checkpoint.Found | None
+    found: checkpoint.FoundCheckpoint | None
     at: Position
 
     def __enter__(self) -> Self:
