@@ -97,8 +97,8 @@ DEFENCES: list[Mutant] = [
     *of(
         "training/resumption.py", "hostile/test_damaged_runs.py hostile/test_plans.py",
         ("if at.batch >= len(plan):", "if False:"),
-        ("    found = checkpoint.find(directory.checkpoints, world, judge)",
-         "    found = checkpoint.find(directory.checkpoints, world)"),
+        ("    latest = checkpoint.find(directory.checkpoints, world, judge)",
+         "    latest = checkpoint.find(directory.checkpoints, world)"),
     ),
     *of(
         "telemetry/metrics.py", "hostile/test_damaged_runs.py",

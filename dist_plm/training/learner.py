@@ -237,9 +237,9 @@ class Learner:
 
     def describe(self, report: Report) -> dict[str, float]:
         """Loss terms and statistics of a step over the global batch. A collective; synchronises the device."""
-        loss, own = report.loss, len(report.z) / self.shares.total
+        loss, local_share = report.loss, len(report.z) / self.shares.total
         shares = {"loss": loss.share.detach(), **{f"loss_{name}": value for name, value in loss.terms.items()}}
-        means = {name: value * own for name, value in loss.statistics.items()}
+        means = {name: value * local_share for name, value in loss.statistics.items()}
         names = [*shares, *means]
         totals = self.world.sum(torch.stack([*shares.values(), *means.values()])).tolist()
         z = self.world.gather_rows(report.z, self.shares)
