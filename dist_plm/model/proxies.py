@@ -47,7 +47,7 @@ class Proxies(nn.Module):
 
     @torch.no_grad()
     def place(self, rows: Tensor, rho: Tensor, psi: Tensor) -> None:
-        """Move own rows `own` [p] to locations rho [p, D] with bases psi [p, D, M]."""
+        """Move local rows `rows` [p] to locations rho [p, D] with bases psi [p, D, M]."""
         self.raw_rho[rows] = rho
         # A rank-deficient basis has zero columns, which QR can't orthonormalise: a little noise completes it.
         self.raw_psi[rows] = psi + 1e-3 * self.raw_psi[rows]
