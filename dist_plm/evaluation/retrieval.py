@@ -8,7 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dist_plm.index.ranking import Lattice, nearest_keys
+from dist_plm.index.flat import SCANNED, Exact
+from dist_plm.index.proposals import search_by_torch
+from dist_plm.index.ranking import Lattice
+from dist_plm.index.rows import HeldRows
 
 QUERY_BLOCK = 1_024
 
@@ -105,12 +108,14 @@ def retrieval_counts(
     first = np.full(len(queries), -1, dtype=np.int8)
     if not len(counted):
         return Counts(0, len(queries), hits, precision if map_at_r else None, first)
-    lattice = Lattice.around(gallery, queries.to(device))
+    lattice, held = Lattice.around(gallery, queries.to(device)), HeldRows(gallery)
+    index = Exact(held, lattice, search_by_torch(lattice, held, copy=False))
     for rows in counted.split(QUERY_BLOCK):
         depth = max(*ks, int(positives[rows].max())) if map_at_r else max(ks)
         depth = min(depth, len(gallery) - (query_rows is not None))
         block = queries[rows.to(queries.device)].to(device)
-        keys = nearest_keys(block, gallery, depth, lattice, None if query_rows is None else query_rows[rows])
+        find = index.search if SCANNED * depth <= len(gallery) else index.scan  # the same keys
+        keys = find(block, None if query_rows is None else query_rows[rows], depth)
         relevant = gallery_labels[lattice.ids(keys)] == query_labels[rows, None]
         for k in hits:
             hits[k] += int(relevant[:, :k].any(1).sum())

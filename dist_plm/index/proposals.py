@@ -10,6 +10,7 @@ from torch import Tensor
 from dist_plm.index.faiss_library import find_faiss, require_faiss
 from dist_plm.index.ranking import Lattice
 from dist_plm.index.rows import BLOCK, Rows
+from dist_plm.manifold.precision import ieee_products
 
 Backend = Literal["auto", "faiss", "torch"]
 Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # float32 [s, D], fetch -> squared distances, ids [s, fetch]
@@ -49,7 +50,8 @@ def search_by_torch(lattice: Lattice, rows: Rows, *, copy: bool = True) -> Searc
         best = torch.empty(len(queries), 0, device=queries.device)
         ids = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
         for low, points in copied or read():
-            partial = torch.addmm(points.square().sum(1), queries, points.T, alpha=-2)
+            with ieee_products():  # the bound of `Exact` is that of float32
+                partial = torch.addmm(points.square().sum(1), queries, points.T, alpha=-2)
             near = partial.topk(min(fetch, len(points)), dim=1, largest=False)
             best, ids = torch.cat([best, near.values], 1), torch.cat([ids, near.indices + low], 1)
             best, order = best.topk(min(fetch, best.shape[1]), dim=1, largest=False)

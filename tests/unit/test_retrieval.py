@@ -7,12 +7,21 @@ from operator import add
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dist_plm.evaluation import recall_at_k, retrieval, retrieval_counts
-from dist_plm.index import ranking
+from dist_plm.index import flat, proposals, ranking
 from dist_plm.index.ranking import Lattice, nearest_keys
 
 KS = [1, 2, 4, 8]
+
+
+@pytest.fixture(params=["scan", "candidates"], autouse=True)
+def way(request, monkeypatch):
+    """Both ways to the order: float64 distances to the whole gallery, or to the candidates of a float32 search."""
+    for module in (retrieval, flat):
+        monkeypatch.setattr(module, "SCANNED", 10**9 if request.param == "scan" else 0)
+    return request.param
 
 
 def exact_order(query, gallery, own):
@@ -189,3 +198,59 @@ def test_wrong_shapes_and_numbers_are_refused():
     x[3, 1] = float("nan")
     with pytest.raises(ValueError, match="finite"):
         recall_at_k(x, y, [1])
+
+
+class Products(TorchDispatchMode):
+    """Numbers in the results of matrix products in float64."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        result = function(*arguments, **(keywords or {}))
+        if function in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default) and result.dtype == torch.float64:
+            self.numbers += result.numel()
+        return result
+
+
+def near_ties(count):
+    """Unit vectors in clusters of three kinds: apart, closer than float32 resolves on either side, and duplicates."""
+    random = torch.Generator().manual_seed(1)
+    x = torch.nn.functional.normalize(torch.randn(count, 16, generator=random, dtype=torch.float64), dim=1)
+    third = count // 3
+    x[third : 2 * third] = x[:third] + 1e-8 * torch.randn(third, 16, generator=random, dtype=torch.float64)
+    x[2 * third :] = x[torch.randint(20, (count - 2 * third,), generator=random)]  # of 20 rows about count / 60 each
+    return x[torch.randperm(count, generator=random)], torch.randint(0, 150, (count,), generator=random)
+
+
+def test_only_candidates_are_computed_in_float64(monkeypatch):
+    """The same counts as by the scan of all pairs, with no matrix product in float64."""
+    x, y = near_ties(3_000)
+    monkeypatch.setattr(retrieval, "SCANNED", 10**9)
+    with Products() as scanned:
+        expected = retrieval_counts(x, y, x, y, KS, own_rows=torch.arange(3_000))
+    assert scanned.numbers == 3_000**2
+    for module in (retrieval, flat):
+        monkeypatch.setattr(module, "SCANNED", 5)
+    with Products() as seen:
+        counts = retrieval_counts(x, y, x, y, KS, own_rows=torch.arange(3_000))
+    assert counts == expected
+    assert np.array_equal(counts.first, expected.first)
+    assert seen.numbers == 0
+
+
+def test_queries_with_many_ties_get_more_candidates(monkeypatch):
+    monkeypatch.setattr(flat, "SCANNED", 1)
+    random = torch.Generator().manual_seed(2)
+    x = torch.randn(50, 8, generator=random).repeat_interleave(40, 0)  # of each 40: no fetch of 14 can be certain
+    lattice, held = Lattice.around(x, x), flat.HeldRows(x)
+    fetched = []
+
+    def propose(queries, fetch):
+        fetched.append((len(queries), fetch))
+        return proposals.search_by_torch(lattice, held)(queries, fetch)
+
+    keys = flat.Exact(held, lattice, propose).search(x[:300], torch.arange(300), 5)
+    assert torch.equal(keys, nearest_keys(x[:300], x, 5, lattice, torch.arange(300)))
+    assert fetched == [(300, 14), (300, 56)]
