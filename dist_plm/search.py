@@ -73,14 +73,18 @@ def _print(neighbours: "list[Neighbour]", title: str) -> None:
     table = Table(title=escape(title), title_justify="left")
     for name in ("rank", "cosine", "distance"):
         table.add_column(name, justify="right")
-    labelled = any(each.label is not None for each in neighbours)
+    labelled = any(neighbour.label is not None for neighbour in neighbours)
     if labelled:
         table.add_column("label", overflow="fold")
     table.add_column("name", overflow="fold")
-    for each in neighbours:
-        label = [escape(printable(each.label or ""))] if labelled else []
+    for neighbour in neighbours:
+        label = [escape(printable(neighbour.label or ""))] if labelled else []
         table.add_row(
-            str(each.rank), f"{each.cosine:.4f}", f"{each.distance:.4f}", *label, escape(printable(each.name))
+            str(neighbour.rank),
+            f"{neighbour.cosine:.4f}",
+            f"{neighbour.distance:.4f}",
+            *label,
+            escape(printable(neighbour.name)),
         )
     # Names are not wrapped in a file or a pipe.
     Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(table)

@@ -129,16 +129,16 @@ def evaluate_embeddings(
 def _numbered(labels: Sequence[Hashable] | np.ndarray) -> np.ndarray:
     """Classes int64 [N] by the equality of labels, in order of first occurrence; -1 where there is none."""
     numbers: dict[Hashable, int] = {}
-    found = np.empty(len(labels), np.int64)
+    result = np.empty(len(labels), np.int64)
     for row, label in enumerate(labels.tolist() if isinstance(labels, np.ndarray | torch.Tensor) else labels):
         label = label.item() if isinstance(label, np.generic | torch.Tensor) else label
         try:
             # NaN is the only value that differs from itself.
             none = label is None or label != label or (isinstance(label, int) and label == -1)
-            found[row] = -1 if none else numbers.setdefault(label, len(numbers))
+            result[row] = -1 if none else numbers.setdefault(label, len(numbers))
         except (TypeError, ValueError) as error:
             raise UserError(f"label {row} is {label!r:.80}: labels must be hashable, as numbers are") from error
-    return found
+    return result
 
 
 def _several(images: Iterable[Picture]) -> Iterable[Picture]:

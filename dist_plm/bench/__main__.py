@@ -40,7 +40,7 @@ def main() -> int:
     parsed = parser.parse_args()
     ranks = place().size
     config, names = config_of(parser, parsed), _names(parsed.only, ranks)
-    out, compare = (Path(each) if each else None for each in (parsed.out, parsed.compare))
+    out, compare = (Path(name) if name else None for name in (parsed.out, parsed.compare))
     if out and not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}; create it, or choose another file")
 
@@ -126,7 +126,7 @@ def _measured(
         try:
             for members, measure in groups.items():
                 if set(members) & set(names):
-                    ratios += [each for each in measure(setting) if each.name.split()[0] in names]
+                    ratios += [ratio for ratio in measure(setting) if ratio.name.split()[0] in names]
             facts = machine(world)
         finally:
             if world.health:  # a heartbeat during interpreter shutdown ends the process with SIGABRT

@@ -37,14 +37,14 @@ def save_blocks(path: str | Path, shape: tuple[int, ...], blocks: Iterable[np.nd
 def load_plan(path: str | Path, sha256: str) -> np.ndarray:
     """Memory-map a saved plan, read-only; UserError if the file is missing or has another hash."""
     try:
-        found = _sha256(path)
+        digest = _sha256(path)
     except OSError as error:
         raise UserError(
             f"cannot read the plan {path} ({error.strerror}): restore it, or start in another run_dir"
         ) from error
-    if found != sha256:
+    if digest != sha256:
         raise UserError(
-            f"the plan {path} is not the one that was saved (sha256 {found[:12]}, not {sha256[:12]}): "
+            f"the plan {path} is not the one that was saved (sha256 {digest[:12]}, not {sha256[:12]}): "
             "restore it, or start in another run_dir"
         )
     try:

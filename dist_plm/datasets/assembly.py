@@ -153,9 +153,9 @@ def _building(source: Source, out: Path, shard_bytes: int, part: Part | None = N
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is not a folder")
     if work.is_dir():
-        for found in (path.read_text() for path in work.glob(REQUEST.format("*"))):
-            if found != request:
-                raise UserError(f"--out {out} holds part of another data set ({found}): remove it, or choose another")
+        for other in (path.read_text() for path in work.glob(REQUEST.format("*"))):
+            if other != request:
+                raise UserError(f"--out {out} holds part of another data set ({other}): remove it, or choose another")
     elif out.is_dir() and any(path != work for path in out.iterdir()):
         raise UserError(f"--out {out} is not empty and not a data set: choose another folder")
     work.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,7 @@ def _building(source: Source, out: Path, shard_bytes: int, part: Part | None = N
 
 def _bind(source: Source, out: Path, finished: list[Finished], inputs: str) -> Manifest:
     """Write tables, rejected.jsonl and manifest from the records of all shards; the manifest last."""
-    rejected = (each for shard in finished for each in load_record(shard.record).rejected)
+    rejected = (name for shard in finished for name in load_record(shard.record).rejected)
     rejections = _list(out / REJECTED, rejected)
     ignored = 0 if source.ignored is None else _list(out / IGNORED, source.ignored())
     fingerprint = hashlib.sha256()
@@ -215,12 +215,12 @@ def _bind_split(
         for number, shard in enumerate(finished):
             record = load_record(shard.record)
             rows = [(number, offset, size) for _, _, _, offset, size in record.samples]
-            found = np.array([label for _, _, label, _, _ in record.samples], LABEL_DTYPE)
+            labels_of_shard = np.array([label for _, _, label, _, _ in record.samples], LABEL_DTYPE)
             offsets.write(np.array(rows, OFFSET_DTYPE).tobytes())
-            labels.write(found.tobytes())
+            labels.write(labels_of_shard.tobytes())
             known = [check_of(bytes.fromhex(sha256)) for _, sha256, _, _, _ in record.samples]
             checks.write(np.array(known, CHECK_DTYPE).tobytes())
-            labelled |= bool((found >= 0).any())
+            labelled |= bool((labels_of_shard >= 0).any())
             for key, sha256, label, _, _ in record.samples:
                 fingerprint(fingerprint_line(split, key, sha256, label))
             shards.append(ShardInfo(record.file, shard.samples, record.bytes))

@@ -81,7 +81,7 @@ def _rows(file: Path) -> list[ListedImage]:
             )
         table.fieldnames = names
         rows = [
-            ListedImage(*((each.get(name) or "").strip() for name in COLUMNS)) for each in table if each.get("path")
+            ListedImage(*((line.get(name) or "").strip() for name in COLUMNS)) for line in table if line.get("path")
         ]
     if not rows:
         raise UserError(f"{file} lists no images: write a path a line")

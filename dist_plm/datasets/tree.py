@@ -68,10 +68,10 @@ class Tree:
 
     def require(self, what: str, *candidates: str) -> str:
         """As `find`; raises UserError naming the layout (`what`) if there is none."""
-        found = self.find(*candidates)
-        if found is None:
+        path = self.find(*candidates)
+        if path is None:
             raise UserError(f"--source {self.source} is not {what}: found none of {', '.join(candidates)}")
-        return found
+        return path
 
     def data(self, path: str) -> bytes:
         """The contents of a small file. Raises UserError if it can't be read."""

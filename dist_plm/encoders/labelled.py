@@ -54,14 +54,14 @@ def read_labels(path: Path, store: Store) -> Labelled:
         for name in {source, Path(source).name}:
             names[name] = -1 if name in names else id  # -1: the end of several paths
     numbers = {label: number for number, label in enumerate(sorted({row["label"].strip() for row in rows}))}
-    found: dict[int, int] = {}
+    label_of: dict[int, int] = {}
     for row in rows:
         id = names.get(row["path"].strip(), names.get(Path(row["path"].strip()).name, -1))
         if id < 0:
             raise UserError(f"--labels {path}: {row['path']} is no image of split {store.split}, or of several names")
-        found[id] = numbers[row["label"].strip()]
-    ids = np.array(sorted(found), dtype=np.int64)
-    return Labelled(store, ids, np.array([found[id] for id in ids.tolist()], dtype=np.int64))
+        label_of[id] = numbers[row["label"].strip()]
+    ids = np.array(sorted(label_of), dtype=np.int64)
+    return Labelled(store, ids, np.array([label_of[id] for id in ids.tolist()], dtype=np.int64))
 
 
 def evaluate_labelled(embedder: Embedder, labelled: Labelled, start: Path | None, *, config: Config) -> dict[str, Any]:
@@ -93,9 +93,9 @@ def _difference(z: torch.Tensor, labelled: Labelled, start: Path, embedder: Embe
     ids, views = record.ids(len(labelled.store)), record.views()
     if ids is None or views is None or len(ids) != len(views.evaluation):
         return {}
-    common, own, kept = np.intersect1d(labelled.ids, ids, return_indices=True)
-    labels = labelled.labels[own]
-    now, before = _hits(z[own], labels), _hits(views.evaluation[kept], labels)
+    common, labelled_rows, kept = np.intersect1d(labelled.ids, ids, return_indices=True)
+    labels = labelled.labels[labelled_rows]
+    now, before = _hits(z[labelled_rows], labels), _hits(views.evaluation[kept], labels)
     if (now >= 0).sum() < FEWEST:
         return {}
     over = paired(now, before)
@@ -105,13 +105,13 @@ def _difference(z: torch.Tensor, labelled: Labelled, start: Path, embedder: Embe
 
 
 def _hits(z: torch.Tensor, labels: np.ndarray) -> np.ndarray:
-    own, known = torch.arange(len(z)), torch.from_numpy(labels)
-    return retrieval_counts(z, known, z, known, [1], own_rows=own, map_at_r=False).first
+    rows, known = torch.arange(len(z)), torch.from_numpy(labels)
+    return retrieval_counts(z, known, z, known, [1], own_rows=rows, map_at_r=False).first
 
 
 def _embedded(embedder: Embedder, labelled: Labelled, config: Config) -> torch.Tensor:
-    size, found = config.evaluation.batch_size, []
+    size, embedded = config.evaluation.batch_size, []
     for block in np.split(labelled.ids, range(size, len(labelled.ids), size)):
         views = [eval_view(labelled.store.read_image(int(id)), config=embedder.views) for id in block]
-        found.append(embedder.embed(torch.from_numpy(np.stack(views))).float().cpu())
-    return torch.cat(found)
+        embedded.append(embedder.embed(torch.from_numpy(np.stack(views))).float().cpu())
+    return torch.cat(embedded)

@@ -66,37 +66,38 @@ def deployment(run: Path, config: Config) -> Deployment | None:
             scores[VIEWS][at] = (event["values"]["view_recall"] + event["values"][STRONG_RECALL]) / 2
         elif event["event"] == "verdict":
             said[at] = event
-    name = next((name for name, found in scores.items() if found), "")
+    name = next((name for name, measured in scores.items() if measured), "")
     if not name:
         return Deployment("student", newest, run, "no evidence: neither labels nor a comparison with the start")
-    found = scores[name]
-    step, model = at = max(sorted(found, key=lambda each: each[1]), key=lambda each: found[each])
+    values = scores[name]
+    step, model = at = max(sorted(values, key=lambda place: place[1]), key=lambda place: values[place])
     if said and all(event.get("verdict") == "worse" for event in said.values()):
         word = "every network of this run is worse than its start"
         return Deployment(
             "start", 0, run, f"{word}; {model} of step {step}: {said[at]['text']}" if at in said else word
         )
-    evidence = said[at]["text"] if at in said else f"{name} {100 * found[at]:.1f} %"
+    evidence = said[at]["text"] if at in said else f"{name} {100 * values[at]:.1f} %"
     return Deployment(model, step, run if step == newest else run / "checkpoints" / BEST, evidence)
 
 
-def next_commands(found: Deployment, config: Config) -> list[str]:
+def next_commands(choice: Deployment, config: Config) -> list[str]:
     """What to type after a run, a line each."""
     run = Path(config.run_dir)
-    words = shlex.join(found.embed_words(config))
+    words = shlex.join(choice.embed_words(config))
     lines = [f"dist-plm embed {words} --images PHOTOS --out {run / 'index'}"]
     lines += [f"dist-plm serve {run / 'index'}", f"dist-plm search {run / 'index'} --image PICTURE"]
-    if found.model != "start":
+    if choice.model != "start":
         lines.append(f"dist-plm export {words}")
     return [*lines, f"dist-plm report {run}"]
 
 
-def summary(found: Deployment | None, config: Config) -> str:
+def summary(choice: Deployment | None, config: Config) -> str:
     """The network to use, its evidence, and the next commands."""
-    if found is None:
+    if choice is None:
         return f"{config.run_dir} holds no checkpoint: there is no network to use yet"
-    network = "the start, without training" if found.model == "start" else f"{found.model} of step {found.step}"
-    return "\n".join([f"use {network} ({found.evidence})", "next:", *(f"  {e}" for e in next_commands(found, config))])
+    network = "the start, without training" if choice.model == "start" else f"{choice.model} of step {choice.step}"
+    commands = [f"  {command}" for command in next_commands(choice, config)]
+    return "\n".join([f"use {network} ({choice.evidence})", "next:", *commands])
 
 
 def _events(run: Path) -> list[dict[str, Any]]:
@@ -105,12 +106,12 @@ def _events(run: Path) -> list[dict[str, Any]]:
         lines = (run / "metrics.jsonl").read_bytes().splitlines()
     except OSError:
         return []
-    found = []
+    events = []
     for line in lines:
         if line.startswith((b'{"event": "eval"', b'{"event": "verdict"', b'{"event": "label_free"')):
             try:
                 event = parse_document(line)
             except ValueError:  # the last line of a run that is being written
                 continue
-            found.append(event)
-    return found
+            events.append(event)
+    return events

@@ -36,8 +36,8 @@ class TwoViews:
     @cached_property
     def hits(self) -> Tensor:
         """float64 [n]: 1 where the second view of an image is nearest to its first, among the second views of all."""
-        own = torch.arange(len(self.first))
-        return (torch.from_numpy(nearest(self.first, self.second, 1)[0])[:, 0] == own).double()
+        rows = torch.arange(len(self.first))
+        return (torch.from_numpy(nearest(self.first, self.second, 1)[0])[:, 0] == rows).double()
 
     @cached_property
     def near(self) -> list[Tensor]:
@@ -108,8 +108,8 @@ def label_free(first: Tensor, second: Tensor) -> dict[str, Estimate]:
 
 def neighbours(z: Tensor) -> Tensor:
     """The DEPTH nearest other rows of each row of z [n, D], or all n - 1: int64 [n, depth]."""
-    own = torch.arange(len(z))
-    return torch.from_numpy(nearest(z, z, min(DEPTH, len(z) - 1), exclude=own)[0])
+    rows = torch.arange(len(z))
+    return torch.from_numpy(nearest(z, z, min(DEPTH, len(z) - 1), exclude=rows)[0])
 
 
 def overlap(one: Tensor, other: Tensor) -> Tensor:

@@ -61,8 +61,8 @@ def recall_verdict(
     change = paired(hits, start)
     word = word_of_recall(change)
     text = f"{SAYS[word]}: R@1 {_points(change)}"
-    for name, found in (baselines or {}).items():
-        over = paired(hits, found)
+    for name, baseline_hits in (baselines or {}).items():
+        over = paired(hits, baseline_hits)
         text += f"; {'LOWER than' if over.high < 0 else 'against'} {name} {_points(over)}"
     return Verdict(model, step, word, "labels", f"{text}; {int((hits >= 0).sum()):,} queries")
 
@@ -124,7 +124,7 @@ def _percent(now: Estimate, change: Estimate) -> str:
 
 
 def _points(difference: Interval) -> str:
-    value, low, high = (f"{100 * each:+.1f}" for each in difference)
+    value, low, high = (f"{100 * value:+.1f}" for value in difference)
     return f"{value} points (95 % {low} to {high})"
 
 
@@ -137,7 +137,7 @@ def read_verdicts(run: Path) -> dict[str, Verdict]:
         lines = (run / "metrics.jsonl").read_bytes().splitlines()
     except OSError:
         return {}
-    found: dict[str, Verdict] = {}
+    verdicts: dict[str, Verdict] = {}
     for line in lines:
         if b'"verdict"' not in line:
             continue
@@ -147,5 +147,5 @@ def read_verdicts(run: Path) -> dict[str, Verdict]:
         except (ValueError, KeyError, TypeError):  # the last line of a run that is being written
             continue
         if verdict.word in get_args(Word):
-            found[verdict.model] = verdict
-    return found
+            verdicts[verdict.model] = verdict
+    return verdicts

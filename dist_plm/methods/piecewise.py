@@ -42,10 +42,10 @@ def batch_pieces(x: Tensor, candidates: Tensor, rows: Tensor, config: ManifoldCo
     """P_i of points x [b, D] that are `rows` of `candidates` [G, D], points of the batch (section 3.2)."""
     with part("neighbourhoods"):
         d = distance(x, candidates)
-    found = neighbourhoods(x, candidates, rows, config, d)
-    neighbours = candidates[found.indices[:, 1:]] if config.project else None
-    projected = x if neighbours is None else project(x, found.basis, mean_of_members(x, neighbours, found.members))
-    return Pieces(found.basis, found.members, projected, found.indices, d)
+    hoods = neighbourhoods(x, candidates, rows, config, d)
+    neighbours = candidates[hoods.indices[:, 1:]] if config.project else None
+    projected = x if neighbours is None else project(x, hoods.basis, mean_of_members(x, neighbours, hoods.members))
+    return Pieces(hoods.basis, hoods.members, projected, hoods.indices, d)
 
 
 def gallery_pieces(x: Tensor, neighbours: Tensor, views: int, config: ManifoldConfig) -> Pieces:
@@ -73,7 +73,7 @@ def gallery_pieces(x: Tensor, neighbours: Tensor, views: int, config: ManifoldCo
         )
     mean = mean_of_members(anchors, possible, members) if config.project else anchors
     if config.piece == "image":
-        basis, members, mean = (each.repeat_interleave(views, dim=0) for each in (basis, members, mean))
+        basis, members, mean = (tensor.repeat_interleave(views, dim=0) for tensor in (basis, members, mean))
     return Pieces(basis, members, project(x, basis, mean) if config.project else x, None, None)
 
 
@@ -95,10 +95,10 @@ def neighbourhoods(
         )
 
 
-def member_ids(found: Pieces | Neighbourhoods) -> Tensor:
+def member_ids(hoods: Pieces | Neighbourhoods) -> Tensor:
     """Members (X_i) as int64 [b, k + 1], rows of the batch, -1 for candidates that are not members."""
-    assert found.indices is not None  # a binary similarity needs neighbours in the batch
-    return found.indices.masked_fill(~found.members, -1)
+    assert hoods.indices is not None  # a binary similarity needs neighbours in the batch
+    return hoods.indices.masked_fill(~hoods.members, -1)
 
 
 def similarity(

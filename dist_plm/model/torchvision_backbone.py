@@ -67,8 +67,8 @@ class ClassToken(nn.Module):
 class TorchvisionNeck(nn.Module):
     """Output of the trunk -> a map: a class token becomes a map of one position."""
 
-    def forward(self, found: Tensor) -> Tensor:
-        return found[:, 0, :, None, None] if found.ndim == 3 else found
+    def forward(self, output: Tensor) -> Tensor:
+        return output[:, 0, :, None, None] if output.ndim == 3 else output
 
 
 class TorchvisionBackbone(nn.Module):
@@ -109,8 +109,8 @@ class TorchvisionBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """RGB images [b, 3, h, w] in 0-255 -> [b, C, h', w']."""
-        found = self.trunk(self.pixels(images))
-        return self.neck(found["map"] if isinstance(found, dict) else found)
+        features = self.trunk(self.pixels(images))
+        return self.neck(features["map"] if isinstance(features, dict) else features)
 
     @torch.no_grad()
     def _count_features(self) -> int:

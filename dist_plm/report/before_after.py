@@ -61,10 +61,10 @@ def changed_neighbours(student: Embedder, history: History, *, config: Config) -
 
 def _embedded(student: Embedder, store: Store, ids: np.ndarray, config: Config) -> torch.Tensor:
     """The student's embeddings of the evaluation views of some images [n, D]."""
-    found = []
+    embedded = []
     for block in np.split(ids, range(config.evaluation.batch_size, len(ids), config.evaluation.batch_size)):
         views = np.stack([eval_view(store.read_image(int(id)), config=config.views) for id in block])
-        found.append(student.embed(torch.from_numpy(views)).float().cpu())
-    whole = torch.cat(found)
+        embedded.append(student.embed(torch.from_numpy(views)).float().cpu())
+    whole = torch.cat(embedded)
     require_finite(whole.numpy(), "student")
     return whole

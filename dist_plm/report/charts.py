@@ -26,7 +26,7 @@ def has_course(rows: list[PlotRow], dash: str = "") -> bool:
     steps: dict[tuple[str, str], set[int]] = {}
     for row in rows:
         steps.setdefault((row["run"], row.get(dash, "")), set()).add(row["step"])
-    return any(len(found) > 2 for found in steps.values())
+    return any(len(points) > 2 for points in steps.values())
 
 
 def curve(

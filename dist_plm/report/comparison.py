@@ -63,19 +63,21 @@ def paper_rows(data: str, dims: set[int]) -> list[TableRow]:
     """Rows of table 1, and for CUB of table 3, at the given embedding dimensions; of a run at another, none."""
     table, ablations = published()["recall"], published()["ablations"]
     rows = []
-    for each in table["rows"]:
-        if data in each and each["dim"] in dims:
-            std = each.get("std", {}).get(data, [None] * len(each[data]))
+    for record in table["rows"]:
+        if data in record and record["dim"] in dims:
+            std = record.get("std", {}).get(data, [None] * len(record[data]))
             known: Numbers = {
-                f"R@{k}": (mean, s) for k, mean, s in zip(table["ks"][data], each[data], std, strict=True)
+                f"R@{k}": (mean, s) for k, mean, s in zip(table["ks"][data], record[data], std, strict=True)
             }
-            rows.append(_published(each["method"], each["dim"], known, table["source"], 5 if "std" in each else 0))
+            rows.append(
+                _published(record["method"], record["dim"], known, table["source"], 5 if "std" in record else 0)
+            )
     if data == ablations["data"] and ablations["dim"] in dims:
-        for each in ablations["rows"][:-1]:  # the last is the method itself, a row of table 1
+        for record in ablations["rows"][:-1]:  # the last is the method itself, a row of table 1
             numbers: Numbers = {
-                f"R@{k}": (recall, None) for k, recall in zip(ablations["ks"], each["recall"], strict=True)
+                f"R@{k}": (recall, None) for k, recall in zip(ablations["ks"], record["recall"], strict=True)
             }
-            rows.append(_published(f"PLM, {each['method']}", ablations["dim"], numbers, ablations["source"], 5))
+            rows.append(_published(f"PLM, {record['method']}", ablations["dim"], numbers, ablations["source"], 5))
     return rows
 
 
@@ -96,7 +98,7 @@ def _row(group: list[RunResult], differing: list[str]) -> TableRow:
     named = [f"{key.rpartition('.')[2]} {settings.get(key)}" for key in differing if key != "train.method"]
     numbers: Numbers = {}
     for column in dict.fromkeys(column for run in group for column in _measured(run)):
-        values = [found[column] for found in map(_measured, group) if column in found]
+        values = [numbers[column] for numbers in map(_measured, group) if column in numbers]
         numbers[column] = (fmean(values), stdev(values) if len(values) > 1 else None)
     return TableRow(
         ", ".join([str(settings["train.method"]), *named]),

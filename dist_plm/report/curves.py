@@ -58,23 +58,23 @@ def groups(histories: list[History]) -> list[Group]:
     runs = [history.name for history in histories]
     marks = _marks(histories)
     steps = _by_name(histories)
-    found = _headings()
-    for name, rows in sorted(_evaluations(histories).items(), key=lambda each: _evaluation_order(each[0])):
-        found[0].charts.append((_caption(name), curve(rows, runs, marks=marks, share=True, dash="model")))
+    sections = _headings()
+    for name, rows in sorted(_evaluations(histories).items(), key=lambda item: _evaluation_order(item[0])):
+        sections[0].charts.append((_caption(name), curve(rows, runs, marks=marks, share=True, dash="model")))
     for name, rows in label_free_rows(histories).items():
         spec = curve(rows, runs, marks=marks, share=name in LABEL_FREE_SHARES, dash="model")
-        found[1].charts.append((LABEL_FREE[name], spec))
+        sections[1].charts.append((LABEL_FREE[name], spec))
     for name in SUPERVISION:
         if name in steps:
             rows = [row | {"of": "supervision"} for row in _thin(steps[name], runs)]
             rows += [row | {"of": "control"} for row in _thin(steps.get(name + CONTROL, []), runs)]
             if has_course(rows, "of"):
-                found[3].charts.append((_caption(name), curve(rows, runs, marks=marks, share=True, dash="of")))
+                sections[3].charts.append((_caption(name), curve(rows, runs, marks=marks, share=True, dash="of")))
     elsewhere = (*SPEED, *SUPERVISION, *(name + CONTROL for name in SUPERVISION))
     for group, names in (
-        (found[2], [name for name in steps if name.startswith("loss")]),
-        (found[4], [name for name in steps if not name.startswith("loss") and name not in elsewhere]),
-        (found[5], [name for name in SPEED if name in steps]),
+        (sections[2], [name for name in steps if name.startswith("loss")]),
+        (sections[4], [name for name in steps if not name.startswith("loss") and name not in elsewhere]),
+        (sections[5], [name for name in SPEED if name in steps]),
     ):
         for name in names:
             share, rows = any(part in name for part in SHARES), _thin(steps[name], runs)
@@ -82,7 +82,7 @@ def groups(histories: list[History]) -> list[Group]:
                 continue
             spec = curve(rows, runs, marks=marks, share=share, from_zero=name in SPEED)
             group.charts.append((_caption(name), spec))
-    return [group for group in found if group.charts]
+    return [group for group in sections if group.charts]
 
 
 def _headings() -> list[Group]:

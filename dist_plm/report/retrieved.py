@@ -32,8 +32,10 @@ class Retrieved:
     @cached_property
     def right(self) -> np.ndarray:
         """bool [Q, K]: whether a neighbour is of the query's class."""
-        own = self.queries.labels[self.rows][:, None]
-        return (labels_as(self.queries.store, self.gallery.store)[self.neighbours] == own) & (own >= 0)
+        query_labels = self.queries.labels[self.rows][:, None]
+        return (labels_as(self.queries.store, self.gallery.store)[self.neighbours] == query_labels) & (
+            query_labels >= 0
+        )
 
     @property
     def labelled(self) -> bool:
@@ -42,8 +44,10 @@ class Retrieved:
     def worst_classes(self) -> list[tuple[int, float]]:
         """(class, recall@1) in ascending order of recall, then in that of the classes."""
         labels, right = self.queries.labels[self.rows], self.right[:, 0]
-        found = np.unique(labels[labels >= 0])
-        return sorted(((int(c), float(right[labels == c].mean())) for c in found), key=lambda each: (each[1], each[0]))
+        classes = np.unique(labels[labels >= 0])
+        return sorted(
+            ((int(c), float(right[labels == c].mean())) for c in classes), key=lambda pair: (pair[1], pair[0])
+        )
 
     def most_confused(self) -> list[tuple[int, int, int, float]]:
         """(class, class of the gallery, queries, share): nearest neighbours of another class, largest share first."""

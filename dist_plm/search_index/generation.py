@@ -73,7 +73,7 @@ class Generation:
         self.rows += made.rows
         self.vectors = made.vectors
         tried = {images.about(number)["name"] for number in fresh}
-        self.unreadable = [each for each in self.unreadable if each["name"] not in tried] + made.unreadable
+        self.unreadable = [record for record in self.unreadable if record["name"] not in tried] + made.unreadable
         return f"{len(made.rows):,} embedded, {len(moved):,} moved or copied, {len(made.unreadable):,} unreadable"
 
     def write(self, search_index: SearchIndex) -> None:
@@ -115,13 +115,13 @@ def lines(search_index: SearchIndex, name: str) -> Iterator[Line]:
 
 def _moved(search_index: SearchIndex, images: FolderImages, fresh: list[int]) -> dict[int, int]:
     """Files with a new name and known content: number and row of each."""
-    by_content = {each["sha256"]: row for row, each in enumerate(search_index.rows) if "sha256" in each}
-    sizes = {each.get("size") for each in search_index.rows}
-    found = {}
+    by_content = {record["sha256"]: row for row, record in enumerate(search_index.rows) if "sha256" in record}
+    sizes = {record.get("size") for record in search_index.rows}
+    moved = {}
     for number in fresh:
         if images.stamp(number).size in sizes:
             with suppress(OSError, ValueError):
                 row = by_content.get(hashlib.sha256(images.read(number)).hexdigest())
                 if row is not None:
-                    found[number] = row
-    return found
+                    moved[number] = row
+    return moved

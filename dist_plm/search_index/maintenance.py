@@ -55,11 +55,11 @@ def changes(search_index: SearchIndex) -> Changes:
     images = FolderImages(place["folder"])
     names = [images.about(number)["name"] for number in range(len(images))]
     stamps = {name: images.stamp(number) for number, name in enumerate(names)}
-    kept = [row for row, each in enumerate(search_index.rows) if stamps.get(each["name"]) == _stamp(each)]
-    failed = [each for each in lines(search_index, UNREADABLE) if stamps.get(each["name"]) == _stamp(each)]
-    known = {search_index.rows[row]["name"] for row in kept} | {each["name"] for each in failed}
+    kept = [row for row, record in enumerate(search_index.rows) if stamps.get(record["name"]) == _stamp(record)]
+    failed = [record for record in lines(search_index, UNREADABLE) if stamps.get(record["name"]) == _stamp(record)]
+    known = {search_index.rows[row]["name"] for row in kept} | {record["name"] for record in failed}
     fresh = [number for number, name in enumerate(names) if name not in known]
-    gone = [each["name"] for each in search_index.rows if each["name"] not in stamps]
+    gone = [record["name"] for record in search_index.rows if record["name"] not in stamps]
     return Changes(images, kept, failed, fresh, gone)
 
 
@@ -71,31 +71,31 @@ def update(search_index: SearchIndex, workers: int, display: Display) -> str:
         RunFailure: an embedding is not finite.
     """
     with _alone(search_index):
-        found = changes(search_index)
-        if not (found.fresh or found.gone):
+        changed = changes(search_index)
+        if not (changed.fresh or changed.gone):
             return "up to date"
-        following = Generation.of(search_index, found.kept)
-        following.unreadable = found.failed
-        following.ignored = [{"name": name, "reason": rule} for name, rule in found.images.ignored]
-        done = following.take(search_index, found.images, found.fresh, workers, display)
+        following = Generation.of(search_index, changed.kept)
+        following.unreadable = changed.failed
+        following.ignored = [{"name": name, "reason": rule} for name, rule in changed.images.ignored]
+        done = following.take(search_index, changed.images, changed.fresh, workers, display)
         following.write(search_index)
-        return f"{done}, {len(found.gone):,} deleted"
+        return f"{done}, {len(changed.gone):,} deleted"
 
 
 def add(search_index: SearchIndex, paths: Sequence[Path], workers: int, display: Display) -> str:
     """Embed new and changed files among `paths`, files or folders below the folder of the index. As `update`."""
     with _alone(search_index):
-        found = changes(search_index)
-        inner = [_below(found.images.place()["folder"], path) for path in paths]
-        names = {number: found.images.about(number)["name"] for number in found.fresh}
-        fresh = [number for number, name in names.items() if any(_within(name, each) for each in inner)]
+        changed = changes(search_index)
+        inner = [_below(changed.images.place()["folder"], path) for path in paths]
+        names = {number: changed.images.about(number)["name"] for number in changed.fresh}
+        fresh = [number for number, name in names.items() if any(_within(name, folder) for folder in inner)]
         if not fresh:
             return "nothing to add"
         again = {names[number] for number in fresh}
         following = Generation.of(
             search_index, [i for i, row in enumerate(search_index.rows) if row["name"] not in again]
         )
-        done = following.take(search_index, found.images, fresh, workers, display)
+        done = following.take(search_index, changed.images, fresh, workers, display)
         following.write(search_index)
         return done
 
@@ -106,9 +106,9 @@ def remove(search_index: SearchIndex, names: Sequence[str]) -> str:
         known = [row["name"] for row in search_index.rows]
         dropped = [name.rstrip("/") for name in names]
         for name in dropped:
-            if not any(_within(each, name) for each in known):
+            if not any(_within(known_name, name) for known_name in known):
                 raise UserError(f"{search_index.folder} has no image {name!a}: `list` prints their names")
-        kept = [row for row, each in enumerate(known) if not any(_within(each, name) for name in dropped)]
+        kept = [row for row, known_name in enumerate(known) if not any(_within(known_name, name) for name in dropped)]
         Generation.of(search_index, kept).write(search_index)
         return f"{len(known) - len(kept):,} removed; `update` will add them again if their files still exist"
 

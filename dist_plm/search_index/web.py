@@ -95,7 +95,7 @@ class _Service:
         k = self._k(len(self._search_index) - 1)
         query = self._search_index.embeddings[row : row + 1]
         (neighbours,) = self._search_index.search(query, k + 1)
-        others = [each for each in neighbours if each.row != row][:k]
+        others = [neighbour for neighbour in neighbours if neighbour.row != row][:k]
         return {**_answer(others), "query": {"row": row, **_named(self._search_index.rows[row])}}
 
     def image(self, row: int) -> Response:
@@ -149,14 +149,14 @@ def loopback_names(host: str) -> frozenset[str]:
 
 
 def _refuse_strangers(names: frozenset[str]) -> None:
-    found = re.fullmatch(r"\[([0-9a-fA-F:]+)\](?::\d+)?|([\w.-]+)(?::\d+)?", request.headers.get("Host", ""))
-    name = (found[1] or found[2]).lower() if found else ""
+    host = re.fullmatch(r"\[([0-9a-fA-F:]+)\](?::\d+)?|([\w.-]+)(?::\d+)?", request.headers.get("Host", ""))
+    name = (host[1] or host[2]).lower() if host else ""
     if names and name not in names:
         raise BadRequest(f"this server only accepts the host names {', '.join(sorted(names))}")
 
 
 def _answer(neighbours: list[Neighbour]) -> dict[str, Any]:
-    return {"neighbours": [each.as_dict() for each in neighbours]}
+    return {"neighbours": [neighbour.as_dict() for neighbour in neighbours]}
 
 
 def _named(row: dict[str, Any]) -> dict[str, Any]:

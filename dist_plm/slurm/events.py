@@ -9,12 +9,12 @@ from dist_plm.files.reading import parse_document
 
 def read(run: Path, kind: str = "") -> list[dict[str, Any]]:
     """The events of a run, of one kind or all; an incomplete line is skipped."""
-    found: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
     with suppress(FileNotFoundError):
         for line in (run / "metrics.jsonl").read_bytes().splitlines():
             with suppress(ValueError):
-                found.append(parse_document(line))
-    return [event for event in found if "event" in event and kind in ("", event["event"])]
+                events.append(parse_document(line))
+    return [event for event in events if "event" in event and kind in ("", event["event"])]
 
 
 def last(run: Path, kind: str, **values: Any) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class _Within(SimilarityEstimate):
         place = torch.full((seen.similarity.shape[1],), -1)
         place[self.batch] = torch.arange(len(self.batch))
         places = [place[ids] for ids in seen.sets]
-        return Similarities(seen.similarity[:, self.batch], [each[each >= 0] for each in places])
+        return Similarities(seen.similarity[:, self.batch], [group[group >= 0] for group in places])
 
 
 class Clusters(SimilarityEstimate):
@@ -133,20 +133,22 @@ class Manifold(SimilarityEstimate):
         self.points, self.config, self.whole, self.largest = embeddings, config, whole, 1 + config.k
         blocks = torch.arange(len(embeddings)).split(BLOCK)
         # Without the distances, which are those of all pairs.
-        found = [batch_pieces(embeddings[rows], embeddings, rows, config)._replace(distances=None) for rows in blocks]
-        self.found = Pieces(
-            torch.cat([each.basis for each in found]),
-            torch.cat([each.members for each in found]),
-            torch.cat([each.projected for each in found]),
-            torch.cat([each.indices for each in found if each.indices is not None]),
+        blockwise = [
+            batch_pieces(embeddings[rows], embeddings, rows, config)._replace(distances=None) for rows in blocks
+        ]
+        self.pieces = Pieces(
+            torch.cat([block.basis for block in blockwise]),
+            torch.cat([block.members for block in blockwise]),
+            torch.cat([block.projected for block in blockwise]),
+            torch.cat([block.indices for block in blockwise if block.indices is not None]),
             None,
         )
 
     def view(self, rows: Tensor) -> Similarities:
-        found = self.found
-        assert found.indices is not None
-        s = similarity(found.projected, found.basis, member_ids(found), rows, self.config)
-        return Similarities(s, [found.indices[row][found.members[row]] for row in rows])
+        pieces = self.pieces
+        assert pieces.indices is not None
+        s = similarity(pieces.projected, pieces.basis, member_ids(pieces), rows, self.config)
+        return Similarities(s, [pieces.indices[row][pieces.members[row]] for row in rows])
 
     def within(self, batch: Tensor) -> SimilarityEstimate:
         """In a batch the neighbours are those of the batch, as in training, unless they are to be those of all."""

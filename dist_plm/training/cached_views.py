@@ -49,8 +49,8 @@ class CachedViews:
         assert learner.frozen is not None
         self._config, self._frozen, self._world, self._display = config, learner.frozen, world, display
         self._learner = learner
-        own = bool(config.data.cache_dir) and world.size == world.node_size
-        self.folder = Path(config.data.cache_dir if own else config.run_dir) / "features"
+        shared_cache = bool(config.data.cache_dir) and world.size == world.node_size
+        self.folder = Path(config.data.cache_dir if shared_cache else config.run_dir) / "features"
         self._weights = digest(learner.frozen_state())
         size, weight = config.views.size, learner.encoder.head.weight
         image = torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype)

@@ -72,14 +72,14 @@ def forecast(config: Config, images: int, test_images: int, rates: Rates) -> For
 
 def time_rows(config: Config, images: int, rates: Rates) -> list[tuple[str, str]]:
     """Lines of `--plan`: the rate, and the time of the run, of an epoch, of a sweep and of an evaluation."""
-    found = forecast(config, images, _test_images(config), rates)
-    parts = {"an epoch's steps": found.epoch, "a sweep": found.sweep, "caching of features": found.cache,
-             "an evaluation": found.evaluation}  # fmt: skip
+    times = forecast(config, images, _test_images(config), rates)
+    parts = {"an epoch's steps": times.epoch, "a sweep": times.sweep, "caching of features": times.cache,
+             "an evaluation": times.evaluation}  # fmt: skip
     listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items() if seconds)
     return [
         ("rate", f"{rates.step:,.1f} images/s in steps, {rates.embed:,.1f} in sweeps ({rates.source})"),
         ("time: parts", listed),
-        ("time: whole run", f"{duration(found.total)} ({found.total / 3_600:,.2f} hours)"),
+        ("time: whole run", f"{duration(times.total)} ({times.total / 3_600:,.2f} hours)"),
     ]
 
 

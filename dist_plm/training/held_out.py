@@ -103,19 +103,19 @@ class HeldOut:
         """
         world, size = self._run.world, self._run.config.evaluation.batch_size
         parts = np.split(self.ids, range(size, len(self.ids), size))
-        own: dict[int, np.ndarray] = {}
+        local_parts: dict[int, np.ndarray] = {}
         with self._run.log.display.phase("held-out images", len(parts), "batches") as bar:
             for number in range(world.rank, len(parts), world.size):
                 if world.told:
                     break
                 rows = [embed(views.to(world.device)).float().cpu() for views in self._entering(parts[number], front)]
-                own[number] = torch.stack(rows).numpy()
+                local_parts[number] = torch.stack(rows).numpy()
                 bar.advance(scale=world.size)
         world.leave_if_told()
-        found: dict[int, np.ndarray] = {}
-        for each in world.gather_objects(own):
-            found |= each
-        whole = torch.from_numpy(np.concatenate([found[number] for number in range(len(parts))], axis=1))
+        by_part: dict[int, np.ndarray] = {}
+        for rank_parts in world.gather_objects(local_parts):
+            by_part |= rank_parts
+        whole = torch.from_numpy(np.concatenate([by_part[number] for number in range(len(parts))], axis=1))
         return HeldOutViews(*whole)
 
     def _entering(self, ids: np.ndarray, front: Embed | None) -> Iterator[Tensor]:
@@ -125,11 +125,11 @@ class HeldOut:
         elif (kept := self._features.get(int(ids[0]))) is not None:
             yield from kept
         else:
-            found = [front(views.to(self._run.world.device)).cpu() for views in self._views(ids)]
-            held = sum(each.nbytes for features in (*self._features.values(), found) for each in features)
+            features = [front(views.to(self._run.world.device)).cpu() for views in self._views(ids)]
+            held = sum(part.nbytes for parts in (*self._features.values(), features) for part in parts)
             if held <= KEPT_BYTES:
-                self._features[int(ids[0])] = found
-            yield from found
+                self._features[int(ids[0])] = features
+            yield from features
 
     def _views(self, ids: np.ndarray) -> Iterator[Tensor]:
         """Views uint8 [b, 3, s, s] of some images, by VIEWS."""

@@ -136,12 +136,12 @@ class _Passes:
 
     def kept_bytes(self) -> int:
         """Bytes of the distinct tensors that autograd keeps of the student's forward, without its parameters."""
-        own = {parameter.untyped_storage().data_ptr() for parameter in self._learner.student.parameters()}
+        parameters = {parameter.untyped_storage().data_ptr() for parameter in self._learner.student.parameters()}
         kept: dict[int, int] = {}
 
         def pack(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
+            if storage.data_ptr() not in parameters:
                 kept[storage.data_ptr()] = storage.nbytes()
             return tensor
 

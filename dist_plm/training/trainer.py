@@ -54,8 +54,8 @@ class Trainer:
         self.shares = batch_shares(config, world.size)
         # First, since it detects weights of another network: a wrong command then creates and changes no folder.
         self.learner = Learner(config, world, self.phase, len(opened.store.classes))
-        if opened.found:
-            state, path = self.learner.state(), opened.found.path
+        if opened.resumed_from:
+            state, path = self.learner.state(), opened.resumed_from.path
             world.together(lambda: checkpoint.check(path, state))  # before the collectives of the reading
             with world.waiting("reading of the checkpoint"):
                 checkpoint.load(path, state)
@@ -90,13 +90,13 @@ class Trainer:
             self.metrics.fault,
             self.metrics.add_wandb(wandb) if wandb else "",
             batch_norm_warning(self.learner),
-            "" if self.opened.found else start_warning(self.learner),
+            "" if self.opened.resumed_from else start_warning(self.learner),
         ):
             if warning:
                 self.journal.warn(warning)
-        if found := self.opened.found:
+        if resumed_from := self.opened.resumed_from:
             self.world.at(self.at.step)
-            self.journal.resumed(found.path, rejected=found.rejected)
+            self.journal.resumed(resumed_from.path, rejected=resumed_from.rejected)
 
     def run(self) -> None:
         """Train to the end.
@@ -141,7 +141,7 @@ class Trainer:
         """All phases, with an evaluation at the start, at the end of each, and every `train.evaluate_epochs`."""
         if self.views:
             self.views.fill(self.store)
-        if not self.opened.found:
+        if not self.opened.resumed_from:
             self._start_heads()
             self._evaluate("start", with_pixels=self.config.evaluation.raw_pixels)
         self.horizon = Horizon(self.at.step, run_steps(self.config, len(self.store)))

@@ -70,7 +70,7 @@ def test_a_folder_becomes_an_index_through_a_kill(photos, tmp_path, here, forked
     assert len(SearchIndex(run / "index")) == 41
     assert "broken.jpg" in (run / "shards/rejected.jsonl").read_text()
     (newest, *_) = candidates(run / "checkpoints")
-    assert locate(newest).found.path == newest
+    assert locate(newest).latest.path == newest
     with pytest.raises(UserError, match="step_00000099"):
         locate(run / "checkpoints/step_00000099")
     count = len(printed)

@@ -82,7 +82,7 @@ class Strategy(ABC):
 
     def finite(self) -> Tensor:
         """Whether all gradients that this rank keeps are finite (scalar bool)."""
-        norms = torch._foreach_norm([part for part in (*self.gradients(), *self._own_gradients()) if part.numel()])
+        norms = torch._foreach_norm([part for part in (*self.gradients(), *self._method_gradients()) if part.numel()])
         return torch.stack([norm.to(self.world.device) for norm in norms]).isfinite().all()
 
     @torch.no_grad()
@@ -91,23 +91,23 @@ class Strategy(ABC):
         if self.updates.clip_norm:
             self._clip()
         self.move(void)
-        if self.updates.own:
-            update(self.updates.own, void)
+        if self.updates.method:
+            update(self.updates.method, void)
 
     def _clip(self) -> None:
         """Scale all gradients, the student's and the owned, by one number so that their norm is at most `clip_norm`."""
-        own = self._own_gradients()
-        total = self.squared_norm() + self.world.sum(sum_of_squares(own).to(self.world.device))
+        gradients = self._method_gradients()
+        total = self.squared_norm() + self.world.sum(sum_of_squares(gradients).to(self.world.device))
         factor = (self.updates.clip_norm * total.rsqrt()).clamp(max=1.0)  # a norm of 0 gives infinity, and so 1
         alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-        for part in (*self.gradients(), *own):
+        for part in (*self.gradients(), *gradients):
             alike.setdefault((part.device, part.dtype), []).append(part)
         for parts in alike.values():
             torch._foreach_mul_(parts, factor.to(parts[0]))
 
-    def _own_gradients(self) -> list[Tensor]:
-        groups = self.updates.own.param_groups if self.updates.own else []
-        return [each.grad for group in groups for each in group["params"] if each.grad is not None]
+    def _method_gradients(self) -> list[Tensor]:
+        groups = self.updates.method.param_groups if self.updates.method else []
+        return [parameter.grad for group in groups for parameter in group["params"] if parameter.grad is not None]
 
     def state(self) -> dict[str, Tensor]:
         """Tensors of the strategy's own that a resumed run needs."""

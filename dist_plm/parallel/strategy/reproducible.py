@@ -54,9 +54,9 @@ class Reproducible(Replicated):
         slices = [part.view_as(p) for part, p in zip(total.split(sizes), self._parameters, strict=True)]
         for piece, piece_gradient in zip(self._micro_batches, gradient.to(z.dtype).split(self._sizes), strict=True):
             gradients = torch.autograd.grad(piece, self._parameters, piece_gradient)
-            torch._foreach_add_(slices, [each.double() for each in gradients])
+            torch._foreach_add_(slices, [part.double() for part in gradients])
         self._micro_batches = []
         for parameter, part in zip(self._parameters, self.world.sum(total).split(sizes), strict=True):
             parameter.grad = part.view_as(parameter).to(parameter)
-        for own in self._own_gradients():
-            own.copy_(own.to(z.dtype))
+        for method_gradient in self._method_gradients():
+            method_gradient.copy_(method_gradient.to(z.dtype))

@@ -91,9 +91,9 @@ class Zero(Strategy):
     @torch.no_grad()
     def put_weights(self, network: nn.Module, weights: State) -> None:
         for name, parameter in network.named_parameters():
-            own = slice_of(parameter)
-            if own is not None:
-                own.copy_(cut(self._joined(weights[name]), own.numel(), self.world.rank))
+            local = slice_of(parameter)
+            if local is not None:
+                local.copy_(cut(self._joined(weights[name]), local.numel(), self.world.rank))
         if network is self.student:
             self._engine.refresh()
 
@@ -124,7 +124,7 @@ class Zero(Strategy):
         return {
             **dict(network.named_parameters()),
             **dict(network.named_buffers()),
-            **{name: own for name, own in slices.items() if own is not None},
+            **{name: local for name, local in slices.items() if local is not None},
         }
 
     def whole(self, network: nn.Module) -> nn.Module:
@@ -149,8 +149,8 @@ class Zero(Strategy):
 
     @torch.no_grad()
     def _gathered(self, parameter: nn.Parameter) -> Tensor:
-        own, shape = slice_of(parameter), shape_of(parameter)
-        return parameter if own is None else self.world.gather_rows(own)[: shape.numel()].view(shape)
+        local, shape = slice_of(parameter), shape_of(parameter)
+        return parameter if local is None else self.world.gather_rows(local)[: shape.numel()].view(shape)
 
     def _rows(self, whole: Tensor) -> "Tensor | Sharded":
         """This rank's rows, in host memory; a tensor with fewer rows than ranks is kept complete."""
