@@ -120,7 +120,7 @@ def _write(
 
 
 def _embedded(run: "Run", views: "Tensor") -> "Tensor":
-    """In batches of one, of two and of all the rest."""
+    """Embeddings of the views, in batches of one, two and the rest."""
     import torch
 
     with torch.inference_mode():

@@ -122,7 +122,7 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
 
 
 def _detected(config: Config, world: "World", precision_reason: str) -> str:
-    """The greeting: hardware and the choices that follow from it."""
+    """Startup message: detected hardware and the choices derived from it."""
     import torch
 
     from dist_plm.data.opening import manifest_of

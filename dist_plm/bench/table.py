@@ -1,4 +1,4 @@
-"""Ratios for people, for files, and beside those of an earlier day."""
+"""Output of ratios: terminal table, Markdown, JSON, and comparison with an earlier measurement."""
 
 import json
 from pathlib import Path
@@ -104,7 +104,7 @@ def check_sizes(before: dict[str, Any], sizes: dict[str, Any], path: Path) -> No
 
 
 def worse(ratios: list[Ratio], before: dict[str, Any]) -> list[str]:
-    """Those that are worse than before by more than the noise of both, each in a line."""
+    """Ratios that are worse than before by more than the noise of both, one per line."""
     lines = []
     for ratio in ratios:
         there = before["ratios"].get(ratio.name, {})

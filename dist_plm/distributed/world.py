@@ -104,7 +104,7 @@ class World:
 
     @property
     def told(self) -> int:
-        """Signal that this rank caught, or another one about a second ago; 0 for none. Non-blocking."""
+        """Signal caught by this rank, or by another about a second ago; 0 for none. Non-blocking."""
         signal = self.preemption.signal if self.preemption else 0
         if not self.health:
             return signal
@@ -232,7 +232,7 @@ class World:
         return values[0]
 
     def together(self, act: Callable[[], T]) -> T:
-        """What `act`, which is no collective, returns on this rank. A collective.
+        """Result of `act`, which calls no collective, on this rank. A collective.
 
         Raises:
             UserError: `act` raised it on some rank: all raise it, with that rank's number, and none waits for it.

@@ -71,8 +71,7 @@ class TrainedRun:
         return proxies
 
     def _fill(self, name: str, module: nn.Module) -> None:
-        """Load the tensors of `module`, which the checkpoint calls NAME.KEY. What student and teacher have in common it
-        holds once."""
+        """Load the tensors of `module`, stored as NAME.KEY; those shared by student and teacher are stored once."""
         stored = checkpoint.names(self.latest.path) if name == "teacher" else None
         common = {key for key in module.state_dict() if stored and f"{name}.{key}" not in stored}
         held = {key: f"{'student' if key in common else name}.{key}" for key in module.state_dict()}

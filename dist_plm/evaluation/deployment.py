@@ -1,4 +1,4 @@
-"""Which network of a finished run to use, by what its metrics.jsonl says of each, and the commands that use it."""
+"""Selects the best network of a finished run from its metrics.jsonl, and prints the commands that use it."""
 
 import shlex
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ def deployment(run: Path, config: Config) -> Deployment | None:
 
 
 def next_commands(choice: Deployment, config: Config) -> list[str]:
-    """What to type after a run, a line each."""
+    """Commands to run after training, one per line."""
     run = Path(config.run_dir)
     words = shlex.join(choice.embed_words(config))
     lines = [f"dist-plm embed {words} --images PHOTOS --out {run / 'index'}"]

@@ -1,4 +1,4 @@
-"""What can be said of an embedding without labels, from two independent random views of each held-out image.
+"""Statistics of an embedding without labels, from two independent random views of each held-out image.
 
 Each number comes with its standard error, so that a difference can be told from noise. docs/verdict.md has how well
 each of them predicts recall where there are labels.
@@ -132,7 +132,7 @@ def _mean(values: Tensor) -> Estimate:
 
 
 def _of_halves(statistic: Callable[[Tensor], float], first: Tensor, second: Tensor) -> Estimate:
-    """Of all images, with the deviation between two independent draws of views as its error."""
+    """Mean of a statistic over two independent draws of views; its error is half their difference."""
     values = [statistic(first), statistic(second)]
     return Estimate(sum(values) / 2, abs(values[0] - values[1]) / 2)
 

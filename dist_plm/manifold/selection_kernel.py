@@ -117,7 +117,7 @@ def _rotate(matrix, vectors, distance, N: tl.constexpr):
 
 @triton.jit
 def _beside(matrix, N: tl.constexpr):
-    """Sum of squares beside the diagonal."""
+    """Sum of squares of the off-diagonal entries."""
     index = tl.arange(0, N)
     rest = tl.where(index[:, None] == index[None, :], 0.0, matrix)
     return tl.sum(tl.sum(rest * rest, 1), 0)

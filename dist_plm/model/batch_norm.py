@@ -124,7 +124,7 @@ def _converted(layer: nn.BatchNorm2d, treatment: str, all_reduce_sum: AllReduceS
 def _retyped(
     layer: nn.modules.batchnorm._BatchNorm, treatment: str, all_reduce_sum: AllReduceSum | None
 ) -> nn.modules.batchnorm._BatchNorm:
-    """A layer of another kind (one-dimensional, or timm's, which ends with an activation) keeps all that it is."""
+    """Change the class of a one-dimensional or timm layer in place, which keeps its other attributes and methods."""
     layer.__class__ = _with(_Frozen if treatment == "frozen" else _Synchronised, type(layer))  # type: ignore[arg-type]
     if treatment != "frozen":
         layer.all_reduce_sum = _closure(all_reduce_sum)  # type: ignore[assignment]

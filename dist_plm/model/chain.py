@@ -71,7 +71,7 @@ def blocks(backbone: nn.Module, images: Tensor) -> list[list[Unit]]:
 
 @torch.no_grad()
 def _watch(backbone: nn.Module, images: Tensor) -> tuple[list[_Call], Tensor]:
-    """All calls within a forward pass, inner ones before outer ones, and what the neck, if any, was given."""
+    """All calls within a forward pass, inner ones before outer ones, and the input of the neck, else the output."""
     calls: list[_Call] = []
     neck = getattr(backbone, "neck", None)
     outside = {*(neck.modules() if isinstance(neck, nn.Module) else ()), backbone}

@@ -97,7 +97,7 @@ def seconds_left(job: str) -> float:
     return seconds(left) if left and left[0].isdigit() else float("inf")
 
 
-def end_of_go(job: str, number: int) -> str:
+def end_of_attempt(job: str, number: int) -> str:
     """Final state of an attempt of a job (0: the first), by accounting; empty without it."""
     return dict(enumerate(_accounted(job, "-D"))).get(number, "")
 

@@ -67,12 +67,12 @@ def _failure(entry: Record) -> list[str]:
     first = folder / f"{entry.job}_0_log.err"
     if not first.exists():
         return [f"  no log in {folder}: perhaps it is not shared with the nodes; choose a shared --run_dir"]
-    failed = re.findall(r"^srun: error: \S+: tasks? (\d+)", _last_go(first), re.MULTILINE)
+    failed = re.findall(r"^srun: error: \S+: tasks? (\d+)", _last_attempt(first), re.MULTILINE)
     logs = [folder / f"{entry.job}_{rank}_log.err" for rank in failed[:1]]
-    log = next((log for log in logs if _last_go(log).strip()), first)
-    return [f"  {log}:", *(f"  | {line}" for line in _last_go(log).splitlines()[-TAIL:])]
+    log = next((log for log in logs if _last_attempt(log).strip()), first)
+    return [f"  {log}:", *(f"  | {line}" for line in _last_attempt(log).splitlines()[-TAIL:])]
 
 
-def _last_go(log: Path) -> str:
+def _last_attempt(log: Path) -> str:
     """The part of the log since the last restart."""
     return log.read_text(errors="replace").rpartition("\nrestart ")[2] if log.exists() else ""

@@ -77,7 +77,7 @@ class Evaluator:
         return next(iter(result["recall"].values()))
 
     def _front(self, learner: Learner) -> Embed | None:
-        """What stands before the network from images, where the trained part reads cached features."""
+        """The frozen part, if the trained part reads cached features; else None."""
         frozen = learner.frozen
         if self.views is None or frozen is None:
             return None

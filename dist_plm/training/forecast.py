@@ -31,7 +31,7 @@ class Rates:
 
     @classmethod
     def told(cls, images_per_second: float, config: Config) -> "Rates":
-        """From the rate that a run shows (images_per_second in metrics.jsonl)."""
+        """Rates from the throughput that a run logs (images_per_second in metrics.jsonl)."""
         return cls(images_per_second, images_per_second * STEP_PASSES * config.views.count, "as given")
 
 

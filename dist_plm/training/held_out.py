@@ -1,9 +1,9 @@
 """Held-out images that a run embeds at its start and at every evaluation, to compare networks without labels.
 
-They are images of the test split, whose labels are not read; without a test split a fixed draw of the training images,
-in views that training never draws. Those are the images that will be searched, and they are not taken out of training.
+They are images of the test split, whose labels are not read; without a test split a fixed sample of the training
+images, in views that training never draws. These images are also trained on, since they are the ones to be searched.
 
-What the network before the first step makes of them lies in RUN/start, see start_record.py.
+Their embeddings by the initial network are stored in RUN/start (start_record.py).
 """
 
 from collections.abc import Iterator
@@ -119,7 +119,7 @@ class HeldOut:
         return HeldOutViews(*whole)
 
     def _entering(self, ids: np.ndarray, front: Embed | None) -> Iterator[Tensor]:
-        """What `embed` takes of some images, by VIEWS; the front's features are computed once, if they fit."""
+        """Inputs of `embed` for some images, in the order of VIEWS; features of `front` are cached if they fit."""
         if front is None:
             yield from self._views(ids)
         elif (kept := self._features.get(int(ids[0]))) is not None:
@@ -150,7 +150,7 @@ class HeldOut:
 
 
 def held_out_count(config: Config, images: int) -> int:
-    """How many images a run may embed at each evaluation: FEWEST, or more where that costs SHARE of its training."""
+    """Number of held-out images: at least FEWEST, more while they cost at most SHARE of the training time."""
     train, views = config.train, config.views.count
     epochs, steps = config.warm_up.epochs + train.epochs, run_steps(config, images)
     evaluations = 2 + bool(config.warm_up.epochs) + epochs // train.evaluate_epochs

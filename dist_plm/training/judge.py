@@ -28,7 +28,7 @@ class Judge:
 
     @cached_property
     def record(self) -> StartRecord:
-        """What the run keeps of its start."""
+        """Stored results of the initial network."""
         return StartRecord(self.run.directory.path / "start")
 
     @cached_property
@@ -61,7 +61,7 @@ class Judge:
     def look(
         self, embed: Embed, front: Embed | None, at: Position, model: str, when: str, hits: np.ndarray | None
     ) -> float | None:
-        """Compare a network with the start, and say the verdict. A collective.
+        """Compare a network with the start, and print the verdict. A collective.
 
         Returns:
             How often the other view of an image is found, mean of random and strong views; None for too few images.
@@ -90,7 +90,7 @@ class Judge:
         return score
 
     def _baselines(self, queries: int) -> dict[str, np.ndarray]:
-        """Hits of what needs no training, by its name for people."""
+        """Hits of the baselines without training, by display name."""
         baselines = {said: self.record.hits(name) for name, said in BASELINES.items()}
         return {said: hits for said, hits in baselines.items() if hits is not None and len(hits) == queries}
 

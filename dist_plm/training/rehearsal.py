@@ -28,7 +28,7 @@ SECONDS, PASSES = 2.0, 3  # a measurement ends when both are reached
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What one rank was measured to do.
+    """Measurements of one rank.
 
     Attributes:
         train: Images a second in steps: forward and backward of the student, forward of the momentum encoder.
@@ -156,7 +156,7 @@ class _Passes:
             return self._learner.student(self._through(views))
 
     def _through(self, views: int | None) -> Tensor:
-        """What enters the trained part."""
+        """Input of the trained part."""
         frozen, entering = self._learner.frozen, self.entering[:views]
         if frozen is None or self._learner.config.views.cached:
             return entering

@@ -112,7 +112,7 @@ def _rows(config: Config, world_size: int, images_per_second: float, measure: bo
 
 
 def views_at_once(config: Config, world_size: int) -> int:
-    """Views whose activations a rank keeps at once: its share, or a piece of it."""
+    """Views whose activations a rank keeps at once: its share, or a micro-batch of it."""
     pieces = config.batch.micro_batches
     if config.runtime.strategy == "reproducible":  # a lane at a time
         pieces = max(pieces, -(-config.runtime.lanes // world_size))
