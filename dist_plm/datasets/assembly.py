@@ -37,6 +37,7 @@ from dist_plm.datasets.progress import progress
 from dist_plm.datasets.writer import BUILD, ShardTask, finish_shard, load_record
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import NO_ROOM, replacing
+from dist_plm.files.reading import file_digest
 
 REQUEST = "request{}.json"
 
@@ -229,8 +230,7 @@ def _bind_split(
 
 def table_info(path: Path) -> TableInfo:
     """The manifest's entry of a table."""
-    with open(path, "rb") as file:
-        return TableInfo(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+    return TableInfo(**file_digest(path))
 
 
 def _remove_strays(out: Path, splits: dict[str, SplitInfo]) -> None:

@@ -10,7 +10,6 @@ import torch
 
 from dist_plm.config import Config
 from dist_plm.data.store import Store
-from dist_plm.data.views import eval_view
 from dist_plm.encoders.embedder import Embedder
 from dist_plm.errors import UserError
 from dist_plm.evaluation.intervals import bootstrap
@@ -73,7 +72,7 @@ def evaluate_labelled(embedder: Embedder, labelled: Labelled, start: Path | None
     Raises:
         UserError: No label has two images.
     """
-    z = _embedded(embedder, labelled, config)
+    z = embedder.embed_ids(labelled.store, labelled.ids, config.evaluation.batch_size)
     hits = _hits(z, labelled.labels)
     if not (hits >= 0).any():
         raise UserError("no label of --labels has two images, so that nothing can be found: label more of each kind")
@@ -107,11 +106,3 @@ def _difference(z: torch.Tensor, labelled: Labelled, start: Path, embedder: Embe
 def _hits(z: torch.Tensor, labels: np.ndarray) -> np.ndarray:
     rows, known = torch.arange(len(z)), torch.from_numpy(labels)
     return retrieval_counts(z, known, z, known, [1], own_rows=rows, map_at_r=False).first
-
-
-def _embedded(embedder: Embedder, labelled: Labelled, config: Config) -> torch.Tensor:
-    size, embedded = config.evaluation.batch_size, []
-    for block in np.split(labelled.ids, range(size, len(labelled.ids), size)):
-        views = [eval_view(labelled.store.read_image(int(id)), config=embedder.views) for id in block]
-        embedded.append(embedder.embed(torch.from_numpy(np.stack(views))).float().cpu())
-    return torch.cat(embedded)
