@@ -37,8 +37,21 @@ from dist_plm.datasets.progress import progress
 from dist_plm.datasets.writer import BUILD, ShardTask, finish_shard, load_record
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import NO_ROOM, replacing
+from dist_plm.files.reading import file_digest
 
 REQUEST = "request{}.json"
+
+
+class OtherImages(UserError):
+    """The output folder holds a data set of other images.
+
+    Attributes:
+        complete: Whether that data set is complete; else it is a part, which may be removed.
+    """
+
+    def __init__(self, message: str, *, complete: bool) -> None:
+        super().__init__(message)
+        self.complete = complete
 
 
 class Finished(NamedTuple):
@@ -60,6 +73,7 @@ def build(source: Source, out: Path, *, shard_bytes: int, workers: int) -> Manif
         workers: Number of processes; the result does not depend on it.
 
     Raises:
+        OtherImages: `out` holds a data set of other images.
         UserError: `out` has other contents, another build is writing to it, or no image of a split can be read.
     """
     if (out / MANIFEST).exists() and not (out / BUILD).exists():
@@ -121,7 +135,9 @@ def _unless_other(source: Source, out: Path, shard_bytes: int) -> Manifest:
     for task in plan(source, out, shard_bytes):
         inputs.update(task.digest().encode())
     if inputs.hexdigest() != manifest.inputs:
-        raise UserError(f"--out {out} holds the data set '{manifest.name}' from other inputs: choose another folder")
+        raise OtherImages(
+            f"--out {out} holds the data set '{manifest.name}' from other inputs: choose another folder", complete=True
+        )
     return manifest
 
 
@@ -155,7 +171,10 @@ def _building(source: Source, out: Path, shard_bytes: int, part: Part | None = N
     if work.is_dir():
         for other in (path.read_text() for path in work.glob(REQUEST.format("*"))):
             if other != request:
-                raise UserError(f"--out {out} holds part of another data set ({other}): remove it, or choose another")
+                raise OtherImages(
+                    f"--out {out} holds part of another data set ({other}): remove it, or choose another",
+                    complete=False,
+                )
     elif out.is_dir() and any(path != work for path in out.iterdir()):
         raise UserError(f"--out {out} is not empty and not a data set: choose another folder")
     work.mkdir(parents=True, exist_ok=True)
@@ -229,8 +248,7 @@ def _bind_split(
 
 def table_info(path: Path) -> TableInfo:
     """The manifest's entry of a table."""
-    with open(path, "rb") as file:
-        return TableInfo(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+    return TableInfo(**file_digest(path))
 
 
 def _remove_strays(out: Path, splits: dict[str, SplitInfo]) -> None:

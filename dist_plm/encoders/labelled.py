@@ -10,7 +10,6 @@ import torch
 
 from dist_plm.config import Config
 from dist_plm.data.store import Store
-from dist_plm.data.views import eval_view
 from dist_plm.encoders.embedder import Embedder
 from dist_plm.errors import UserError
 from dist_plm.evaluation.intervals import bootstrap
@@ -39,29 +38,44 @@ def read_labels(path: Path, store: Store) -> Labelled:
     Raises:
         UserError: The file can't be read, names an image that the split does not have, or labels too few.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.DictReader(file, skipinitialspace=True) if (row.get("label") or "").strip()]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"--labels {path} can't be read ({error}): name a CSV with the columns path and label"
-        ) from error
-    if len(rows) < FEWEST or any(not row.get("path") for row in rows):
+    rows = _rows(path)
+    if len(rows) < FEWEST:
         raise UserError(f"--labels {path} has {len(rows)} rows with path and label: label at least {FEWEST} images")
     names: dict[str, int] = {}
     for id in range(len(store)):
         source = str(store.about(id).get("source", ""))
         for name in {source, Path(source).name}:
             names[name] = -1 if name in names else id  # -1: the end of several paths
-    numbers = {label: number for number, label in enumerate(sorted({row["label"].strip() for row in rows}))}
+    numbers = {label: number for number, label in enumerate(sorted({label for _, label in rows}))}
     label_of: dict[int, int] = {}
-    for row in rows:
-        id = names.get(row["path"].strip(), names.get(Path(row["path"].strip()).name, -1))
+    for name, label in rows:
+        id = names.get(name, names.get(Path(name).name, -1))
         if id < 0:
-            raise UserError(f"--labels {path}: {row['path']} is no image of split {store.split}, or of several names")
-        label_of[id] = numbers[row["label"].strip()]
+            raise UserError(f"--labels {path}: {name} is no image of split {store.split}, or of several names")
+        if label_of.setdefault(id, numbers[label]) != numbers[label]:
+            raise UserError(f"--labels {path} gives {name} two labels: keep one of its rows")
     ids = np.array(sorted(label_of), dtype=np.int64)
     return Labelled(store, ids, np.array([label_of[id] for id in ids.tolist()], dtype=np.int64))
+
+
+def _rows(path: Path) -> list[tuple[str, str]]:
+    """Path and label of the rows that have a label."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file, skipinitialspace=True)
+            names = [(name or "").strip() for name in table.fieldnames or []]
+            table.fieldnames = names
+            rows = [((row.get("path") or "").strip(), (row.get("label") or "").strip()) for row in table]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"--labels {path} can't be read ({reason}): name a CSV with the columns path and label"
+        ) from error
+    if not {"path", "label"} <= set(names):
+        raise UserError(f"--labels {path} has the columns {', '.join(names)}: its first line must be path,label")
+    if nameless := sum(not name for name, label in rows if label):
+        raise UserError(f"--labels {path} has {nameless} labels without a path: write the path of each")
+    return [(name, label) for name, label in rows if label]
 
 
 def evaluate_labelled(embedder: Embedder, labelled: Labelled, start: Path | None, *, config: Config) -> dict[str, Any]:
@@ -73,7 +87,7 @@ def evaluate_labelled(embedder: Embedder, labelled: Labelled, start: Path | None
     Raises:
         UserError: No label has two images.
     """
-    z = _embedded(embedder, labelled, config)
+    z = embedder.embed_ids(labelled.store, labelled.ids, config.evaluation.batch_size)
     hits = _hits(z, labelled.labels)
     if not (hits >= 0).any():
         raise UserError("no label of --labels has two images, so that nothing can be found: label more of each kind")
@@ -107,11 +121,3 @@ def _difference(z: torch.Tensor, labelled: Labelled, start: Path, embedder: Embe
 def _hits(z: torch.Tensor, labels: np.ndarray) -> np.ndarray:
     rows, known = torch.arange(len(z)), torch.from_numpy(labels)
     return retrieval_counts(z, known, z, known, [1], own_rows=rows, map_at_r=False).first
-
-
-def _embedded(embedder: Embedder, labelled: Labelled, config: Config) -> torch.Tensor:
-    size, embedded = config.evaluation.batch_size, []
-    for block in np.split(labelled.ids, range(size, len(labelled.ids), size)):
-        views = [eval_view(labelled.store.read_image(int(id)), config=embedder.views) for id in block]
-        embedded.append(embedder.embed(torch.from_numpy(np.stack(views))).float().cpu())
-    return torch.cat(embedded)

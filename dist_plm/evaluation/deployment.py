@@ -9,7 +9,7 @@ from dist_plm.checkpoint.checkpoint import candidates
 from dist_plm.checkpoint.retention import BEST
 from dist_plm.config import Config
 from dist_plm.evaluation.label_free import STRONG_RECALL
-from dist_plm.files.reading import parse_document
+from dist_plm.telemetry import events
 
 NETWORKS = ("student", "teacher")
 VIEWS = "other view found"  # mean of random and strong views, by which `checkpoint.keep_best` decides too
@@ -56,7 +56,7 @@ def deployment(run: Path, config: Config) -> Deployment | None:
     steps = {newest, int(best)} & kept.keys() if best.isdecimal() else {newest}
     scores: dict[str, dict[tuple[int, str], float]] = {"R@1": {}, VIEWS: {}}
     said: dict[tuple[int, str], dict[str, Any]] = {}
-    for event in _events(run):
+    for event in events.read(run, "eval", "verdict", "label_free"):
         at = (event.get("step", 0), str(event.get("model")))
         if at[0] not in steps or at[1] not in NETWORKS:
             continue
@@ -98,20 +98,3 @@ def summary(choice: Deployment | None, config: Config) -> str:
     network = "the start, without training" if choice.model == "start" else f"{choice.model} of step {choice.step}"
     commands = [f"  {command}" for command in next_commands(choice, config)]
     return "\n".join([f"use {network} ({choice.evidence})", "next:", *commands])
-
-
-def _events(run: Path) -> list[dict[str, Any]]:
-    """The evaluations and verdicts of a run; lines that can't be read are skipped."""
-    try:
-        lines = (run / "metrics.jsonl").read_bytes().splitlines()
-    except OSError:
-        return []
-    events = []
-    for line in lines:
-        if line.startswith((b'{"event": "eval"', b'{"event": "verdict"', b'{"event": "label_free"')):
-            try:
-                event = parse_document(line)
-            except ValueError:  # the last line of a run that is being written
-                continue
-            events.append(event)
-    return events

@@ -13,7 +13,7 @@ import numpy as np
 
 from dist_plm.evaluation.intervals import Interval, bootstrap
 from dist_plm.evaluation.label_free import STRONG_RECALL, Estimate
-from dist_plm.files.reading import parse_document
+from dist_plm.telemetry import events
 
 Word = Literal["better", "no difference", "worse", "can't tell"]
 # Half the width of an interval around 0 up to which "no difference" is said; wider ones can't tell.
@@ -133,18 +133,11 @@ def read_verdicts(run: Path) -> dict[str, Verdict]:
 
     A run that was evaluated at its start alone, or that an older version trained, has none.
     """
-    try:
-        lines = (run / "metrics.jsonl").read_bytes().splitlines()
-    except OSError:
-        return {}
     verdicts: dict[str, Verdict] = {}
-    for line in lines:
-        if b'"verdict"' not in line:
-            continue
+    for event in events.read(run, "verdict"):
         try:
-            event = parse_document(line)
             verdict = Verdict(event["model"], event["step"], event["verdict"], event["basis"], event["text"])
-        except (ValueError, KeyError, TypeError):  # the last line of a run that is being written
+        except KeyError:  # the file is untrusted
             continue
         if verdict.word in get_args(Word):
             verdicts[verdict.model] = verdict

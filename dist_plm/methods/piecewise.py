@@ -1,6 +1,6 @@
 """Neighbourhoods and similarity of the piecewise-linear manifold, as configured."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,14 +63,7 @@ def gallery_pieces(x: Tensor, neighbours: Tensor, views: int, config: ManifoldCo
         possible = torch.cat([torch.stack(others, 2), neighbours[:, None].expand(-1, views, -1, -1)], 2).flatten(0, 1)
         anchors = x
     with part("neighbourhoods"):
-        basis, members = neighbourhoods_among(
-            anchors,
-            possible,
-            dim=config.dim,
-            threshold=config.threshold,
-            centre=config.centre,
-            criterion=config.criterion,
-        )
+        basis, members = neighbourhoods_among(anchors, possible, **_selection(config))
     mean = mean_of_members(anchors, possible, members) if config.project else anchors
     if config.piece == "image":
         basis, members, mean = (tensor.repeat_interleave(views, dim=0) for tensor in (basis, members, mean))
@@ -83,16 +76,18 @@ def neighbourhoods(
     """P_i of points x [b, D] that are `rows` of `candidates` [G, D] (section 3.2); `distances` [b, G] if known."""
     with part("neighbourhoods"):
         return linear_neighbourhoods(
-            x,
-            k=config.k,
-            dim=config.dim,
-            threshold=config.threshold,
-            centre=config.centre,
-            criterion=config.criterion,
-            candidates=candidates,
-            rows=rows,
-            distances=distances,
+            x, k=config.k, candidates=candidates, rows=rows, distances=distances, **_selection(config)
         )
+
+
+def _selection(config: ManifoldConfig) -> dict[str, Any]:
+    """Settings by which neighbours are selected as members of X_i."""
+    return {
+        "dim": config.dim,
+        "threshold": config.threshold,
+        "centre": config.centre,
+        "criterion": config.criterion,
+    }
 
 
 def member_ids(hoods: Pieces | Neighbourhoods) -> Tensor:

@@ -196,7 +196,7 @@ class SearchIndex:
         ]
 
 
-Catalogue = SearchIndex  # the name in version 0.1's documentation; kept for notebooks
+Catalogue = SearchIndex  # the former name, which notebooks may import
 
 
 def unit_fault(rows: np.ndarray) -> str:

@@ -20,8 +20,8 @@ from submitit.helpers import TorchDistributedEnvironment
 from dist_plm.cli import run_command
 from dist_plm.distributed.preemption import PREEMPTED
 from dist_plm.errors import RunFailure
-from dist_plm.slurm import events
 from dist_plm.slurm.restarts import Restarts
+from dist_plm.telemetry import events
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from pathlib import Path
 from rich.console import Console
 
 from dist_plm.config import Config
-from dist_plm.slurm import events, record, script, sweep
+from dist_plm.slurm import record, script, sweep
 from dist_plm.slurm.cluster import Cluster
+from dist_plm.telemetry import events
 
 RECENT = 100  # step events for the throughput
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.errors import UserError
-from dist_plm.slurm import events, record, sweep
+from dist_plm.slurm import record, sweep
+from dist_plm.telemetry import events
 
 
 def report(base: Path) -> str:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.errors import UserError
-from dist_plm.slurm import events, record, results, scheduler, sweep
+from dist_plm.slurm import record, results, scheduler, sweep
 from dist_plm.slurm.record import Record
+from dist_plm.telemetry import events
 
 TAIL = 15  # lines
 BAD = ("FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT", "CANCELLED", "BOOT_FAIL", "DEADLINE", "LAUNCH_FAILED", "")

@@ -11,17 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from flask.testing import FlaskClient
 from PIL import Image
 from waitress import create_server
 
 import dist_plm
 from dist_plm import serve as serving
-from dist_plm.config import ModelConfig, ViewsConfig
 from dist_plm.distributed.world import World
-from dist_plm.encoders.embedder import Embedder, ready
-from dist_plm.model import Encoder
 from dist_plm.search_index.build import Builder
 from dist_plm.search_index.images import FolderImages
 from dist_plm.search_index.search_index import SearchIndex
@@ -29,6 +25,7 @@ from dist_plm.search_index.web import create_app
 from dist_plm.telemetry.progress import Display
 from tests.commands import Command
 from tests.end_to_end.conftest import refused
+from tests.untrained import untrained
 
 MOST_BYTES = 200_000
 
@@ -41,12 +38,8 @@ def search_index(tmp_path_factory: pytest.TempPathFactory) -> SearchIndex:
         path = folder / "photos" / f"<b>class {number % 4}</b>" / f"{number:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (30 + number, 24), tuple(colour.tolist())).save(path)
-    model = ModelConfig(backbone="small", dim=8)
-    source = {"run": "colours", "model": "student", "step": 1, "epochs": 1}
-    network = ready(Encoder(model), "fp32", torch.device("cpu"))
-    embedder = Embedder(network, model, ViewsConfig(size=16, resize=16), "fp32", source)
     images = FolderImages(folder / "photos")
-    Builder(images, embedder, folder / "index", 1, World(), Display(World())).build()
+    Builder(images, untrained(run="colours"), folder / "index", 1, World(), Display(World())).build()
     return SearchIndex(folder / "index")
 
 

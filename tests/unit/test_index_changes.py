@@ -10,19 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from dist_plm.config import ModelConfig, ViewsConfig
 from dist_plm.datasets.order import order_by
 from dist_plm.datasets.plain import folder
 from dist_plm.distributed.world import World
-from dist_plm.encoders.embedder import Embedder, ready
 from dist_plm.errors import UserError
-from dist_plm.model.encoder import Encoder
 from dist_plm.search_index import build, embedding, generation
 from dist_plm.search_index.build import Builder
 from dist_plm.search_index.images import FolderImages
 from dist_plm.search_index.maintenance import add, changes, remove, update
 from dist_plm.search_index.search_index import SearchIndex
 from dist_plm.telemetry.progress import Display
+from tests.untrained import untrained
 
 
 def put(path: Path, number: int, size: int = 20) -> None:
@@ -45,11 +43,7 @@ DISPLAY = Display(World())
 
 def embed(photos: Path, out: Path) -> SearchIndex:
     torch.manual_seed(0)
-    model = ModelConfig(backbone="small", dim=8)
-    source = {"run": "none", "model": "student", "step": 0, "epochs": 0}
-    network = ready(Encoder(model), "fp32", torch.device("cpu"))
-    embedder = Embedder(network, model, ViewsConfig(size=16, resize=16), "fp32", source)
-    Builder(FolderImages(photos), embedder, out, 1, World(), DISPLAY).build()
+    Builder(FolderImages(photos), untrained(), out, 1, World(), DISPLAY).build()
     return SearchIndex(out)
 
 
