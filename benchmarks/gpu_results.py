@@ -23,7 +23,7 @@ def kind(status: str) -> str:
 
 
 def document(out: Path) -> str:
-    """Markdown: machine, outcome of each step, ratios P1 to P13 by precision, lines of the checks, course of the run."""
+    """Markdown: machine, outcome of each step, ratios P1 to P13 by precision, checks, course of the run."""
     steps = out / "steps"
     done = statuses(steps)
     counts = Counter(kind(status) for _, status, _ in done)
