@@ -120,11 +120,14 @@ def test_what_fails_is_reported_and_the_rest_runs(script):
 
 def test_calls_end_in_time_and_resume(script):
     """A call of 18 seconds has 3 for steps: the first gets them, and none of 200 seconds begins after it."""
+    script.packages = "webdataset"  # not what draws the glyphs
     first = script.call(seconds=18)
     assert first.returncode == 75 and "rerun the same command: next is kernel" in first.stdout
     hung = script.call(seconds=18, hanging="gpu_checks kernel")
     assert hung.returncode == 75 and "next is searches" in hung.stdout
-    assert script.outcomes() == {"machine": "ok", "demo": "ok", "kernel": "FAILED: not done after 3 s"}
+    outcomes = script.outcomes()
+    assert outcomes.pop("kernel").startswith("FAILED: not done after ")
+    assert outcomes == {"machine": "ok", "demo": "not checked: matplotlib is not installed"}
     assert gpu_results.document(script.out).startswith("# Card A\n")
 
 
@@ -132,6 +135,7 @@ def test_a_step_that_never_ends_is_given_up(script):
     """But not more than three times: what ends each call with it would hold the others up for good."""
     steps = script.out / "steps"
     steps.mkdir(parents=True)
+    script.packages = ""
     (steps / "begun").write_text("kernel\nkernel\nkernel\n")
     script.call(seconds=18)
     script.call(seconds=18)
