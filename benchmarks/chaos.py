@@ -1,10 +1,10 @@
-"""Kill a run in every phase at random, start it again, and compare its end with that of a run that nothing stopped.
+"""Kill a run at random in every phase, restart it, and compare the result with that of an uninterrupted run.
 
     python -m benchmarks.chaos --kills 50 --seed 0 --world constant --folder /tmp/chaos
 
-After each kill every checkpoint is verified; a run that came to its end is compared, and the next one begins.
-`--world constant` is two ranks, and all must be equal to the bit. `--world mixed` draws 1 to 4 ranks for every start
-and compares in float64. Ranks are forked; see benchmarks/forked_ranks.py.
+After each kill every checkpoint is verified; a completed run is compared, and the next one begins.
+`--world constant` is two ranks, and results must be bitwise identical. `--world mixed` draws 1 to 4 ranks for every
+start and compares in float64. Ranks are forked; see benchmarks/forked_ranks.py.
 """
 
 import argparse
@@ -145,13 +145,15 @@ class Chaos:
         for phase in dict.fromkeys([*PHASES, *(phase for phase, _ in self.kills)]):
             counts = [self.kills[phase, victim] for victim in VICTIMS]
             lines.append(f"| {phase} | {' | '.join(map(str, counts))} | {sum(counts)} |")
-        how = "equal to the bit" if self.world == "constant" else f"within {self.farthest:.1e}, at most 1e-5 allowed"
+        how = "bitwise identical"
+        if self.world != "constant":
+            how = f"with a largest difference of {self.farthest:.1e} (1e-5 allowed)"
         starts = ", ".join(f"{count} on {ranks}" for ranks, count in sorted(self.ranks.items()))
         return "\n".join([
             *lines, "",
             f"{self.kills.total()} kills, {sum(self.ranks.values())} starts ({starts} ranks), {self.verified} "
-            f"checkpoints verified after kills and at ends, none broken; {self.compared} runs came to their end, "
-            f"{how}, and left no temporary file. The unbroken run took {self.seconds:.0f} s.",
+            f"checkpoints verified after kills and at ends, none damaged; {self.compared} runs completed, "
+            f"{how}, and left no temporary file. The uninterrupted run took {self.seconds:.0f} s.",
         ])  # fmt: skip
 
 

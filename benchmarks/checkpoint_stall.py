@@ -43,7 +43,7 @@ def main() -> None:
     command = f"python -m benchmarks.checkpoint_stall {' '.join(sys.argv[1:])}"
     print(f"`{command}` on {machine()}, {torch.get_num_threads()} compute threads\n")
     print("| parameters, M | saved, GB | images | step, s | stall async, s | sync, s | async / step | sync / step "
-          "| steps slower beside a write |")  # fmt: skip
+          "| steps slowed by a write |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|")
     for backbone, images in zip(options.backbones, options.images, strict=True):
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:

@@ -141,7 +141,8 @@ def _few(
         results.append({"event": "labelled", **at, "split": split, **result})
         if world.is_first:
             low, high = (100 * result["interval"][end] for end in ("low", "high"))
-            said = f"{name}: R@1 {100 * result['recall']['1']:.1f} % (95 % {low:.1f} to {high:.1f})"
+            recall, queries = 100 * result["recall"]["1"], result["queries"]
+            said = f"{name}: R@1 {recall:.1f} % (95 % {low:.1f} to {high:.1f}, {queries:,} queries)"
             print("; ".join([said, *([result["text"]] if "text" in result else [])]), file=sys.stderr)
     return results
 

@@ -29,8 +29,12 @@ def command_line() -> ConfigParser:
     return parser
 
 
-def main() -> int:
-    """Parse, check, train. Exit status 0 done, 1 failure, 2 usage error, 75 preempted with a checkpoint."""
+def main(*, advise: bool = True) -> int:
+    """Parse, check, train. Exit status 0 done, 1 failure, 2 usage error, 75 preempted with a checkpoint.
+
+    Args:
+        advise: Whether to print the network to use and the next commands at the end.
+    """
     parser = command_line()
     parsed = parser.parse_args()
     world_size = place().size
@@ -40,7 +44,7 @@ def main() -> int:
 
         estimate(config, world_size, images_per_second=parsed.images_per_second)
         return 0
-    return _train(config, force=parsed.force_resume, profile=parsed.profile)
+    return _train(config, force=parsed.force_resume, profile=parsed.profile, advise=advise)
 
 
 def checked_config(parser: ConfigParser, parsed: Namespace, world_size: int, *, build: bool = True) -> Config:
@@ -75,7 +79,7 @@ def checked_config(parser: ConfigParser, parsed: Namespace, world_size: int, *, 
     return config
 
 
-def _train(config: Config, *, force: bool, profile: bool) -> int:
+def _train(config: Config, *, force: bool, profile: bool, advise: bool) -> int:
     from dist_plm.distributed.connection import connect, disconnect
     from dist_plm.distributed.device import set_arithmetic
     from dist_plm.distributed.preemption import PREEMPTED, Preempted, Preemption
@@ -116,7 +120,7 @@ def _train(config: Config, *, force: bool, profile: bool) -> int:
         disconnect(world)
     if not status and world.is_first and config.train.report:
         report_at_end(Path(config.run_dir), config.model.backbone)
-    if not status and world.is_first:
+    if not status and world.is_first and advise:
         print(summary(deployment(Path(config.run_dir), config), config), file=sys.stderr, flush=True)
     return status
 

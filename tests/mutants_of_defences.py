@@ -85,23 +85,25 @@ DEFENCES: list[Mutant] = [
     *of("files/names.py", "hostile/test_documents.py", ('if _moves(letter) and letter not in "\\n\\t"', "if False")),
     # Damaged runs
     *of(
-        "index/embedding_pass.py", "hostile/test_damaged_runs.py",
+        "index/embedding_pass.py",
+        "hostile/test_damaged_runs.py::test_a_sweep_by_weights_that_are_gone_is_not_made_again_under_their_name",
         ("if noted and read_document(_note(file)) != file_digest(file):", "if False:"),
         ("if faults and not renewable:", "if False:"),
     ),
     *of(
-        "checkpoint/summary.py", "hostile/test_damaged_runs.py",
+        "checkpoint/summary.py", "hostile/test_damaged_runs.py::test_a_changed_summary_is_seen_whatever_was_changed",
         ('if document.get(OWN, "") not in ("", _own_digest(document)):', "if False:"),
         ('not any(name.endswith(".safetensors") for name in files)', "False"),
     ),
     *of(
-        "training/resumption.py", "hostile/test_damaged_runs.py hostile/test_plans.py",
+        "training/resumption.py",
+        "hostile/test_plans.py hostile/test_damaged_runs.py::test_a_damaged_plan_is_passed_over_with_its_checkpoint",
         ("if at.batch >= len(plan):", "if False:"),
         ("    found = checkpoint.find(directory.checkpoints, world, judge)",
          "    found = checkpoint.find(directory.checkpoints, world)"),
     ),
     *of(
-        "telemetry/metrics.py", "hostile/test_damaged_runs.py",
+        "telemetry/metrics.py", "hostile/test_damaged_runs.py::test_metrics_are_cut_back_to_whole_lines",
         ('if line.endswith(b"\\n") and _event(line)]', "if True]"),
         ("or len(text) < keep_bytes:", "or False:"),
     ),
@@ -111,8 +113,11 @@ DEFENCES: list[Mutant] = [
         ("or plan.max() >= below", ""),
     ),
     *of(
-        "training/opening.py", "hostile/test_second_rank.py",
+        "training/opening.py", "hostile/test_second_rank.py::test_all_ranks_end[other-images]",
         ("        compare(store, config.data.shards, world)\n", ""),
     ),
-    *of("cli/ending.py", "hostile/test_second_rank.py", ("    end(status, line)\n", '    end(status, "")\n')),
+    *of(
+        "cli/ending.py", "hostile/test_second_rank.py::test_all_ranks_end[manifest]",
+        ("    end(status, line)\n", '    end(status, "")\n'),
+    ),
 ]  # fmt: skip

@@ -8,6 +8,7 @@ file or tests hold one of them. Status 1 unless all are noticed. Not part of `ma
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -78,7 +79,12 @@ def main(words: list[str]) -> int:
         copy = Path(name, "copy")
         copy.mkdir()
         for part in PARTS:
-            (shutil.copytree if (ROOT / part).is_dir() else shutil.copy)(ROOT / part, copy / part)
+            if (ROOT / part).is_dir():
+                shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / part, copy / part)
+        for command in (["init", "-q"], ["add", "-A"]):  # a test asks git for the files of the package
+            subprocess.run(["git", *command], cwd=copy, check=True)
         for test in sorted({test for mutant in chosen for test in mutant.tests}):
             if status(copy, [test]):
                 raise SystemExit(f"{test} fails without any mutant:\n{(copy / 'output').read_text()}")

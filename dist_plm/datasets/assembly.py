@@ -41,6 +41,18 @@ from dist_plm.files.atomic import NO_ROOM, replacing
 REQUEST = "request{}.json"
 
 
+class OtherImages(UserError):
+    """The output folder holds a data set of other images.
+
+    Attributes:
+        complete: Whether that data set is complete; else it is a part, which may be removed.
+    """
+
+    def __init__(self, message: str, *, complete: bool) -> None:
+        super().__init__(message)
+        self.complete = complete
+
+
 class Finished(NamedTuple):
     """The facts of a written shard that a build keeps in memory."""
 
@@ -60,6 +72,7 @@ def build(source: Source, out: Path, *, shard_bytes: int, workers: int) -> Manif
         workers: Number of processes; the result does not depend on it.
 
     Raises:
+        OtherImages: `out` holds a data set of other images.
         UserError: `out` has other contents, another build is writing to it, or no image of a split can be read.
     """
     if (out / MANIFEST).exists() and not (out / BUILD).exists():
@@ -121,7 +134,9 @@ def _unless_other(source: Source, out: Path, shard_bytes: int) -> Manifest:
     for task in plan(source, out, shard_bytes):
         inputs.update(task.digest().encode())
     if inputs.hexdigest() != manifest.inputs:
-        raise UserError(f"--out {out} holds the data set '{manifest.name}' from other inputs: choose another folder")
+        raise OtherImages(
+            f"--out {out} holds the data set '{manifest.name}' from other inputs: choose another folder", complete=True
+        )
     return manifest
 
 
@@ -155,7 +170,10 @@ def _building(source: Source, out: Path, shard_bytes: int, part: Part | None = N
     if work.is_dir():
         for found in (path.read_text() for path in work.glob(REQUEST.format("*"))):
             if found != request:
-                raise UserError(f"--out {out} holds part of another data set ({found}): remove it, or choose another")
+                raise OtherImages(
+                    f"--out {out} holds part of another data set ({found}): remove it, or choose another",
+                    complete=False,
+                )
     elif out.is_dir() and any(path != work for path in out.iterdir()):
         raise UserError(f"--out {out} is not empty and not a data set: choose another folder")
     work.mkdir(parents=True, exist_ok=True)

@@ -39,29 +39,44 @@ def read_labels(path: Path, store: Store) -> Labelled:
     Raises:
         UserError: The file can't be read, names an image that the split does not have, or labels too few.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.DictReader(file, skipinitialspace=True) if (row.get("label") or "").strip()]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"--labels {path} can't be read ({error}): name a CSV with the columns path and label"
-        ) from error
-    if len(rows) < FEWEST or any(not row.get("path") for row in rows):
+    rows = _rows(path)
+    if len(rows) < FEWEST:
         raise UserError(f"--labels {path} has {len(rows)} rows with path and label: label at least {FEWEST} images")
     names: dict[str, int] = {}
     for id in range(len(store)):
         source = str(store.about(id).get("source", ""))
         for name in {source, Path(source).name}:
             names[name] = -1 if name in names else id  # -1: the end of several paths
-    numbers = {label: number for number, label in enumerate(sorted({row["label"].strip() for row in rows}))}
+    numbers = {label: number for number, label in enumerate(sorted({label for _, label in rows}))}
     found: dict[int, int] = {}
-    for row in rows:
-        id = names.get(row["path"].strip(), names.get(Path(row["path"].strip()).name, -1))
+    for name, label in rows:
+        id = names.get(name, names.get(Path(name).name, -1))
         if id < 0:
-            raise UserError(f"--labels {path}: {row['path']} is no image of split {store.split}, or of several names")
-        found[id] = numbers[row["label"].strip()]
+            raise UserError(f"--labels {path}: {name} is no image of split {store.split}, or of several names")
+        if found.setdefault(id, numbers[label]) != numbers[label]:
+            raise UserError(f"--labels {path} gives {name} two labels: keep one of its rows")
     ids = np.array(sorted(found), dtype=np.int64)
     return Labelled(store, ids, np.array([found[id] for id in ids.tolist()], dtype=np.int64))
+
+
+def _rows(path: Path) -> list[tuple[str, str]]:
+    """Path and label of the rows that have a label."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file, skipinitialspace=True)
+            names = [(name or "").strip() for name in table.fieldnames or []]
+            table.fieldnames = names
+            rows = [((row.get("path") or "").strip(), (row.get("label") or "").strip()) for row in table]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"--labels {path} can't be read ({reason}): name a CSV with the columns path and label"
+        ) from error
+    if not {"path", "label"} <= set(names):
+        raise UserError(f"--labels {path} has the columns {', '.join(names)}: its first line must be path,label")
+    if nameless := sum(not name for name, label in rows if label):
+        raise UserError(f"--labels {path} has {nameless} labels without a path: write the path of each")
+    return [(name, label) for name, label in rows if label]
 
 
 def evaluate_labelled(embedder: Embedder, labelled: Labelled, start: Path | None, *, config: Config) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def main() -> int:
 def _fit(parser: ConfigParser, parsed: "Namespace", given: frozenset[str]) -> int:
     """Check the arguments, then run the parts."""
     from dist_plm.cli import config_of, user_path
-    from dist_plm.fit.choice import Asked
+    from dist_plm.fit.asked import Asked
     from dist_plm.fit.photos import Photos
     from dist_plm.fit.run import Run
 

@@ -6,7 +6,9 @@ from typing import Any
 
 from dist_plm.config import Config, ModelConfig, ViewsConfig
 from dist_plm.errors import UserError
+from dist_plm.fit.asked import Asked, Settings
 from dist_plm.fit.collection import Collection
+from dist_plm.fit.length import OTHER_SECONDS, Measure, Pace, pace_of
 from dist_plm.fit.machine import Machine
 from dist_plm.fit.weights import BETTER, Start
 from dist_plm.model.preprocessing import own_pooling, own_views
@@ -16,14 +18,6 @@ SIDE = 224  # largest view: some transformers were pretrained at 518 px, which t
 DIMS = (512, 256, 128, 64, 32, 16, 8, 4)
 IMAGES_A_DIM = 4  # whitening to D dimensions fits D variances, so it needs several images for each
 BATCH = 96
-STEP_PASSES = 4.3  # forward passes of a step for each view: student 3.3 with its backward, momentum encoder 1
-HEAD_STEP_SECONDS = 0.05  # 96 images x 2 views of a head, 128 dimensions, two cores: .025 to .04
-# Fewest worth it: 40 steps of a whole network raised R@1 by 1.6 points, the head alone by .2 (docs/reproduction.md).
-STEPS = {"head": 200, "all": 40, "blocks:2": 40}
-MOST_EPOCHS = {"head": 100, "all": 50, "blocks:2": 50}
-OTHER_SECONDS = 60.0  # imports of the parts, report
-JUDGED = 3 * 300 * 3  # forward passes: three views of the held-out images, by the start and both networks
-SHARE = 0.8  # of the time that is left is planned, since a machine is not always as fast as when it was measured
 # Of the demo, whose network it is (configs/demo.yaml): from random weights.
 SMALL: dict[str, Any] = {
     "views.cached": 0,
@@ -55,43 +49,6 @@ class Choice:
     rows: list[tuple[str, str, str]]
     warnings: list[str]
     seconds: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Settings given by the user.
-
-    Args:
-        config: configs/folder.yaml with all overrides.
-        given: Keys that were given.
-        ranks: 0: to be chosen.
-        minutes: What all parts may take together, where that is possible.
-    """
-
-    config: Config
-    given: frozenset[str]
-    ranks: int
-    minutes: float
-
-    def has(self, key: str) -> bool:
-        """Whether a key, or its whole section, was given."""
-        return key in self.given or key.partition(".")[0] in self.given
-
-
-class Settings:
-    """Settings to be chosen; those of the user are kept."""
-
-    def __init__(self, asked: Asked) -> None:
-        self.config, self._asked = asked.config, asked
-
-    def put(self, key: str, value: Any) -> Any:
-        """Set a key unless it was given; the value that holds."""
-        section, name = key.split(".")
-        part = getattr(self.config, section)
-        if not self._asked.has(key):
-            part = replace(part, **{name: value})
-            self.config = replace(self.config, **{section: part})
-        return getattr(part, name)
 
 
 def network(asked: Asked, start: Start, collection: Collection) -> Config:
@@ -129,12 +86,17 @@ def _views(model: ModelConfig, *, small: bool) -> ViewsConfig:
     return found if found.size <= SIDE else own_views(model, default, size=SIDE, resize=0)
 
 
-def choose(asked: Asked, config: Config, start: Start, collection: Collection, machine: Machine, rate: float) -> Choice:
+def choose(
+    asked: Asked, config: Config, start: Start, collection: Collection, machine: Machine, measure: Measure
+) -> Choice:
     """Choose the trainable part, the length and the number of ranks.
 
     Args:
         config: Of `network`.
-        rate: Forward passes a second, see speed.py.
+        measure: Machine.rehearsal of the machine.
+
+    Raises:
+        UserError: Given settings contradict each other.
     """
     chosen = Settings(replace(asked, config=config))
     chosen.put("data.shards", collection.shards)
@@ -142,13 +104,24 @@ def choose(asked: Asked, config: Config, start: Start, collection: Collection, m
     chosen.put("data.workers", max(2, machine.cores // max(1, machine.gpus)))
     judged = "test" if "test" in collection.splits else "train" if collection.classes else ""
     chosen.put("data.test_split", judged)
-    embed, judging = collection.images / rate, JUDGED / rate
-    left = SHARE * (60 * asked.minutes - OTHER_SECONDS - 2 * embed - judging)
-    trainable, why = _trained(chosen, start, machine, rate, left)
-    ranks, reason = machine.ranks(whole=trainable != "head", images=chosen.config.batch.images)
-    training = _length(chosen, collection, rate, left, trainable)
-    shown = chosen.config
-    rows = [
+    pace, why = _trained(chosen, start, collection, machine, asked, measure)
+    shown = pace.settings.config
+    seconds = {
+        "training": pace.seconds(collection).total,
+        "index": pace.index_seconds(collection),
+        "start of programs and report": OTHER_SECONDS,
+    }
+    return Choice(
+        shown, pace.ranks, _rows(pace, why, start, collection, asked), _warnings(shown, start, collection), seconds
+    )
+
+
+def _rows(pace: Pace, why: str, start: Start, collection: Collection, asked: Asked) -> list[tuple[str, str, str]]:
+    shown = pace.settings.config
+    pieces = f", in {shown.batch.micro_batches} pieces" if shown.batch.micro_batches > 1 else ""
+    batch = f"{shown.batch.images} images{pieces}, {shown.train.epochs} epochs"
+    speed = f"{pace.rates.step:,.1f} images/s in training steps, {pace.rates.embed:,.1f} embedded"
+    return [
         ("network", f"{shown.model.backbone}, weights {shown.model.weights or 'random'}", start.why),
         (
             "views",
@@ -161,60 +134,36 @@ def choose(asked: Asked, config: Config, start: Start, collection: Collection, m
             f"at least {IMAGES_A_DIM} images a dimension, at most {DIMS[1]}",
         ),
         ("trained", shown.model.trainable, why),
-        ("batch", f"{shown.batch.images} images, {shown.train.epochs} epochs", f"in about {asked.minutes:g} minutes"),
-        ("ranks", str(asked.ranks or ranks), "as given" if asked.ranks else reason),
+        ("batch", batch, f"in about {asked.minutes:g} minutes"),
+        ("ranks", str(pace.ranks), pace.why),
+        ("speed", speed, "measured now on some of the images"),
         ("judged by", _judge(collection), ""),
     ]
-    seconds = {
-        "training": training,
-        "comparison with the start": judging,
-        "index": embed,
-        "start of programs and report": OTHER_SECONDS,
-    }
-    return Choice(shown, asked.ranks or ranks, rows, _warnings(shown, start, collection), seconds)
 
 
-def _trained(chosen: Settings, start: Start, machine: Machine, rate: float, left: float) -> tuple[str, str]:
+def _trained(
+    chosen: Settings, start: Start, collection: Collection, machine: Machine, asked: Asked, measure: Measure
+) -> tuple[Pace, str]:
     """The trainable part, and why: the backbone if there is time for enough steps, else the head on cached features."""
-    if not start.weights and start.backbone == "small":
-        for key, value in SMALL.items():
-            chosen.put(key, value)
-        return chosen.put("model.trainable", "all"), "random weights"
+    small = not start.weights and start.backbone == "small"
     transformer = chosen.config.model.pooling == "cls"
-    most = "blocks:2" if transformer else "all"
-    step = chosen.config.batch.images * chosen.config.views.count * STEP_PASSES / rate
-    if left / step >= STEPS[most]:
-        trained = chosen.put("model.trainable", most)
-        if trained != "head":
-            chosen.put("views.cached", 0)
-        if transformer:
-            for key, value in TRANSFORMER.items():
-                chosen.put(key, value)
-        return trained, f"a step takes about {step:.2g} s here"
-    trained = chosen.put("model.trainable", "head")
-    if trained == "all":
-        chosen.put("views.cached", 0)
-        return trained, "as given"
-    return trained, f"a step of the whole network would take {step:.2g} s; --minutes allows {max(0, left / step):.0f}"
-
-
-def _length(chosen: Settings, collection: Collection, rate: float, left: float, trainable: str) -> float:
-    """Set the epochs; the seconds of training."""
-    config = chosen.config
-    steps = max(1, collection.images // config.batch.images)
-    cached = config.views.cached
-    once = (cached + 1) * collection.images / rate if cached else 0.0
-    step = HEAD_STEP_SECONDS if cached else config.batch.images * config.views.count * STEP_PASSES / rate
-    kind = trainable if trainable in STEPS else "all"
-    wanted = max(STEPS[kind], min((left - once) / step, MOST_EPOCHS[kind] * steps, 4 * STEPS[kind]))
-    epochs = chosen.put("train.epochs", max(1, round(wanted / steps)))
-    if config.warm_up.epochs:
-        chosen.put("warm_up.epochs", max(1, epochs // 2))
-        chosen.put("train.epochs", max(1, epochs - epochs // 2))
-    chosen.put("train.evaluate_epochs", chosen.config.train.epochs)
-    chosen.put("checkpoint.every_steps", max(1, min(100, round(60 / step))))
-    total = (chosen.config.train.epochs + chosen.config.warm_up.epochs) * steps
-    return once + collection.images / rate + total * step
+    given = chosen.config.model.trainable if asked.has("model.trainable") else ""
+    why = "as given" if given else "random weights"
+    if given != "head":
+        whole = chosen.copy()
+        whole.put("model.trainable", "blocks:2" if transformer and not small else "all")
+        for key, value in {"views.cached": 0, **(SMALL if small else TRANSFORMER if transformer else {})}.items():
+            whole.put(key, value)
+        pace, fits = pace_of(whole, machine, asked.ranks, measure).within(asked.minutes, collection)
+        step = pace.settings.config.batch.images / pace.rates.step
+        if given or small:
+            return pace, why
+        if fits:
+            return pace, f"a step takes about {step:.2g} s here"
+        why = f"{step:.2g} s for a step of {pace.settings.config.model.trainable} is too slow for --minutes"
+    chosen.put("model.trainable", "head")
+    pace, _ = pace_of(chosen, machine, asked.ranks, measure).within(asked.minutes, collection)
+    return pace, why
 
 
 def _judge(collection: Collection) -> str:

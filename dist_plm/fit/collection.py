@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dist_plm.config import DataConfig
+from dist_plm.config import Config, DataConfig
 from dist_plm.data.format import CHECK_DTYPE, Manifest, checks_path
 from dist_plm.data.opening import open_split
 from dist_plm.data.store import table
 from dist_plm.errors import UserError
 
-TRAIN = "train"
+TRAIN, TEST = "train", "test"
 SAMPLED = 64  # images whose size is looked at
 
 
@@ -27,6 +27,7 @@ class Collection:
         side: Median of the shorter side of a sample, pixels.
         copies: Images whose file is byte for byte that of another.
         rejected: Files that are no readable images.
+        tests: Images of the split `test`.
     """
 
     shards: str
@@ -36,6 +37,11 @@ class Collection:
     side: int
     copies: int
     rejected: int
+    tests: int = 0
+
+    def judged(self, config: Config) -> int:
+        """How many images `data.test_split` names."""
+        return {TRAIN: self.images, "": 0}.get(config.data.test_split, self.tests)
 
     def __str__(self) -> str:
         labels = f"{self.classes:,} classes" if self.classes else "no labels"
@@ -70,6 +76,7 @@ def examine(shards: str) -> Collection:
         side=int(np.median(sides)),
         copies=_copies(Path(shards), len(labels)),
         rejected=manifest.rejected,
+        tests=manifest.splits[TEST].samples if TEST in manifest.splits else 0,
     )
 
 

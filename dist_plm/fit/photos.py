@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dist_plm.data.format import MANIFEST
-from dist_plm.datasets.assembly import build, writing
+from dist_plm.datasets.assembly import OtherImages, build, writing
 from dist_plm.datasets.build import SHARD_MB, summary
 from dist_plm.datasets.entry import Source
 from dist_plm.datasets.listed import SUFFIXES, listed
@@ -64,15 +64,13 @@ class Photos:
         try:
             with writing(out):
                 manifest = build(source, out, shard_bytes=round(size), workers=os.cpu_count() or 1)
-        except UserError as error:
-            if built and "from other inputs" in str(error):
+        except OtherImages as error:
+            if error.complete:
                 raise UserError(
                     f"the images of {self.path} changed since {run} was started: for a new run choose another --out; "
                     f"to add them to the finished index: dist-plm index update {run / 'index'}"
                 ) from error
-            if built or "part of another data set" not in str(error):
-                raise
-            shutil.rmtree(out)  # half built, of images that changed since
+            shutil.rmtree(out)  # an unfinished build, of images that changed since
             return self.build(run)
         if not built:
             print(summary(manifest, source, out), flush=True)

@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ from dist_plm.distributed.preemption import PREEMPTED
 from dist_plm.errors import UserError
 from dist_plm.evaluation.deployment import Deployment, deployment
 from dist_plm.files.atomic import replacing
-from dist_plm.fit.choice import Asked, Choice, choose, network
+from dist_plm.fit.asked import Asked
+from dist_plm.fit.choice import Choice, choose, network
 from dist_plm.fit.collection import examine
 from dist_plm.fit.machine import Machine
 from dist_plm.fit.photos import Photos
 from dist_plm.fit.ranks import run_ranks
-from dist_plm.fit.speed import views_per_second
 from dist_plm.fit.weights import start_from
 from dist_plm.telemetry.progress import duration
 from dist_plm.training.begun import has_checkpoint, plain
@@ -63,7 +63,7 @@ class Run:
             return 0
         if not RunDirectory(config, force=True).ended or not has_checkpoint(self.out):
             words = ["--config", str(self.out / "fit.yaml")]
-            if status := self._timed("training", lambda: run_ranks("dist_plm.train", words, ranks)):
+            if status := self._timed("training", lambda: run_ranks("dist_plm.fit.part", words, ranks)):
                 return self._stopped(status)
         found = deployment(self.out, config)
         if status := self._index(shards, found.embed_words(config) if found else ["--checkpoint", str(self.out)]):
@@ -106,9 +106,7 @@ class Run:
         backbone, weights = (getattr(model, key) if self.asked.has(f"model.{key}") else "" for key in NETWORK)
         start = start_from(backbone, weights)
         config = network(self.asked, start, collection)
-        rate = views_per_second(config.model, config.views.size, machine)
-        choice = choose(self.asked, config, start, collection, machine, rate)
-        return replace(choice, rows=[*choice.rows, ("speed", f"{rate:,.0f} images/s", "forward, measured just now")])
+        return choose(self.asked, config, start, collection, machine, machine.rehearsal)
 
     def _say(self, choice: Choice) -> None:
         print(f"\nchosen ({self.out / 'fit.yaml'}; any --section.key VALUE overrides):")

@@ -73,7 +73,8 @@ class Task:
         now = time.monotonic()
         rate = (self.done - self._first) * scale / max(now - self._started, 1e-9)
         memory = f"{peak_memory(self.display.device):.1f} GB"
-        text = "  ".join(part for part in (f"{rate:,.0f} {self.unit}/s", note, memory) if part)
+        number = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+        text = "  ".join(part for part in (f"{number} {self.unit}/s", note, memory) if part)
         own = (self.total - self.done) * (now - self._started) / max(self.done - self._first, 1)
         left = f"{duration(own)} left" if run_left is None else f"run ends in {duration(run_left)}"
         if self.display.bars and self._bar is not None:

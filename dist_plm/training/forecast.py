@@ -1,6 +1,7 @@
 """Lines of `--plan` on time and disk: how long a run takes at a rate, and the bytes that it leaves."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dist_plm.config import Config
 from dist_plm.data.opening import manifest_of
@@ -10,6 +11,9 @@ from dist_plm.parallel.strategy.memory import FLOAT
 from dist_plm.telemetry.progress import duration
 from dist_plm.training.held_out import VIEWS, held_out_count
 from dist_plm.training.phases import run_steps
+
+if TYPE_CHECKING:
+    from dist_plm.training.rehearsal import Rehearsal
 
 ID = 8  # bytes of an image's id in a plan
 STEP_PASSES = 3  # forward passes that a view costs in a step, where only the rate of steps is known
@@ -33,6 +37,15 @@ class Rates:
     def told(cls, images_per_second: float, config: Config) -> "Rates":
         """From the rate that a run shows (images_per_second in metrics.jsonl)."""
         return cls(images_per_second, images_per_second * STEP_PASSES * config.views.count, "as given")
+
+    @classmethod
+    def measured(cls, found: "Rehearsal", config: Config, world_size: int) -> "Rates":
+        """From passes of one rank on this machine."""
+        images = config.batch.images
+        seconds = (images / found.step_rate + found.loss) / world_size
+        ranks = f" on {world_size} such ranks" if world_size > 1 else ""
+        source = f"measured here with {found.points} views on the {found.device}{ranks}"
+        return cls(images / seconds, found.embed_rate * world_size, source)
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,8 @@ def forecast(config: Config, images: int, test_images: int, rates: Rates) -> For
     begun = -(-steps // a_epoch)
     evaluations = 2 + bool(config.warm_up.epochs) + (epochs - 1) // config.train.evaluate_epochs
     sweeps = -(-begun // config.batch.refresh_epochs)
-    total = steps * step + sweeps * swept + cache + evaluations * evaluation
+    head = images / rates.embed if config.model.head_start != "orthogonal" and not cached else 0.0
+    total = steps * step + sweeps * swept + cache + head + evaluations * evaluation
     return Forecast(a_epoch * step, swept, cache, evaluation, total)
 
 

@@ -9,17 +9,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from dist_plm.config import Config
 from dist_plm.data.store import Store
 from dist_plm.data.views import train_view
-from dist_plm.distributed.shares import batch_shares
+from dist_plm.distributed.shares import Shares, batch_shares
 from dist_plm.distributed.world import World
+from dist_plm.manifold.precision import ieee_products
+from dist_plm.methods import Points
 from dist_plm.model.split import Joined
 from dist_plm.telemetry.progress import GB, peak_memory
 from dist_plm.training.learner import Learner, phases
 from dist_plm.training.precision import resolve_precision
 
+MOST_POINTS = 1_024  # of the loss that is measured
 POINTS = {"cpu": 16, "cuda": 128}  # views in a measured pass at most
 FEW = 4  # views of the small step that a large one is compared with
 TRANSIENT = 1.5  # peak of a step over what autograd keeps, where the peak can't be read; GoogLeNet at 112 px: 1.47
@@ -40,6 +44,7 @@ class Rehearsal:
         points: Views of the measured passes.
         device: cpu or cuda.
         cached: Whether steps read cached features and decode nothing.
+        loss: Seconds of the loss of a global batch by one process, forward and backward.
     """
 
     train: float
@@ -50,10 +55,16 @@ class Rehearsal:
     points: int
     device: str
     cached: bool
+    loss: float = 0.0
+
+    @property
+    def embed_rate(self) -> float:
+        """Images a second of one view each, read and decoded too."""
+        return 1 / (1 / self.embed + 1 / self.decode) if self.device == "cpu" else min(self.embed, self.decode)
 
     @property
     def step_rate(self) -> float:
-        """Images a second of a step with its decoding: one after the other on a CPU, at the same time beside a GPU."""
+        """Images a second of a step with its decoding, without the loss; on a GPU decoding overlaps with the step."""
         if self.cached:
             return self.train
         if self.device == "cpu":
@@ -90,6 +101,7 @@ def rehearse(config: Config, store: Store, world_size: int) -> Rehearsal:
         points=len(views),
         device=world.device.type,
         cached=bool(config.views.cached),
+        loss=_loss_seconds(learner),
     )
 
 
@@ -161,6 +173,40 @@ class _Passes:
         if frozen is None or self._learner.config.views.cached:
             return entering
         return self._learner.strategy.embed_constant(frozen, entering)
+
+
+def _loss_seconds(learner: Learner) -> float:
+    """Seconds of the method's loss on random embeddings of a global batch.
+
+    0 for a method that groups images by class or cluster: its loss needs labels. Above MOST_POINTS the time of
+    MOST_POINTS is scaled by the number of pairs.
+    """
+    config, method = learner.config, learner.method
+    if method.batches in ("classes", "clusters"):
+        return 0.0
+    views, device, dtype = config.views.count, learner.world.device, learner.method_dtype
+    images = min(config.batch.images, MOST_POINTS // views)
+    draw = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return normalize(torch.randn(*shape, generator=draw), dim=-1).to(device, dtype)
+
+    dim, shares = config.model.dim, Shares((images * views,))
+    z, x = (drawn(images * views, dim + config.model.wide_dim) for _ in range(2))
+    around = drawn(images, config.manifold.k, dim) if method.reads_gallery(config) else None
+    ids = torch.arange(images, device=device).repeat_interleave(views)
+
+    def step() -> None:
+        own = z.detach().requires_grad_()
+        prepared = method.prepare(x[:, :dim], shares, around) if method.reads_teacher else None
+        points = Points(
+            own[:, :dim], x[:, :dim], views, shares, ids,
+            student_wide=own[:, dim:], teacher_wide=x[:, dim:], prepared=prepared,
+        )  # fmt: skip
+        method(points).share.backward()
+
+    with ieee_products():
+        return _seconds(step, learner.world) * (config.batch.images / images) ** 2
 
 
 def _decoded(store: Store, config: Config, images: int) -> tuple[Tensor, float]:

@@ -88,7 +88,9 @@ def _rows(config: Config, world_size: int, images_per_second: float, measure: bo
         memory["activations"] = measured.activations * views_at_once(config, world_size)
         if measured.device == "cpu":
             memory["Python and libraries"] = max(0.0, measured.process - chosen)
-    rates = Rates.told(images_per_second, config) if images_per_second else measured and _rates(measured, world_size)
+    rates = measured and Rates.measured(measured, config, world_size)
+    if images_per_second:
+        rates = Rates.told(images_per_second, config)
     return [
         ("world", f"{world_size} rank{'s' * (world_size > 1)}"),
         (
@@ -117,12 +119,6 @@ def views_at_once(config: Config, world_size: int) -> int:
     if config.runtime.strategy == "reproducible":  # a lane at a time
         pieces = max(pieces, -(-config.runtime.lanes // world_size))
     return -(-batch_shares(config, world_size).largest // pieces) * config.views.count
-
-
-def _rates(measured: Rehearsal, world_size: int) -> Rates:
-    ranks = f" on {world_size} such ranks" if world_size > 1 else ""
-    source = f"measured here with {measured.points} views on the {measured.device}{ranks}"
-    return Rates(measured.step_rate * world_size, measured.embed * world_size, source)
 
 
 def _remark(measured: Rehearsal | None) -> str:

@@ -60,7 +60,7 @@ def forked(monkeypatch):
 def test_a_folder_becomes_an_index_through_a_kill(photos, tmp_path, here, forked):
     printed, kill = forked
     run = tmp_path / "run"
-    kill.append("dist_plm.train")
+    kill.append("dist_plm.fit.part")
     assert here(fit.main, photos, "--out", run, *WORDS).status == 1
     assert not (run / "index").exists()
     again = here(fit.main, photos, "--out", run, *WORDS)

@@ -1,19 +1,21 @@
 """The verdict of a run: by labels and without, on any number of ranks, after a kill, and what it chooses."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from dist_plm import evaluate as evaluation
 from dist_plm import train as training
 from dist_plm.cli import load_config
 from dist_plm.data.store import Store
-from dist_plm.data.views import train_view
+from dist_plm.data.views import eval_view, train_view
 from dist_plm.encoders.networks import load_network, locate
 from dist_plm.evaluation.verdict import read_verdicts
 from dist_plm.training.held_out import NEVER
-from tests.end_to_end.conftest import events
+from tests.end_to_end.conftest import events, refused
 
 SHORT = ("--warm_up.epochs", 0, "--train.epochs", 2, "--train.evaluate_epochs", 1)
 
@@ -52,6 +54,61 @@ def test_without_labels_the_best_checkpoint_is_that_with_the_best_found_views(un
     best = max(sorted(scores), key=lambda step: (scores[step], step))
     assert (unlabelled / "checkpoints" / "best").resolve().name == f"step_{best:08d}"
     assert {each.basis for each in read_verdicts(unlabelled).values()} == {"views"}
+
+
+def kinds(demo: Path) -> dict[str, int]:
+    """The class of each training image, by its path."""
+    with Store(demo, "train") as store:
+        return {store.about(id)["source"]: int(label) for id, label in enumerate(store.labels)}
+
+
+def test_the_list_of_held_out_images_filled_in_gives_the_true_recall(here, demo, unlabelled, tmp_path):
+    """Against the training images found among each other by brute force, and the start's embeddings on disk."""
+    labels = kinds(demo)
+    header, *lines = (unlabelled / "start/held_out.csv").read_text().splitlines()
+    (tmp_path / "labels.csv").write_text("\n".join([header, *(f"{line}{labels[line[:-1]]}" for line in lines)]))
+    outcome = here(evaluation.main, "--checkpoint", unlabelled, "--labels", tmp_path / "labels.csv")
+    assert outcome.status == 0, outcome
+    found = {result["model"]: result for result in map(json.loads, outcome.out.splitlines())}
+    truth = torch.tensor([labels[line[:-1]] for line in lines])
+
+    def recall(z: torch.Tensor) -> torch.Tensor:
+        return (truth[torch.cdist(z.double(), z.double()).fill_diagonal_(9).argmin(1)] == truth).double()
+
+    before = recall(torch.from_numpy(np.load(unlabelled / "start/held_out.npy")[0]))
+    config = load_config(unlabelled / "config.yaml")
+    for model in ("student", "teacher"):
+        network = load_network(locate(unlabelled), model, torch.device("cpu"))
+        with Store(demo, "train") as store:
+            views = [eval_view(store.read_image(id), config=config.views) for id in range(len(truth))]
+        now = recall(network.embed(torch.from_numpy(np.stack(views))))
+        assert found[model]["recall"]["1"] == pytest.approx(now.mean(), abs=1.5 / 140)
+        over = found[model]["over_start"]
+        assert over["value"] == pytest.approx((now - before).mean(), abs=3 / 140)
+        assert over["low"] <= over["value"] <= over["high"] and over["images"] == found[model]["queries"] == 140
+        interval = found[model]["interval"]
+        assert (
+            f"{model}: R@1 {100 * found[model]['recall']['1']:.1f} % (95 % {100 * interval['low']:.1f} to"
+            in outcome.err
+        )
+        assert found[model]["text"] in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (None, "can't be read"),
+        ("a.png,1\n", "path,label"),
+        ("path,label\n" + "nowhere.png,1\n" * 20, "nowhere.png"),
+        ("path,label\n" + "".join(f"{{{number}}},{number}\n" for number in range(20)), "no label of --labels has two"),
+    ],
+    ids=["missing", "no header", "unknown image", "each alone"],
+)
+def test_wrong_labels_are_one_line(here, demo, unlabelled, tmp_path, text, named):
+    path = tmp_path / "labels.csv"
+    if text is not None:
+        path.write_text(text.format(*kinds(demo)))
+    refused(here(evaluation.main, "--checkpoint", unlabelled, "--labels", path), named)
 
 
 def test_two_ranks_and_one_compare_the_same_images(finished, exact):

@@ -69,7 +69,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "tars are gone": ("shards", lambda run: remove(below(run, "shards/train-*.tar")), OWN),
     "images": ("shards", lambda run: blacken(below(run, "shards/train-*.tar")), OWN),
     "manifest": ("shards", lambda run: cut(below(run, "shards/manifest.json")), OWN),
-    "other images": ("shards", lambda run: rename_data(run / "shards/manifest.json"), OWN),
+    "other-images": ("shards", lambda run: rename_data(run / "shards/manifest.json"), OWN),
 }
 
 

@@ -16,10 +16,12 @@ from dist_plm.config import Config
 from dist_plm.errors import UserError
 from dist_plm.evaluation.deployment import deployment, summary
 from dist_plm.evaluation.label_free import STRONG_RECALL
-from dist_plm.fit.choice import Asked, Choice, choose, network
+from dist_plm.fit.asked import Asked
+from dist_plm.fit.choice import Choice, choose, network
 from dist_plm.fit.collection import Collection
 from dist_plm.fit.machine import Machine
 from dist_plm.fit.weights import Start, network_of
+from dist_plm.training.rehearsal import Rehearsal
 from tests.commands import ROOT, Command
 
 FOLDER = load_config(ROOT / "configs/folder.yaml")
@@ -28,7 +30,19 @@ GOOGLENET = Start("bvlc_googlenet", "weights.safetensors", "as given")
 RANDOM = Start("small", "", "none found")
 
 
-def chosen(images: int, rate: float, *, start=GOOGLENET, machine=CPU, classes=0, splits=("train",), **given) -> Choice:
+def measured(rate: float, view_gb: float = 0.02):
+    """A rehearsal on a machine of so many forward passes a second; a step takes four for each of two views."""
+
+    def measure(config: Config, ranks: int) -> Rehearsal:
+        train = 1e4 if config.views.cached else rate / 8
+        return Rehearsal(train, rate, 1e9, view_gb * 1e9, 1e9, 16, "cpu", bool(config.views.cached), loss=0.04)
+
+    return measure
+
+
+def chosen(
+    images: int, rate: float, *, start=GOOGLENET, machine=CPU, classes=0, splits=("train",), view_gb=0.02, **given
+) -> Choice:
     """The choice for so many images."""
     config = FOLDER
     for key, value in given.items():
@@ -36,7 +50,7 @@ def chosen(images: int, rate: float, *, start=GOOGLENET, machine=CPU, classes=0,
         config = replace(config, **{section: replace(getattr(config, section), **{name: value})})
     asked = Asked(config, frozenset(key.replace("__", ".") for key in given), 0, 10.0)
     collection = Collection("photos", images, classes, splits, 256, 0, 0)
-    return choose(asked, network(asked, start, collection), start, collection, machine, rate)
+    return choose(asked, network(asked, start, collection), start, collection, machine, measured(rate, view_gb))
 
 
 @pytest.mark.parametrize("start", [GOOGLENET, RANDOM], ids=["weights", "random"])
@@ -58,6 +72,15 @@ def test_a_machine_that_is_fast_enough_trains_the_backbone():
     assert sum(fast.seconds.values()) < 600
     gpus = chosen(100_000, 20_000, machine=Machine(4, "GPU", 64, 200.0, True))
     assert gpus.ranks == 4 and gpus.config.model.trainable == "all"
+
+
+def test_memory_bounds_the_ranks_and_then_the_pieces_of_a_batch():
+    """6.4 of 8 GB are planned, at most half for what ranks hold whatever their share, 1 GB each; then 1.1 GB of a rank
+    are left for 64 views."""
+    machine = replace(CPU, cores=4, memory_gb=8.0)
+    for view_gb, pieces in ((0.01, 1), (0.04, 3), (0.1, 6)):
+        found = chosen(1_000, 2_000, machine=machine, view_gb=view_gb)
+        assert (found.ranks, found.config.batch.micro_batches) == (3, pieces)
 
 
 def test_what_was_given_stays():

@@ -68,6 +68,9 @@ def test_recall_and_the_difference_to_the_start(store, tmp_path):
     ("text", "named"),
     [
         ("path,label\na.jpg,1\n", "label at least 20"),
+        ("a.jpg,1\nb.jpg,2\n", "first line must be path,label"),
+        ("", "first line must be path,label"),
+        ("path,label\n,1\n", "without a path"),
         ("path,label\n" + "nowhere.jpg,1\n" * 30, "is no image of split test"),
     ],
 )
