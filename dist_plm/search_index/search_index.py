@@ -118,9 +118,9 @@ class SearchIndex:
             ROWS: (len(self.rows), shape[1]),
             ENCODER: (shape[0], self.embedder.dim),
         }
-        for file, actual in shapes.items():
-            if actual != shape:
-                raise UserError(f"{self.folder / file} has (rows, D) = {actual}, {SUMMARY} says {shape}: {_AGAIN}")
+        for file, stored in shapes.items():
+            if stored != shape:
+                raise UserError(f"{self.folder / file} has (rows, D) = {stored}, {SUMMARY} says {shape}: {_AGAIN}")
         self._index = self._exact_index()
 
     def __len__(self) -> int:

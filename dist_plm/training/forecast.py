@@ -39,13 +39,13 @@ class Rates:
         return cls(images_per_second, images_per_second * STEP_PASSES * config.views.count, "as given")
 
     @classmethod
-    def measured(cls, found: "Rehearsal", config: Config, world_size: int) -> "Rates":
+    def measured(cls, rehearsal: "Rehearsal", config: Config, world_size: int) -> "Rates":
         """From passes of one rank on this machine."""
         images = config.batch.images
-        seconds = (images / found.step_rate + found.loss) / world_size
+        seconds = (images / rehearsal.step_rate + rehearsal.loss) / world_size
         ranks = f" on {world_size} such ranks" if world_size > 1 else ""
-        source = f"measured here with {found.points} views on the {found.device}{ranks}"
-        return cls(images / seconds, found.embed_rate * world_size, source)
+        source = f"measured here with {rehearsal.points} views on the {rehearsal.device}{ranks}"
+        return cls(images / seconds, rehearsal.embed_rate * world_size, source)
 
 
 @dataclass(frozen=True)

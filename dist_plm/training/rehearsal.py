@@ -197,11 +197,11 @@ def _loss_seconds(learner: Learner) -> float:
     ids = torch.arange(images, device=device).repeat_interleave(views)
 
     def step() -> None:
-        own = z.detach().requires_grad_()
+        leaf = z.detach().requires_grad_()
         prepared = method.prepare(x[:, :dim], shares, around) if method.reads_teacher else None
         points = Points(
-            own[:, :dim], x[:, :dim], views, shares, ids,
-            student_wide=own[:, dim:], teacher_wide=x[:, dim:], prepared=prepared,
+            leaf[:, :dim], x[:, :dim], views, shares, ids,
+            student_wide=leaf[:, dim:], teacher_wide=x[:, dim:], prepared=prepared,
         )  # fmt: skip
         method(points).share.backward()
 
