@@ -152,11 +152,10 @@ class Clock:
     Attributes:
         steps: Steps since the last lap; the loop counts them.
         note: Summary of the last lap, for the progress bar.
-        warned: Whether the warning about collapsed embeddings was printed already.
     """
 
     def __init__(self, waited: Callable[[], float], device: torch.device) -> None:
-        self.steps, self.note, self.warned = 0, "", False
+        self.steps, self.note = 0, ""
         self._waited, self._device, self._time, self._wait = waited, device, time.monotonic(), waited()
 
     def lap(self, images: int) -> dict[str, float]:
