@@ -1,7 +1,6 @@
 """P11: recall of an approximate index, or that it is below the floor."""
 
 from dataclasses import replace
-from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from dist_plm.bench.searching import NEIGHBOURS, clustered
 from dist_plm.bench.setting import Setting
 from dist_plm.errors import RunFailure
 from dist_plm.index.embedding_files import Embeddings
+from dist_plm.index.faiss_library import find_faiss, missing_faiss
 from dist_plm.index.flat import nearest
 from dist_plm.index.global_index import GlobalIndex
 from dist_plm.index.placement import place
@@ -23,8 +23,8 @@ def recall(setting: Setting) -> list[Ratio]:
 
     The index measures its own recall to choose nprobe; here exact search measures the result independently.
     """
-    if find_spec("faiss") is None:
-        return [Ratio("P11", note="faiss is not installed: search is exact")]
+    if not find_faiss():
+        return [Ratio("P11", note=f"faiss is {missing_faiss()}: search is exact")]
     rows, count = setting.search
     config = setting.config.index
     if config.exact:
@@ -34,20 +34,20 @@ def recall(setting: Setting) -> list[Ratio]:
     np.save(file, gallery.numpy())
     embeddings, k = Embeddings([file]), NEIGHBOURS * setting.config.batch.group_size
     placement = place(config, rows, embeddings.dim, 1)
-    found: list[float] = []
+    hits: list[float] = []
     try:
         with GlobalIndex(embeddings, config, placement, backend="auto", world=setting.world, seed=0) as index:
             index.guard(0, k)
             for repeat in range(setting.repeats):
                 seeds = np.random.default_rng([repeat, 1]).permutation(rows)[: count // setting.repeats]
-                found.append(_hits(index.neighbours(seeds, k), gallery, torch.from_numpy(seeds)))
+                hits.append(_hits(index.neighbours(seeds, k), gallery, torch.from_numpy(seeds)))
             facts = index.facts
     except RunFailure as failure:
         return [Ratio("P11", note=f"refused: {failure}")]
     note = f"{config.factory} over {rows:,} x {gallery.shape[1]}, {facts['nprobe']} cells searched, {k} neighbours"
-    return [Ratio("P11", found, [float(count // setting.repeats * k)] * len(found), note)]
+    return [Ratio("P11", hits, [float(count // setting.repeats * k)] * len(hits), note)]
 
 
-def _hits(found: np.ndarray, gallery: torch.Tensor, seeds: torch.Tensor) -> float:
-    exact, _ = nearest(gallery[seeds], gallery, found.shape[1], exclude=seeds, backend="torch")
-    return float((found[:, :, None] == exact[:, None, :]).any(2).sum())
+def _hits(neighbours: np.ndarray, gallery: torch.Tensor, seeds: torch.Tensor) -> float:
+    exact, _ = nearest(gallery[seeds], gallery, neighbours.shape[1], exclude=seeds, backend="torch")
+    return float((neighbours[:, :, None] == exact[:, None, :]).any(2).sum())

@@ -13,7 +13,7 @@ import numpy as np
 
 from dist_plm.evaluation.intervals import Interval, bootstrap
 from dist_plm.evaluation.label_free import STRONG_RECALL, Estimate
-from dist_plm.files.reading import parse_document
+from dist_plm.telemetry import events
 
 Word = Literal["better", "no difference", "worse", "can't tell"]
 # Half-width of an interval around 0 up to which the verdict is "no difference"; for wider ones it is "can't tell".
@@ -61,8 +61,8 @@ def recall_verdict(
     change = paired(hits, start)
     word = word_of_recall(change)
     text = f"{SAYS[word]}: R@1 {_points(change)}"
-    for name, found in (baselines or {}).items():
-        over = paired(hits, found)
+    for name, baseline_hits in (baselines or {}).items():
+        over = paired(hits, baseline_hits)
         text += f"; {'LOWER than' if over.high < 0 else 'against'} {name} {_points(over)}"
     return Verdict(model, step, word, "labels", f"{text}; {int((hits >= 0).sum()):,} queries")
 
@@ -80,7 +80,8 @@ def view_verdict(
     word = word_of_views(changes)
     said = {"view_recall": "view recall", STRONG_RECALL: "strong view recall", "agreement": "neighbour agreement"}
     numbers = [f"{what} {_percent(statistics[name], changes[name])}" for name, what in said.items()]
-    text = f"{SAYS[word]}, without labels: {', '.join(numbers)}, {100 * moved:.0f} % of neighbours changed"
+    claim = "can't tell whether it is better than the start" if word == "can't tell" else SAYS[word]
+    text = f"{claim}, without labels: {', '.join(numbers)}, {100 * moved:.0f} % of neighbours changed"
     return Verdict(model, step, word, "views", text)
 
 
@@ -124,7 +125,7 @@ def _percent(now: Estimate, change: Estimate) -> str:
 
 
 def _points(difference: Interval) -> str:
-    value, low, high = (f"{100 * each:+.1f}" for each in difference)
+    value, low, high = (f"{100 * value:+.1f}" for value in difference)
     return f"{value} points (95 % {low} to {high})"
 
 
@@ -133,19 +134,12 @@ def read_verdicts(run: Path) -> dict[str, Verdict]:
 
     A run that was only evaluated at its start, or trained by an older version, has none.
     """
-    try:
-        lines = (run / "metrics.jsonl").read_bytes().splitlines()
-    except OSError:
-        return {}
-    found: dict[str, Verdict] = {}
-    for line in lines:
-        if b'"verdict"' not in line:
-            continue
+    verdicts: dict[str, Verdict] = {}
+    for event in events.read(run, "verdict"):
         try:
-            event = parse_document(line)
             verdict = Verdict(event["model"], event["step"], event["verdict"], event["basis"], event["text"])
-        except (ValueError, KeyError, TypeError):  # an incomplete last line of a run in progress
+        except KeyError:  # the file is untrusted
             continue
         if verdict.word in get_args(Word):
-            found[verdict.model] = verdict
-    return found
+            verdicts[verdict.model] = verdict
+    return verdicts
