@@ -78,9 +78,9 @@ def one_step(count: int) -> dict[str, float | str]:
     torch.manual_seed(world.rank)
     method = build_method("plm", Config(proxies=ProxiesConfig(count=count)), world)
     head = nn.Linear(DIM, DIM)
-    updates = build_updates([], head.parameters(), method.parameters(), OptimiserConfig(), own_lr_scale=100.0)
+    updates = build_updates([], head.parameters(), method.parameters(), OptimiserConfig(), method_lr_scale=100.0)
     updates.set_learning_rate(5e-4)
-    rules = [begun(updates.network), *([updates.own] if updates.own else [])]  # no proxies, no rule of their own
+    rules = [begun(updates.network), *([updates.method] if updates.method else [])]  # no proxies, no rule of their own
     z, x = (nn.functional.normalize(torch.randn(POINTS // world.size, DIM) + 0.3) for _ in range(2))
     started = time.monotonic()
     method(Points(head(z), x, views=2)).share.backward()

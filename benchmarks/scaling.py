@@ -97,9 +97,9 @@ def method_step(world: World, sizes: dict[str, int]) -> tuple[float, float]:
     held = reset_peak()
     method = build_method("plm", config, world)
     updates = build_updates([], [torch.nn.Parameter(torch.zeros(1))], method.parameters(), OptimiserConfig(),
-                            own_lr_scale=100.0)  # fmt: skip
-    assert updates.own is not None
-    rule = begun(updates.own)
+                            method_lr_scale=100.0)  # fmt: skip
+    assert updates.method is not None
+    rule = begun(updates.method)
     count, seconds = sizes["B"] // world.size, []
     centres = torch.randn(16, sizes["D"], generator=random)[torch.arange(count) % 16]
     z, x = (normalize(centres + torch.randn(count, sizes["D"], generator=random)) for _ in range(2))

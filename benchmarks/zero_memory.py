@@ -94,7 +94,7 @@ def report(backbone: str, stage: int) -> None:
     for tensor in (*student.parameters(), *student.buffers()):
         tensor.detach().zero_()
     updates = build_updates(
-        student.backbone.parameters(), student.head_parameters(), [], OptimiserConfig(), own_lr_scale=1.0
+        student.backbone.parameters(), student.head_parameters(), [], OptimiserConfig(), method_lr_scale=1.0
     )
     strategy: Strategy
     zero = ZeroConfig(stage) if stage else None  # type: ignore[arg-type]

@@ -69,7 +69,7 @@ def overview() -> str:
 
 
 def unknown(words: list[str]) -> str:
-    """What is said of words that name no command."""
+    """Error message for an unknown command."""
     below = [name for name in MODULES if name.startswith(f"{words[0]} ")]
     if below:
         return f"{words[0]} needs one of: {', '.join(below)}"

@@ -38,13 +38,13 @@ def _clean(run: Path, *, really: bool) -> int:
     from dist_plm.distributed.world import World
 
     lock = Lock(run, World(), grace_seconds=1) if really else None  # held: no other process uses the run meanwhile
-    found = {path: size_of(path) for path in removable(run)}
-    for path, size in found.items():
+    sizes = {path: size_of(path) for path in removable(run)}
+    for path, size in sizes.items():
         print(f"{size / 1e6:12,.1f} MB  {path}")
         if lock:
             # Renamed first: a kill in between leaves nothing half removed under its old name.
             shutil.rmtree(path.rename(path.with_name(f"{path.name}.tmp")) if path.suffix != ".tmp" else path)
-    return sum(found.values())
+    return sum(sizes.values())
 
 
 def removable(run: Path) -> list[Path]:
@@ -55,17 +55,17 @@ def removable(run: Path) -> list[Path]:
 
     config = load_config(run / "config.yaml")
     config.run_dir = str(run)
-    found = superseded(run / "checkpoints", replace(config.checkpoint, keep=1))
-    found += [path for path in (run / "checkpoints").glob("step_*.tmp") if not path.is_symlink()]
-    found += [run / f"{name}.tmp" for name in REMOVED if (run / f"{name}.tmp").is_dir()]
+    paths = superseded(run / "checkpoints", replace(config.checkpoint, keep=1))
+    paths += [path for path in (run / "checkpoints").glob("step_*.tmp") if not path.is_symlink()]
+    paths += [run / f"{name}.tmp" for name in REMOVED if (run / f"{name}.tmp").is_dir()]
     if RunDirectory(config, force=True).ended:
-        found += [run / name for name in REMOVED if (run / name).is_dir()]
-    return found
+        paths += [run / name for name in REMOVED if (run / name).is_dir()]
+    return paths
 
 
 def size_of(path: Path) -> int:
     """Bytes of all files below a folder; links are not followed."""
-    return sum(each.lstat().st_size for each in path.rglob("*") if each.is_file() and not each.is_symlink())
+    return sum(entry.lstat().st_size for entry in path.rglob("*") if entry.is_file() and not entry.is_symlink())
 
 
 def _parse() -> argparse.Namespace:

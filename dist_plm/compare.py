@@ -9,7 +9,7 @@ from dist_plm.errors import UserError
 
 if TYPE_CHECKING:
     from dist_plm.config import DataConfig
-    from dist_plm.report.comparison import Row, Run
+    from dist_plm.report.comparison import RunResult, TableRow
 
 
 def main() -> int:
@@ -35,10 +35,10 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _read(path: Path, model: str, data: str) -> "Run":
+def _read(path: Path, model: str, data: str) -> "RunResult":
     """The last evaluation of a run; not the best, which would be selected on the test set."""
     from dist_plm.config.fields import entries
-    from dist_plm.report.comparison import Run
+    from dist_plm.report.comparison import RunResult
     from dist_plm.report.history import History
 
     history = History.read(path)
@@ -47,7 +47,7 @@ def _read(path: Path, model: str, data: str) -> "Run":
         raise UserError(f"{path} has no evaluation of the {model}: train longer, or omit it")
     settings = {key: value for key, value, rules in entries(history.config) if not rules.free and key != "seed"}
     name = data or _data_name(history.config.data)
-    return Run(history.name, history.config.seed, settings, name, results[-1])
+    return RunResult(history.name, history.config.seed, settings, name, results[-1])
 
 
 def _data_name(data: "DataConfig") -> str:
@@ -60,7 +60,7 @@ def _data_name(data: "DataConfig") -> str:
         return data.shards.rstrip("/").rpartition("/")[2]
 
 
-def _cells(row: "Row", columns: list[str]) -> list[str]:
+def _cells(row: "TableRow", columns: list[str]) -> list[str]:
     name = f"{row.name} (paper, {row.source})" if row.source else row.name
     return [name, str(row.dim), row.seeds, row.steps, *map(row.cell, columns)]
 
@@ -69,7 +69,7 @@ def _heads(columns: list[str]) -> list[str]:
     return ["method", "D", "seeds", "steps", *columns]
 
 
-def _markdown(title: str, rows: list["Row"]) -> str:
+def _markdown(title: str, rows: list["TableRow"]) -> str:
     from dist_plm.report.comparison import columns_of
 
     columns = columns_of(rows)
@@ -77,7 +77,7 @@ def _markdown(title: str, rows: list["Row"]) -> str:
     return f"{title}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in table) + "\n"
 
 
-def _print(title: str, rows: list["Row"]) -> None:
+def _print(title: str, rows: list["TableRow"]) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -65,14 +65,14 @@ def main() -> int:
 def _difference(options: argparse.Namespace) -> str:
     """How an existing index differs from the given folder; empty if it belongs to another folder."""
     from dist_plm.search_index.maintenance import changes
-    from dist_plm.search_index.search_index import Catalogue
+    from dist_plm.search_index.search_index import SearchIndex
 
     try:
-        catalogue = Catalogue(options.out, backbone=options.backbone)
-        if not options.images or catalogue.images.place().get("folder") != str(options.images.resolve()):
+        search_index = SearchIndex(options.out, backbone=options.backbone)
+        if not options.images or search_index.images.place().get("folder") != str(options.images.resolve()):
             return ""
         command = f"`python -m dist_plm.search_index update {options.out}` brings it up to date"
-        return f" ({changes(catalogue)} in {options.images} since; {command})"
+        return f" ({changes(search_index)} in {options.images} since; {command})"
     except UserError:
         return ""
 

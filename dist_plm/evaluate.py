@@ -126,7 +126,7 @@ def _config(trained: "TrainedRun | TrainedExport | FrozenNetwork", options: argp
 def _few(
     trained: "TrainedRun | TrainedExport | FrozenNetwork", config: Config, options: argparse.Namespace, world: "World"
 ) -> list[dict[str, Any]]:
-    """Recall on the images of --labels, by every rank for itself; in words on standard error."""
+    """Recall on the images of --labels, computed by every rank; a summary goes to standard error."""
     from dist_plm.data.opening import open_split
     from dist_plm.encoders.labelled import evaluate_labelled, read_labels
 

@@ -120,15 +120,15 @@ def _write(
 
 
 def _embedded(run: "Run", views: "Tensor") -> "Tensor":
-    """In batches of one, of two and of all the rest."""
+    """Embeddings of the views, in batches of one, two and the rest."""
     import torch
 
     with torch.inference_mode():
         return torch.cat([run(piece) for piece in views.tensor_split([1, 3]) if len(piece)])
 
 
-def _difference(file: str, found: "Tensor", expected: "Tensor") -> float:
-    difference = float((found - expected).abs().max())
+def _difference(file: str, actual: "Tensor", expected: "Tensor") -> float:
+    difference = float((actual - expected).abs().max())
     if not difference <= BOUND:
         raise RunFailure(
             f"{file} gives other embeddings than the checkpoint: {difference:.1e} apart, at most {BOUND:.0e}"

@@ -24,21 +24,21 @@ def main() -> int:
 
     from dist_plm.data.decode import decode
     from dist_plm.distributed.process import limit_threads
-    from dist_plm.search_index.search_index import Catalogue
+    from dist_plm.search_index.search_index import SearchIndex
     from dist_plm.search_index.sheet import contact_sheet
 
     limit_threads(options.threads)
-    catalogue = Catalogue(options.index, images=options.images, backbone=options.backbone)
+    search_index = SearchIndex(options.index, images=options.images, backbone=options.backbone)
     try:
         query = decode(data)
-        (neighbours,) = catalogue.search(catalogue.embed(data), options.k)
+        (neighbours,) = search_index.search(search_index.embed(data), options.k)
     except ValueError as error:
         raise UserError(f"--image {options.image}: {error}") from error
     if options.sheet:
-        _ = catalogue.images  # fail early if the images are not available
-    _print(neighbours, f"nearest to {options.image.name} in {catalogue.folder}")
+        _ = search_index.images  # fail early if the images are not available
+    _print(neighbours, f"nearest to {options.image.name} in {search_index.folder}")
     if options.sheet:
-        sheet = contact_sheet(query, options.image.name, neighbours, catalogue)
+        sheet = contact_sheet(query, options.image.name, neighbours, search_index)
         try:
             with replacing(options.sheet) as file:
                 sheet.save(file, "PNG", optimize=True)
@@ -73,14 +73,18 @@ def _print(neighbours: "list[Neighbour]", title: str) -> None:
     table = Table(title=escape(title), title_justify="left")
     for name in ("rank", "cosine", "distance"):
         table.add_column(name, justify="right")
-    labelled = any(each.label is not None for each in neighbours)
+    labelled = any(neighbour.label is not None for neighbour in neighbours)
     if labelled:
         table.add_column("label", overflow="fold")
     table.add_column("name", overflow="fold")
-    for each in neighbours:
-        label = [escape(printable(each.label or ""))] if labelled else []
+    for neighbour in neighbours:
+        label = [escape(printable(neighbour.label or ""))] if labelled else []
         table.add_row(
-            str(each.rank), f"{each.cosine:.4f}", f"{each.distance:.4f}", *label, escape(printable(each.name))
+            str(neighbour.rank),
+            f"{neighbour.cosine:.4f}",
+            f"{neighbour.distance:.4f}",
+            *label,
+            escape(printable(neighbour.name)),
         )
     # Names are not wrapped in a file or a pipe.
     Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(table)

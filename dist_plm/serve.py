@@ -24,21 +24,21 @@ def main() -> int:
     from waitress import create_server
 
     from dist_plm.distributed.process import limit_threads
-    from dist_plm.search_index.search_index import Catalogue
+    from dist_plm.search_index.search_index import SearchIndex
     from dist_plm.search_index.web import create_app
 
     limit_threads(options.threads)
-    catalogue = Catalogue(options.index, images=options.images, backbone=options.backbone)
-    _ = catalogue.images  # report missing images at the start
+    search_index = SearchIndex(options.index, images=options.images, backbone=options.backbone)
+    _ = search_index.images  # report missing images at the start
     most_bytes = int(options.max_upload_mb * 1e6)
     listening = _listen(options.host, options.port)
     address, port = listening.getsockname()[:2]
     # By its address: localhost has many spellings (127.1, 0x7f000001, ::1).
-    app = create_app(catalogue, most_bytes=most_bytes, host=address)
+    app = create_app(search_index, most_bytes=most_bytes, host=address)
     server = create_server(app, sockets=[listening], max_request_body_size=most_bytes + 1, ident=None, **BOUNDS)
     signal.signal(signal.SIGTERM, _leave)
     name = f"[{options.host}]" if ":" in options.host else options.host
-    print(f"{len(catalogue):,} images on http://{name}:{port}/  (Ctrl-C ends)", flush=True)
+    print(f"{len(search_index):,} images on http://{name}:{port}/  (Ctrl-C ends)", flush=True)
     server.run()
     return 0
 

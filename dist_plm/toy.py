@@ -40,13 +40,13 @@ class Frame:
     Args:
         step: Steps done.
         points: [n, 2].
-        found: Their linear neighbourhoods.
+        neighbourhoods: Their linear neighbourhoods.
         purity: Share of the members of X_i that are of the curve of x_i, over all i.
     """
 
     step: int
     points: "Tensor"
-    found: "Neighbourhoods"
+    neighbourhoods: "Neighbourhoods"
     purity: float
 
 
@@ -130,7 +130,7 @@ def train(steps: int, count: int, seed: int, frames: int = 25) -> tuple[list[Fra
     teacher = Teacher(student, CONFIG.model.momentum)
     optimiser = torch.optim.Adam(student.parameters(), lr=LR)
     optimiser.add_param_group({"params": list(method.parameters()), "lr": LR * CONFIG.proxies.lr_scale})
-    shown = {round(steps * each / frames) for each in range(frames + 1)}
+    shown = {round(steps * number / frames) for number in range(frames + 1)}
     seen = [_look(0, teacher(x), curve)]
     for step in range(1, steps + 1):
         optimiser.zero_grad()
@@ -148,8 +148,8 @@ def _look(step: int, points: "Tensor", curve: "Tensor") -> Frame:
     from dist_plm.evaluation.pair_quality import Purity
     from dist_plm.methods.piecewise import neighbourhoods
 
-    found = neighbourhoods(points, points, torch.arange(len(points)), CONFIG.manifold)
-    return Frame(step, points, found, Purity.of(curve[found.indices], found.members).means["same_label"])
+    hoods = neighbourhoods(points, points, torch.arange(len(points)), CONFIG.manifold)
+    return Frame(step, points, hoods, Purity.of(curve[hoods.indices], hoods.members).means["same_label"])
 
 
 def draw(frames: list[Frame], curve: "Tensor", window: Window, *, size: float, dpi: int) -> "Image":
@@ -163,10 +163,10 @@ def draw(frames: list[Frame], curve: "Tensor", window: Window, *, size: float, d
     for axes, frame in zip(figure.subplots(1, len(frames), squeeze=False)[0], frames, strict=True):
         segments = _segments(frame)
         for number, colour in enumerate(COLOURS):
-            own = curve == number
-            axes.plot(*segments[own].permute(2, 1, 0).numpy(), color=colour, linewidth=5, alpha=0.13,
+            members = curve == number
+            axes.plot(*segments[members].permute(2, 1, 0).numpy(), color=colour, linewidth=5, alpha=0.13,
                       solid_capstyle="round")  # fmt: skip
-            axes.scatter(*frame.points[own].T.numpy(), color=colour, s=13, linewidths=0, zorder=3)
+            axes.scatter(*frame.points[members].T.numpy(), color=colour, s=13, linewidths=0, zorder=3)
         axes.set(xlim=window[0], ylim=window[1], aspect="equal", xticks=[], yticks=[])
         axes.spines[:].set_color("#dddddd")
         when = f"after {frame.step} steps" if frame.step else "before training"
@@ -191,8 +191,8 @@ def _segments(frame: Frame) -> "Tensor":
     """Both ends [n, 2, 2] of the piece of P_i, a line through x_i, onto which the members of X_i project."""
     import torch
 
-    x, u = frame.points, frame.found.basis[:, :, 0]
-    along = torch.einsum("nkd,nd->nk", x[frame.found.indices] - x[:, None], u) * frame.found.members
+    x, u = frame.points, frame.neighbourhoods.basis[:, :, 0]
+    along = torch.einsum("nkd,nd->nk", x[frame.neighbourhoods.indices] - x[:, None], u) * frame.neighbourhoods.members
     return x[:, None] + torch.stack([along.amin(1), along.amax(1)], 1)[:, :, None] * u[:, None]
 
 

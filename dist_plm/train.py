@@ -88,8 +88,8 @@ def _train(config: Config, *, force: bool, profile: bool, advise: bool) -> int:
     from dist_plm.evaluation.deployment import deployment, summary
     from dist_plm.report.at_end import report_at_end
     from dist_plm.telemetry.progress import Display
-    from dist_plm.training.opening import open_run
-    from dist_plm.training.precision import resolve_precision
+    from dist_plm.training.auto_precision import resolve_precision
+    from dist_plm.training.opened_run import open_run
     from dist_plm.training.trainer import Trainer
 
     with Preemption() as preemption:
@@ -126,7 +126,7 @@ def _train(config: Config, *, force: bool, profile: bool, advise: bool) -> int:
 
 
 def _detected(config: Config, world: "World", precision_reason: str) -> str:
-    """The greeting: hardware and the choices that follow from it."""
+    """Startup message: detected hardware and the choices derived from it."""
     import torch
 
     from dist_plm.data.opening import manifest_of

@@ -163,6 +163,16 @@ def on_ranks(count: int, module: str, *arguments: object, nodes: int = 1, folder
     return [Rank(module, arguments, environment, folder) for environment in environments(count, nodes)]
 
 
+def killed(ranks: list[Rank], happened: Callable[[], bool], seconds: float = 0.0) -> None:
+    """Kill all ranks `seconds` after something has happened."""
+    ranks[0].until(happened)
+    time.sleep(seconds)
+    for rank in ranks:
+        rank.kill()
+    for rank in ranks:
+        rank.wait()
+
+
 def together(ranks: list[Rank]) -> Outcome:
     """The outcome of ranks as torchrun gives it: the first status that is not 0, and what all printed."""
     outcomes = [rank.wait() for rank in ranks]

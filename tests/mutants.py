@@ -50,7 +50,7 @@ MUTANTS = [
     ),
     *of(
         "manifold/losses.py", "unit/test_losses.py",
-        ("residual.masked_fill(own, 0)", "residual"),
+        ("residual.masked_fill(is_self, 0)", "residual"),
         ("distance(z, columns)", "distance(z, columns).detach()"),
         ("basis.detach().unbind(dim=2)", "basis.unbind(dim=2)"),
         ("root(squared)).square().sum()", "squared).square().sum()"),
@@ -68,7 +68,7 @@ MUTANTS = [
     *of(
         "manifold/neighbourhoods.py", "unit/test_neighbourhoods.py",
         ("(1 - threshold) ** 2", "(1 - threshold)"),
-        ("d.masked_fill(own, torch.inf)", "d"),
+        ("d.masked_fill(is_self, torch.inf)", "d"),
         ("sort(dim=1, stable=True).indices", "sort(dim=1, stable=True, descending=True).indices"),
         ('v = x if centre == "origin" else', 'v = x if centre == "anchor" else'),
     ),
@@ -84,12 +84,12 @@ MUTANTS = [
         ("pairs = len(z_all) * (len(z_all) - 1) *", "pairs = len(z_all) * len(z_all) *"),
         ("neighbourhood / (pairs * self.config.manifold.dim)", "neighbourhood / pairs"),
         ("set_grad_enabled(self.config.proxies.similarity_gradient)", "set_grad_enabled(True)"),
-        ("own = batch_pieces(x, x, rows - rows[0], config)", "own = batch_pieces(x, x, rows, config)"),
+        ("pieces = batch_pieces(x, x, rows - rows[0], config)", "pieces = batch_pieces(x, x, rows, config)"),
     ),
     *of(
         "methods/contrastive.py", "unit/test_gradients.py unit/test_contrast.py distributed/test_exact_gradients.py",
-        ("own - view + (view + 1) % points.views", "own - view + view % points.views"),
-        ('own[:, None], float("-inf")', "own[:, None], 0.0"),
+        ("self_columns - view + (view + 1) % points.views", "self_columns - view + view % points.views"),
+        ('self_columns[:, None], float("-inf")', "self_columns[:, None], 0.0"),
     ),
     *of(
         "methods/contrastive.py", "unit/test_contrast.py distributed/test_exact_gradients.py",
@@ -125,14 +125,14 @@ MUTANTS = [
     ),
     *of(
         "index/ranking.py", "unit/test_retrieval.py unit/test_index.py",
-        ("keys[rows, own[rows] - low] = LAST", "keys[rows, own[rows] - low] += 0"),
+        ("keys[rows, exclude[rows] - low] = LAST", "keys[rows, exclude[rows] - low] += 0"),
         ("best = torch.cat([best, _smallest(keys, k)], 1)", "best = _smallest(keys, k)"),
         ("(1.4 * 2**25)", "(1.4 * 2**10)"),
         ("largest=False", "largest=True"),
     ),
     *of(
         "evaluation/retrieval.py", "unit/test_retrieval.py",
-        ("count - (gallery_labels[own] == query_labels).long()", "count"),
+        ("count - (gallery_labels[query_rows] == query_labels).long()", "count"),
         ("masked_fill(query_labels < 0, 0)", "clone()"),
         ("(rank <= positives[:, None])", "(rank <= positives[:, None] + 1)"),
         ("relevant[:, :k].any(1)", "relevant[:, : k + 1].any(1)"),
@@ -176,9 +176,10 @@ MUTANTS = [
         "parallel/strategy/base.py", "unit/test_step_cost.py unit/test_optimiser.py unit/test_accumulation.py "
         "distributed/test_void_steps.py distributed/test_zero.py",
         (".clamp(max=1.0)", ""),
-        ("for part in (*self.gradients(), *own):", "for part in self.gradients():"),
-        ("self.squared_norm() + self.world.sum(sum_of_squares(own).to(self.world.device))", "self.squared_norm()"),
-        ("update(self.updates.own, void)", "update(self.updates.own, torch.zeros_like(void))"),
+        ("for part in (*self.gradients(), *gradients):", "for part in self.gradients():"),
+        ("self.squared_norm() + self.world.sum(sum_of_squares(gradients).to(self.world.device))",
+         "self.squared_norm()"),
+        ("update(self.updates.method, void)", "update(self.updates.method, torch.zeros_like(void))"),
     ),
     *of(
         "parallel/strategy/data_parallel.py", "distributed/test_exact_gradients.py unit/test_precision.py",
@@ -191,7 +192,7 @@ MUTANTS = [
     ),
     *of(
         "training/learner.py", "unit/test_step.py distributed/test_void_steps.py",
-        ("own_lr_scale=config.proxies.lr_scale", "own_lr_scale=1.0"),
+        ("method_lr_scale=config.proxies.lr_scale", "method_lr_scale=1.0"),
         (STEP + AVERAGE, AVERAGE + STEP),
         ("torch.maximum(void, self.strategy.overflow.to(void))", "self.strategy.overflow.to(void)"),
     ),

@@ -99,8 +99,8 @@ DEFENCES: list[Mutant] = [
         "training/resumption.py",
         "hostile/test_plans.py hostile/test_damaged_runs.py::test_a_damaged_plan_is_passed_over_with_its_checkpoint",
         ("if at.batch >= len(plan):", "if False:"),
-        ("    found = checkpoint.find(directory.checkpoints, world, judge)",
-         "    found = checkpoint.find(directory.checkpoints, world)"),
+        ("    latest = checkpoint.find(directory.checkpoints, world, judge)",
+         "    latest = checkpoint.find(directory.checkpoints, world)"),
     ),
     *of(
         "telemetry/metrics.py", "hostile/test_damaged_runs.py::test_metrics_are_cut_back_to_whole_lines",
@@ -113,7 +113,7 @@ DEFENCES: list[Mutant] = [
         ("or plan.max() >= below", ""),
     ),
     *of(
-        "training/opening.py", "hostile/test_second_rank.py::test_all_ranks_end[other-images]",
+        "training/opened_run.py", "hostile/test_second_rank.py::test_all_ranks_end[other-images]",
         ("        compare(store, config.data.shards, world)\n", ""),
     ),
     *of(

@@ -1,7 +1,9 @@
 """One setting, one seed: the project's learner over cached maps, its recall on the way and what its losses did."""
 
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from benchmarks.reproduction.cut import above, insert_batch_norm
 from benchmarks.reproduction.features import Features
 from benchmarks.reproduction.oracle import ChangedTargets
+from dist_plm.cli import config_of, config_parser
 from dist_plm.config import Config
 from dist_plm.data.loader import Batch
 from dist_plm.data.plan import class_plan, make_plan, random_plan
@@ -53,6 +56,13 @@ class Experiment:
     change: str = ""
     class_groups: bool = False
     course: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of_options(cls, cache: Path, options: str) -> "Experiment":
+        """The head alone over the features in `cache`, with the options of a `python -m dist_plm.train`."""
+        parser = config_parser("train", "")
+        config = config_of(parser, parser.parse_args(shlex.split(options)))
+        return cls(config, Features.load(cache, "head"), "head", 0)
 
     def __post_init__(self) -> None:
         if self.config.train.precision == "auto":  # as all results of this bench

@@ -50,7 +50,8 @@ class ChangedTargets(PiecewiseLinearManifold):
             s = 1 - torch.where(image, 1 - s, matched(1 - s, distance(x, x) / delta, ~image))
         residual = (delta * (1 - s) - distance(points.student, points.student)).masked_fill(~counts, 0)
         mean = residual.fill_diagonal_(0).square().sum() / (len(x) * (len(x) - 1))
-        return Loss(mean, {"point": mean.detach()}, {}, Targets(s, around.own.indices, around.own.members, 0, delta))
+        targets = Targets(s, around.pieces.indices, around.pieces.members, 0, delta)
+        return Loss(mean, {"point": mean.detach()}, {}, targets)
 
     def _similarity(self, x: Tensor, around: Surroundings, step: int) -> Tensor:
         points = x if self.change == "late" and step < self.steps / 2 else around.points_all

@@ -7,7 +7,6 @@ that it fits. Reads the linear head alone, so no weights.
 """
 
 import argparse
-import shlex
 from itertools import islice
 from pathlib import Path
 
@@ -15,8 +14,6 @@ import torch
 from torch import Tensor
 
 from benchmarks.reproduction.experiment import Experiment
-from benchmarks.reproduction.features import Features
-from dist_plm.cli import config_of, config_parser
 from dist_plm.manifold.distance import distance
 from dist_plm.methods import Points
 
@@ -30,9 +27,7 @@ def main() -> None:
     parser.add_argument("--options", required=True, help="of `python -m dist_plm.train`")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    train = config_parser("train", "")
-    config = config_of(train, train.parse_args(shlex.split(options.options)))
-    experiment = Experiment(config, Features.load(options.cache, "head"), "head", 0)
+    experiment = Experiment.of_options(options.cache, options.options)
     print(
         "| pairs | share | distance d | target t | t < d | mean of t - d |\n| --- | ---: | ---: | ---: | ---: | ---: |"
     )

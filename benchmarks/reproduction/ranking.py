@@ -8,16 +8,13 @@ The head starts as the options say, on the cached training images; nothing is tr
 
 import argparse
 import json
-import shlex
 from pathlib import Path
 
 import torch
 
 from benchmarks.reproduction.experiment import Experiment
-from benchmarks.reproduction.features import Features
-from dist_plm.cli import config_of, config_parser
 from dist_plm.supervision.__main__ import _methods
-from dist_plm.supervision.table import show
+from dist_plm.supervision.display import show
 from dist_plm.telemetry.progress import Display
 
 
@@ -29,13 +26,11 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=20)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    train = config_parser("train", "")
-    config = config_of(train, train.parse_args(shlex.split(options.options)))
-    experiment = Experiment(config, Features.load(options.cache, "head"), "head", 0)
+    experiment = Experiment.of_options(options.cache, options.options)
     vectors = experiment._embedded(experiment.learner.student, experiment.features.test).numpy()
     labels = torch.from_numpy(experiment.features.test_labels.astype("int64"))
     classes, display = len(labels.unique()), Display(experiment.world)
-    methods = _methods(vectors, labels, classes, options.batches, config, experiment.world, display)
+    methods = _methods(vectors, labels, classes, options.batches, experiment.config, experiment.world, display)
     display.close()
     result = {"data": "cub200", "split": "test", "images": len(labels), "methods": methods, "proxies": None}
     show(result)

@@ -23,7 +23,7 @@ from dist_plm.errors import RunFailure, UserError
 from dist_plm.evaluation import nmi, retrieval_counts
 from dist_plm.index.embedding_pass import DIVERGED
 from dist_plm.model.own_backbone import allow
-from dist_plm.search_index.search_index import Catalogue, Neighbour
+from dist_plm.search_index.search_index import Neighbour, SearchIndex
 
 __all__ = ["embed_images", "evaluate_embeddings", "load_encoder", "search_images"]
 
@@ -81,21 +81,21 @@ def embed_images(encoder: Embedder, images: Iterable[Picture], *, batch_size: in
     return np.concatenate(rows)
 
 
-def search_images(index: str | Path | Catalogue, images: Iterable[Picture], k: int = 10) -> list[list[Neighbour]]:
+def search_images(index: str | Path | SearchIndex, images: Iterable[Picture], k: int = 10) -> list[list[Neighbour]]:
     """The k images of an index that are nearest to each query, nearest first.
 
     Args:
-        index: Folder written by `python -m dist_plm.embed`, or a Catalogue that was opened before.
+        index: Folder written by `python -m dist_plm.embed`, or a SearchIndex that was opened before.
         images: As for `embed_images`.
         k: Neighbours of a query.
 
     Raises:
         UserError: No index there; not an image; k beyond the index.
     """
-    if not isinstance(index, str | Path | Catalogue):
-        raise UserError(f"index is {_kind(index)}: pass the folder of an index, or a Catalogue")
-    catalogue = index if isinstance(index, Catalogue) else Catalogue(index)
-    return catalogue.search(embed_images(catalogue.embedder, images), _whole(k, "k"))
+    if not isinstance(index, str | Path | SearchIndex):
+        raise UserError(f"index is {_kind(index)}: pass the folder of an index, or a SearchIndex")
+    search_index = index if isinstance(index, SearchIndex) else SearchIndex(index)
+    return search_index.search(embed_images(search_index.embedder, images), _whole(k, "k"))
 
 
 def evaluate_embeddings(
@@ -129,16 +129,16 @@ def evaluate_embeddings(
 def _numbered(labels: Sequence[Hashable] | np.ndarray) -> np.ndarray:
     """Classes int64 [N] by the equality of labels, in order of first occurrence; -1 where there is none."""
     numbers: dict[Hashable, int] = {}
-    found = np.empty(len(labels), np.int64)
+    result = np.empty(len(labels), np.int64)
     for row, label in enumerate(labels.tolist() if isinstance(labels, np.ndarray | torch.Tensor) else labels):
         label = label.item() if isinstance(label, np.generic | torch.Tensor) else label
         try:
             # NaN is the only value that differs from itself.
             none = label is None or label != label or (isinstance(label, int) and label == -1)
-            found[row] = -1 if none else numbers.setdefault(label, len(numbers))
+            result[row] = -1 if none else numbers.setdefault(label, len(numbers))
         except (TypeError, ValueError) as error:
             raise UserError(f"label {row} is {label!r:.80}: labels must be hashable, as numbers are") from error
-    return found
+    return result
 
 
 def _several(images: Iterable[Picture]) -> Iterable[Picture]:

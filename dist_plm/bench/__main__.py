@@ -40,7 +40,7 @@ def main() -> int:
     parsed = parser.parse_args()
     ranks = place().size
     config, names = config_of(parser, parsed), _names(parsed.only, ranks)
-    out, compare = (Path(each) if each else None for each in (parsed.out, parsed.compare))
+    out, compare = (Path(name) if name else None for name in (parsed.out, parsed.compare))
     if out and not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}; create it, or choose another file")
 
@@ -95,18 +95,18 @@ def _measured(
     config: Config, names: list[str], parsed: "Namespace", ranks: int
 ) -> "tuple[list[Ratio], dict[str, Any]]":
     """The ratios, in a temporary folder, and the machine."""
-    from dist_plm.bench import approximate, convolutions, lifecycle, reading, searching, step
+    from dist_plm.bench import approximate, convolutions, lifecycle, loading, searching, step
     from dist_plm.bench.setting import Setting, machine
     from dist_plm.checks import check
     from dist_plm.distributed.connection import connect, disconnect
     from dist_plm.distributed.world import World
-    from dist_plm.training.precision import resolve_precision
+    from dist_plm.training.auto_precision import resolve_precision
 
     groups = {
         ("P1", "P2"): step.overhead,
         ("P3",): step.scaling,
-        ("P4",): reading.loading,
-        ("P5",): reading.sweeping,
+        ("P4",): loading.loading,
+        ("P5",): loading.sweeping,
         ("P6",): searching.searching,
         ("P7", "P13"): lifecycle.refreshing,
         ("P8",): lifecycle.saving,
@@ -126,7 +126,7 @@ def _measured(
         try:
             for members, measure in groups.items():
                 if set(members) & set(names):
-                    ratios += [each for each in measure(setting) if each.name.split()[0] in names]
+                    ratios += [ratio for ratio in measure(setting) if ratio.name.split()[0] in names]
             facts = machine(world)
         finally:
             if world.health:  # a heartbeat during interpreter shutdown ends the process with SIGABRT

@@ -34,20 +34,20 @@ def recall(setting: Setting) -> list[Ratio]:
     np.save(file, gallery.numpy())
     embeddings, k = Embeddings([file]), NEIGHBOURS * setting.config.batch.group_size
     placement = place(config, rows, embeddings.dim, 1)
-    found: list[float] = []
+    hits: list[float] = []
     try:
         with GlobalIndex(embeddings, config, placement, backend="auto", world=setting.world, seed=0) as index:
             index.guard(0, k)
             for repeat in range(setting.repeats):
                 seeds = np.random.default_rng([repeat, 1]).permutation(rows)[: count // setting.repeats]
-                found.append(_hits(index.neighbours(seeds, k), gallery, torch.from_numpy(seeds)))
+                hits.append(_hits(index.neighbours(seeds, k), gallery, torch.from_numpy(seeds)))
             facts = index.facts
     except RunFailure as failure:
         return [Ratio("P11", note=f"refused: {failure}")]
     note = f"{config.factory} over {rows:,} x {gallery.shape[1]}, {facts['nprobe']} cells searched, {k} neighbours"
-    return [Ratio("P11", found, [float(count // setting.repeats * k)] * len(found), note)]
+    return [Ratio("P11", hits, [float(count // setting.repeats * k)] * len(hits), note)]
 
 
-def _hits(found: np.ndarray, gallery: torch.Tensor, seeds: torch.Tensor) -> float:
-    exact, _ = nearest(gallery[seeds], gallery, found.shape[1], exclude=seeds, backend="torch")
-    return float((found[:, :, None] == exact[:, None, :]).any(2).sum())
+def _hits(neighbours: np.ndarray, gallery: torch.Tensor, seeds: torch.Tensor) -> float:
+    exact, _ = nearest(gallery[seeds], gallery, neighbours.shape[1], exclude=seeds, backend="torch")
+    return float((neighbours[:, :, None] == exact[:, None, :]).any(2).sum())

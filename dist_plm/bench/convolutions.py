@@ -60,11 +60,11 @@ def arithmetic(setting: Setting) -> list[Ratio]:
     convolutions = _convolutions(learner.student, lambda: learner.step(batch, 0, 10**6))
     if not convolutions:
         return [Ratio("P12", note=f"{setting.config.model.backbone} has no convolutions")]
-    operations = sum(each.operations() for each in convolutions) / GIGA
+    operations = sum(convolution.operations() for convolution in convolutions) / GIGA
 
     def alone() -> None:
-        for each in convolutions:
-            each.step()
+        for convolution in convolutions:
+            convolution.step()
 
     alone()
     over, under = in_turns(
@@ -78,7 +78,7 @@ def arithmetic(setting: Setting) -> list[Ratio]:
 
 def _convolutions(network: nn.Module, step: Callable[[], object]) -> list[Convolution]:
     """The convolutions that `step` calls in `network`, in their order."""
-    found: list[Convolution] = []
+    convolutions: list[Convolution] = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
         assert isinstance(layer, nn.Conv2d)
@@ -86,11 +86,12 @@ def _convolutions(network: nn.Module, step: Callable[[], object]) -> list[Convol
         weight = layer.weight.detach().to(out.dtype)
         bias = None if layer.bias is None else layer.bias.detach().to(out.dtype)
         first = not inputs[0].requires_grad
-        found.append(Convolution(layer, maps.requires_grad_(not first), weight.requires_grad_(), bias, not first))
+        maps.requires_grad_(not first)
+        convolutions.append(Convolution(layer, maps, weight.requires_grad_(), bias, not first))
 
     layers = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     hooks = [layer.register_forward_hook(note) for layer in layers]
     step()
     for hook in hooks:
         hook.remove()
-    return found
+    return convolutions

@@ -20,7 +20,7 @@ from dist_plm.data.store import Store
 from dist_plm.distributed.preemption import Preempted, Preemption
 from dist_plm.methods import is_swept
 from dist_plm.telemetry.parts import Stopwatch, watch
-from dist_plm.training.opening import OpenedRun, open_run
+from dist_plm.training.opened_run import OpenedRun, open_run
 from dist_plm.training.trainer import Trainer
 
 BEFORE_SIGNAL = 2  # steps
@@ -68,7 +68,7 @@ def refreshing(setting: Setting) -> list[Ratio]:
     refresh = f"a refresh every {config.batch.refresh_epochs} epoch(s)" if is_swept(config) else "no refresh"
     note = f"{len(trainer.store)} images, {steps} steps an epoch; {refresh}"
     images = steps * config.batch.images
-    whole, alone = ([images / each for each in seconds] for seconds in (wholes, map(sub, wholes, sweeps)))
+    whole, alone = ([images / duration for duration in seconds] for seconds in (wholes, map(sub, wholes, sweeps)))
     return [Ratio("P7", sweeps, wholes, note), Ratio("P13", whole, alone, "of the same epochs")]
 
 
@@ -101,9 +101,9 @@ def leaving(setting: Setting) -> list[Ratio]:
         gc.collect()  # a trainer holds the run's lock as long as it lives
         leaves.append(left)
         bounds.append(2 * step + save)
-        found, took = _resumed(config, setting)
+        resumed, took = _resumed(config, setting)
         gc.collect()
-        read.append(found)
+        read.append(resumed)
         seconds.append(took)
     flight = config.batch.images * (config.data.prefetch + 1)
     return [

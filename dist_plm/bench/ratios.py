@@ -77,7 +77,7 @@ class Ratio:
 
     @property
     def noise(self) -> float:
-        """Half of what lies between the smallest and the largest repeat."""
+        """Half the range of the repeats."""
         return (max(self.repeats) - min(self.repeats)) / 2 if self.numerators else 0.0
 
     def bound(self, device: str) -> float:
@@ -93,7 +93,7 @@ class Ratio:
 
 
 def in_turns(repeats: int, numerator: Measure, denominator: Measure) -> tuple[list[float], list[float]]:
-    """Both sides `repeats` times, one after the other and each first in every second turn: drift cancels."""
+    """Measure both sides `repeats` times, alternating which goes first, so that drift cancels."""
     over: list[float] = []
     under: list[float] = []
     for turn in range(repeats):

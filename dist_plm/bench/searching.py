@@ -19,7 +19,7 @@ def searching(setting: Setting) -> list[Ratio]:
     backend, device = setting.config.index.backend, setting.world.device
     rows, count = setting.search
     gallery = clustered(rows, setting.config.model.dim).to(device)
-    queries, own = gallery[:count], torch.arange(count)
+    queries, query_rows = gallery[:count], torch.arange(count)
     k = NEIGHBOURS * setting.config.batch.group_size
     products = torch.empty(min(QUERY_BLOCK, count), rows, device=device)
 
@@ -28,7 +28,7 @@ def searching(setting: Setting) -> list[Ratio]:
             torch.mm(block, gallery.T, out=products[: len(block)])
 
     def search() -> None:
-        nearest(queries, gallery, k, exclude=own, backend=backend, device=device)
+        nearest(queries, gallery, k, exclude=query_rows, backend=backend, device=device)
 
     over, under = in_turns(setting.repeats, _milliseconds(setting, product), _milliseconds(setting, search))
     note = f"{count:,} x {rows:,} x {gallery.shape[1]}, {k} neighbours, {describe(backend, device)}"

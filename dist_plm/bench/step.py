@@ -55,7 +55,7 @@ def plain_step(setting: Setting, batch: Batch) -> Callable[[], None]:
     student = student.to(memory_format=torch.channels_last)
     teacher: nn.Module = Teacher(student, config.model.momentum)
     backbone, head = student.backbone.parameters(), student.head_parameters()
-    updates = build_updates(backbone, head, [], config.optimiser, own_lr_scale=1.0)
+    updates = build_updates(backbone, head, [], config.optimiser, method_lr_scale=1.0)
     updates.set_learning_rate(RATE)
     replica: nn.Module = DistributedDataParallel(student, gradient_as_bucket_view=True) if world.size > 1 else student
     if config.runtime.compile:

@@ -1,4 +1,4 @@
-"""Ratios for people, for files, and beside those of an earlier day."""
+"""Output of ratios: terminal table, Markdown, JSON, and comparison with an earlier measurement."""
 
 import json
 from pathlib import Path
@@ -40,17 +40,17 @@ def described(machine: dict[str, Any]) -> str:
 
 def rows(ratios: list[Ratio], machine: dict[str, Any]) -> list[list[str]]:
     """A cell for each of HEADS; empty where nothing was measured."""
-    found, device = [], device_of(machine)
+    table, device = [], device_of(machine)
     for ratio in ratios:
         target, row = ratio.target, [ratio.name, ratio.target.what, "", "", "", "", "", ""]
         row[6] = f"{'<=' if target.at_most else '>='} {ratio.bound(device):g}"
         if ratio.value is not None:
             middle = (median(values) for values in (ratio.numerators, ratio.denominators))
-            row[2:4] = (f"{each:,.4g} {target.unit}" for each in middle)
+            row[2:4] = (f"{value:,.4g} {target.unit}" for value in middle)
             row[4:6] = f"{ratio.value:.3f}", f"{ratio.noise:.3f}"
             row[7] = {True: "yes", False: "no", None: "does not apply"}[ratio.met(device)]
-        found.append(row)
-    return found
+        table.append(row)
+    return table
 
 
 def device_of(machine: dict[str, Any]) -> str:
@@ -85,13 +85,13 @@ def baseline(path: Path) -> dict[str, Any]:
         UserError: it is not there or something else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        whole = found["ratios"].keys() and found["sizes"].keys() and found["machine"].keys()
-        if not whole or not all({"ratio", "noise", "at_most"} <= ratio.keys() for ratio in found["ratios"].values()):
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        whole = saved["ratios"].keys() and saved["sizes"].keys() and saved["machine"].keys()
+        if not whole or not all({"ratio", "noise", "at_most"} <= ratio.keys() for ratio in saved["ratios"].values()):
             raise ValueError("a part of it is missing")
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"--compare {path} is no table of this command ({error!r}): write one with --out") from error
-    return found
+    return saved
 
 
 def check_sizes(before: dict[str, Any], sizes: dict[str, Any], path: Path) -> None:
@@ -104,8 +104,8 @@ def check_sizes(before: dict[str, Any], sizes: dict[str, Any], path: Path) -> No
 
 
 def worse(ratios: list[Ratio], before: dict[str, Any]) -> list[str]:
-    """Those that are worse than before by more than the noise of both, each in a line."""
-    found = []
+    """Ratios that are worse than before by more than the noise of both, one per line."""
+    lines = []
     for ratio in ratios:
         there = before["ratios"].get(ratio.name, {})
         if ratio.value is None or there.get("ratio") is None:
@@ -113,5 +113,5 @@ def worse(ratios: list[Ratio], before: dict[str, Any]) -> list[str]:
         loss = (ratio.value - there["ratio"]) * (1 if ratio.target.at_most else -1)
         noise = ratio.noise + there["noise"]
         if loss > noise:
-            found.append(f"{ratio.name} {ratio.value:.3f}, before {there['ratio']:.3f}, noise {noise:.3f}")
-    return found
+            lines.append(f"{ratio.name} {ratio.value:.3f}, before {there['ratio']:.3f}, noise {noise:.3f}")
+    return lines

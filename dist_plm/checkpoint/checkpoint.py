@@ -52,7 +52,7 @@ State = Mapping[str, "Tensor | Sharded"]
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundCheckpoint:
     """A complete checkpoint, and the newer ones that were skipped, each with what is wrong with it."""
 
     path: Path
@@ -68,10 +68,10 @@ def share(state: State, world: World) -> State:
     """
     sizes = {name: value.nbytes for name, value in state.items() if isinstance(value, Tensor)}
     large = {name: size for name, size in sizes.items() if size >= SMALL_BYTES}
-    own = {list(large)[position] for position in balanced(list(large.values()), world.size)[world.rank]}
+    local_names = {list(large)[position] for position in balanced(list(large.values()), world.size)[world.rank]}
 
     def is_mine(name: str) -> bool:
-        return isinstance(state[name], Sharded) or (name in own if name in large else world.is_first)
+        return isinstance(state[name], Sharded) or (name in local_names if name in large else world.is_first)
 
     return {name: value for name, value in state.items() if is_mine(name)}
 
@@ -144,7 +144,7 @@ def clean(folder: Path) -> None:
             shutil.rmtree(leftover)
 
 
-def find(folder: Path, world: World, judge: Callable[[dict[str, Any]], str] = lambda _: "") -> Found | None:
+def find(folder: Path, world: World, judge: Callable[[dict[str, Any]], str] = lambda _: "") -> FoundCheckpoint | None:
     """The newest checkpoint in `folder` whose files have the size and sha256 of its summary. A collective.
 
     Args:
@@ -154,20 +154,20 @@ def find(folder: Path, world: World, judge: Callable[[dict[str, Any]], str] = la
         UserError: There are checkpoints, and none is intact.
     """
     rejected: list[str] = []
-    found = None
+    latest = None
     for path in candidates(folder) if world.is_first else ():
         wrong = fault(path)
         if not wrong:
             told = summary(path)
             wrong = judge(told)
         if not wrong:
-            found = Found(path, told, rejected)
+            latest = FoundCheckpoint(path, told, rejected)
             break
         rejected.append(f"{path}: {wrong}")
-    found, rejected = world.from_first(lambda: (found, rejected))
-    if rejected and not found:
+    latest, rejected = world.from_first(lambda: (latest, rejected))
+    if rejected and not latest:
         raise UserError(f"no checkpoint in {folder} is intact: {'; '.join(rejected)}. Start anew in another --run_dir")
-    return found
+    return latest
 
 
 def load(path: Path, state: State) -> None:
@@ -191,9 +191,9 @@ def check(path: Path, state: State) -> None:
         shape = (value.rows, *value.local.shape[1:]) if isinstance(value, Sharded) else tuple(value.shape)
         if name not in stored:
             raise UserError(f"{path} lacks {name}: it was saved from another model or method; {ANEW}")
-        found = tuple(getattr(stored[name], "size", ()))
-        if found != shape:
-            raise UserError(f"{path}: {name} has shape {found}, this configuration needs {shape}; {ANEW}")
+        stored_shape = tuple(getattr(stored[name], "size", ()))
+        if stored_shape != shape:
+            raise UserError(f"{path}: {name} has shape {stored_shape}, this configuration needs {shape}; {ANEW}")
 
 
 def _read(path: Path, state: State) -> None:

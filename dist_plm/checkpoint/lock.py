@@ -29,7 +29,7 @@ class Lock:
     def __init__(self, folder: Path, world: World, grace_seconds: float = GRACE_SECONDS) -> None:
         path = folder / NAME
         fault = self._open(path, grace_seconds)
-        if faults := [f"{each}, on rank {rank}" for rank, each in enumerate(world.gather_objects(fault)) if each]:
+        if faults := [f"{text}, on rank {rank}" for rank, text in enumerate(world.gather_objects(fault)) if text]:
             raise UserError(f"run_dir {folder} can't be written ({faults[0]}): choose another with --run_dir")
         holder, told = world.from_first(lambda: self._take(grace_seconds, world))
         if told:

@@ -45,8 +45,8 @@ class Saver:
         if fault := self._wait():
             self.display.say(f"warning: {fault}; training continues; {self._kept()}")
         if checkpoint.prepare(self.folder, step, self.world):
-            own = checkpoint.staged(checkpoint.share(state, self.world))
-            arguments = (step, own, checkpoint.file_numbers(state, self.world), facts, best)
+            local_state = checkpoint.staged(checkpoint.share(state, self.world))
+            arguments = (step, local_state, checkpoint.file_numbers(state, self.world), facts, best)
             self._thread = threading.Thread(target=self._write, args=arguments, name="saver")
             self._thread.start()
         elif best and self.world.is_first:

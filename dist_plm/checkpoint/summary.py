@@ -49,7 +49,7 @@ def summary(path: Path) -> dict[str, Any]:
         raise ValueError("files lists no file of tensors")
     if wrong := [name for name in files if Path(name).name != name]:
         raise ValueError(f"{wrong[0]!a:.80} is not a plain file name")
-    if extra := {each.name for each in path.glob("*.safetensors")} - files.keys():
+    if extra := {file.name for file in path.glob("*.safetensors")} - files.keys():
         raise ValueError(f"{min(extra)} exists but is not listed in files")
     return document
 

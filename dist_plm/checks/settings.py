@@ -2,14 +2,13 @@
 
 from importlib.util import find_spec
 
-from dist_plm.checks.method import check_method
 from dist_plm.checks.values import check_values
 from dist_plm.config import Config
 from dist_plm.data.opening import manifest_of, open_split
 from dist_plm.data.place import is_url
 from dist_plm.errors import UserError
 from dist_plm.index.placement import place_run
-from dist_plm.methods import is_searched
+from dist_plm.methods import check_method, is_searched
 
 
 def check(config: Config, world_size: int) -> None:

@@ -81,8 +81,8 @@ class ConfigParser(OneLineParser, ArgumentParser):
         except ValueError as error:
             self.error(str(error))
         with suppress(yaml.YAMLError):  # reported by the parser
-            found = yaml.load(content, PlainLoader)
-            self.given |= flat(found).keys() if isinstance(found, dict) else set()
+            tree = yaml.load(content, PlainLoader)
+            self.given |= flat(tree).keys() if isinstance(tree, dict) else set()
         return super().parse_string(content, *arguments, **options)
 
     def dump(self, cfg: Any, **options: Any) -> str:
@@ -102,8 +102,8 @@ class ConfigParser(OneLineParser, ArgumentParser):
         if self.shows_all:
             return str(super().format_help(formatter))
         sections = {key.partition(".")[0] for key in KEYS}
-        shown = [each for each in self._actions if each.dest in COMMON or each.dest.partition(".")[0] not in sections]
-        shown.sort(key=lambda each: each.dest in COMMON)  # the command's own options first
+        shown = [a for a in self._actions if a.dest in COMMON or a.dest.partition(".")[0] not in sections]
+        shown.sort(key=lambda action: action.dest in COMMON)  # the command's own options first
         formatter = formatter or self._get_formatter()
         formatter.add_usage(self.usage, self._actions, [])
         formatter.add_text(self.description)
@@ -120,7 +120,7 @@ def files_first(words: Sequence[str]) -> list[str]:
     remaining = iter(words)
     for word in remaining:
         if word == "--config":
-            files += [word, *[shipped(each) for each in [next(remaining, None)] if each is not None]]
+            files += [word, *[shipped(path) for path in [next(remaining, None)] if path is not None]]
         elif word.startswith("--config="):
             files.append(f"--config={shipped(word.removeprefix('--config='))}")
         else:
@@ -133,8 +133,8 @@ def shipped(name: str) -> str:
 
     `cub200_best`, `cub200_best.yaml` and `configs/cub200_best.yaml` are the same file wherever dist_plm is installed.
     """
-    found = CONFIGS / f"{name.removeprefix('configs/').removesuffix('.yaml')}.yaml"
-    return str(found) if found.is_file() and not Path(name).exists() else name
+    path = CONFIGS / f"{name.removeprefix('configs/').removesuffix('.yaml')}.yaml"
+    return str(path) if path.is_file() and not Path(name).exists() else name
 
 
 def config_parser(command: str, description: str) -> ConfigParser:
@@ -189,12 +189,12 @@ def load_config(path: Path) -> Config:
 def _plain(message: str) -> str:
     """A message of jsonargparse without Python types."""
     pattern = r'Parser key "([\w.]+)":\s+Expected a (.+?)\. Got value: (.*)'
-    found = re.search(pattern, " ".join(str(message).split()))
-    if not found:
+    match = re.search(pattern, " ".join(str(message).split()))
+    if not match:
         return message
-    key, wanted, value = found.groups()
+    key, wanted, value = match.groups()
     simple = {"<class 'int'>": "an integer", "<class 'float'>": "a number", "<class 'bool'>": "true or false"}
     if choices := re.fullmatch(r"typing\.Literal\[(.+)\]", wanted):
-        options = [each.strip("' ") for each in choices[1].split(",")]
+        options = [option.strip("' ") for option in choices[1].split(",")]
         return f"{key} is {value}: it must be one of {', '.join(options)}{suggestion(value, options)}"
     return f"{key} is {value}: it must be {simple[wanted]}" if wanted in simple else message

@@ -23,10 +23,10 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str, *_: object) -> NoReturn:
         text = " ".join(str(message).split())
-        if found := re.search(r"unrecognized arguments: --([\w.-]+)", text):
-            text += suggestion(found[1], self.names())
-        elif found := re.search(r"invalid choice: '(\S+)' \(choose from (.+)\)", text):
-            text += suggestion(found[1], re.findall(r"[\w.-]+", found[2]))
+        if match := re.search(r"unrecognized arguments: --([\w.-]+)", text):
+            text += suggestion(match[1], self.names())
+        elif match := re.search(r"invalid choice: '(\S+)' \(choose from (.+)\)", text):
+            text += suggestion(match[1], re.findall(r"[\w.-]+", match[2]))
         end_all(2, f"{self.prog}: {printable(text)} (see --help)")
 
     def names(self) -> list[str]:

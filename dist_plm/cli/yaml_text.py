@@ -45,7 +45,7 @@ def _respell(section: yaml.MappingNode, prefix: str, known: Collection[str]) -> 
         if name in seen:
             raise ValueError(f"{where}{name} is a duplicate key, only the last of which would take effect: merge them")
         seen.add(name)
-        is_section = any(each.startswith(f"{name}.") for each in known)
+        is_section = any(key.startswith(f"{name}.") for key in known)
         if name in RETIRED:
             if fault := retired_fault(name, yaml.load(yaml.serialize(value), PlainLoader)):
                 raise ValueError(f"{where}{fault}")

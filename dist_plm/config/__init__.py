@@ -94,7 +94,7 @@ class Config:
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten nested settings to {"section.key": value}."""
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for name, value in tree.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
+        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return leaves

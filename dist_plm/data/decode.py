@@ -92,8 +92,8 @@ def _open(data: bytes, form: Format) -> Image.Image:
 def _scans(data: bytes) -> int:
     """Scans of a JPEG. Raises ValueError where there are more scans or segments than bounds allow."""
     position = scans = segments = 0
-    while found := _SEGMENT.search(data, position):
-        kind, position = found[1][0], found.end()
+    while match := _SEGMENT.search(data, position):
+        kind, position = match[1][0], match.end()
         if kind == _EOI:
             break
         if kind not in (_SOI, _TEM):

@@ -60,7 +60,7 @@ class DecodedStore(Store):
             sizes = np.load(_sizes(self._pixels_folder, shard))
             self._maps[shard] = np.memmap(_pixels(self._pixels_folder, shard), np.uint8, "r"), sizes
         pixels, sizes = self._maps[shard]
-        height, width, start = (int(each) for each in sizes[id - self.shards[shard].first_id])
+        height, width, start = (int(value) for value in sizes[id - self.shards[shard].first_id])
         return Image.fromarray(pixels[start : start + height * width * 3].reshape(height, width, 3))
 
     def in_order(self, shard_index: int) -> Generator[tuple[str, int], None, None]:
@@ -87,11 +87,11 @@ def decode_once(store: Store, *, config: DataConfig, world: World, display: Disp
     _raise_first(_fault(folder, store, missing, config.decoded_side, display), world)
     # Over all shards, not the missing ones: another run may fill the folder, and ranks would see different sets.
     shares = balanced([shard.samples for shard in store.shards], local)
-    own = [number for number in shares[world.rank % local] if number in missing]
-    total = sum(store.shards[number].samples for number in own)
+    assigned = [number for number in shares[world.rank % local] if number in missing]
+    total = sum(store.shards[number].samples for number in assigned)
     with display.phase(f"decode {store.split}", total, "images") as phase:
         # In lockstep, shard by shard, so that no wait for another node is longer than one shard takes.
-        for number in [*own, *[None] * (max(world.gather_objects(len(own))) - len(own))]:
+        for number in [*assigned, *[None] * (max(world.gather_objects(len(assigned))) - len(assigned))]:
             _raise_first(None if number is None else _decode_shard(folder, store, number, config, world), world)
             world.leave_if_told()
             phase.advance(0 if number is None else store.shards[number].samples, scale=local)

@@ -70,21 +70,21 @@ _OTHERS = (
 
 def sniff(head: bytes) -> Format | None:
     """The supported format of a file that starts with these bytes (HEAD are enough); None for others."""
-    found = next((form for magic, form in _MAGIC if re.match(magic, head, re.DOTALL)), None)
-    if found is None and head[4:8] == b"ftyp":
+    form = next((form for magic, form in _MAGIC if re.match(magic, head, re.DOTALL)), None)
+    if form is None and head[4:8] == b"ftyp":
         end = min(int.from_bytes(head[:4], "big"), HEAD)
         brands = {head[8:12], *(head[at : at + 4] for at in range(16, end, 4))}
         # An AVIF image lists AVIF; an image that lists neither has an unknown codec.
-        found = AVIF if brands & _AVIF_BRANDS else HEIC if brands & _HEIC_BRANDS else None
-    return found
+        form = AVIF if brands & _AVIF_BRANDS else HEIC if brands & _HEIC_BRANDS else None
+    return form
 
 
 def refusal(head: bytes) -> str:
     """Why a file that starts with these bytes can't be an image of the data set; empty if it can."""
-    found = sniff(head)
-    if found == HEIC and not _has_heif():
+    form = sniff(head)
+    if form == HEIC and not _has_heif():
         return f"a HEIC image, which needs pillow-heif: {HEIC_INSTALL}"
-    if found:
+    if form:
         return ""
     if not head:
         return "empty file"

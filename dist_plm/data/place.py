@@ -27,5 +27,5 @@ def of_run(config: Config, run: Path) -> Config:
     shards = config.data.shards
     if not shards or is_url(shards) or Path(shards).is_absolute() or (Path(shards) / MANIFEST).exists():
         return config
-    found = (parent / shards for parent in run.resolve().parents if (parent / shards / MANIFEST).exists())
-    return replace(config, data=replace(config.data, shards=str(next(found, shards))))
+    candidates = (parent / shards for parent in run.resolve().parents if (parent / shards / MANIFEST).exists())
+    return replace(config, data=replace(config.data, shards=str(next(candidates, shards))))

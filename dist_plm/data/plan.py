@@ -209,7 +209,7 @@ def _disjoint(order: np.ndarray, steps: int, batch: BatchConfig, neighbours: Nei
 
 
 def _backwards(order: np.ndarray) -> Iterator[int]:
-    """The entries from last to first; a piece of them is a list at a time."""
+    """The entries from last to first, converted to Python integers block by block."""
     for high in range(len(order), 0, -MOST_SEARCHED):
         yield from order[max(0, high - MOST_SEARCHED) : high][::-1].tolist()
 

@@ -1,6 +1,5 @@
 """Plans on disk: .npy files, written atomically, verified by hash, and memory-mapped."""
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
-from dist_plm.files.reading import map_array
+from dist_plm.files.reading import file_digest, map_array
 
 
 def save_plan(path: str | Path, plan: np.ndarray) -> str:
@@ -31,20 +30,20 @@ def save_blocks(path: str | Path, shape: tuple[int, ...], blocks: Iterable[np.nd
             entries += block.size
         if entries != np.prod(shape, dtype=np.int64):
             raise ValueError(f"{entries} entries of a plan {shape}")
-    return _sha256(path)
+    return str(file_digest(Path(path))["sha256"])
 
 
 def load_plan(path: str | Path, sha256: str) -> np.ndarray:
     """Memory-map a saved plan, read-only; UserError if the file is missing or has another hash."""
     try:
-        found = _sha256(path)
+        digest = file_digest(Path(path))["sha256"]
     except OSError as error:
         raise UserError(
             f"cannot read the plan {path} ({error.strerror}): restore it, or start in another run_dir"
         ) from error
-    if found != sha256:
+    if digest != sha256:
         raise UserError(
-            f"the plan {path} is not the one that was saved (sha256 {found[:12]}, not {sha256[:12]}): "
+            f"the plan {path} is not the one that was saved (sha256 {digest[:12]}, not {sha256[:12]}): "
             "restore it, or start in another run_dir"
         )
     try:
@@ -70,8 +69,3 @@ def check_ids(plan: np.ndarray, path: str | Path, *, dims: int, below: int, leas
     if fault:
         raise UserError(f"the plan {path} can't be read ({fault}): restore it, or start in another run_dir")
     return plan
-
-
-def _sha256(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

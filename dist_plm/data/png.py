@@ -65,7 +65,7 @@ def set_transparent(image: Image.Image, data: bytes) -> None:
 
 
 def _lower_bytes(data: bytes) -> np.ndarray | None:
-    """uint8 [h, w, 3], the lower bytes of a 16-bit RGB image: what its samples' upper ones are in the other order."""
+    """uint8 [h, w, 3], the lower bytes of a 16-bit RGB image, read as the upper ones after swapping the byte order."""
     image: Any = Image.open(io.BytesIO(data), formats=["PNG"])
     if [tile.args for tile in image.tile] != ["RGB;16B"]:
         return None

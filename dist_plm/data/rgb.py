@@ -58,11 +58,11 @@ def from_array(pixels: np.ndarray) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     """Orientation by EXIF or XMP, 1 to 8; 1 if it is missing or can't be read."""
     try:
-        found = image.getexif().get(ORIENTATION, 1)
+        value = image.getexif().get(ORIENTATION, 1)
     # Damaged EXIF raises many kinds of exception; the pixels are intact, and viewers show them unrotated.
     except Exception:
         return 1
-    return found if isinstance(found, int) else 1
+    return value if isinstance(value, int) else 1
 
 
 def _in_strips(image: Image.Image) -> Image.Image:

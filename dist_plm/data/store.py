@@ -172,10 +172,10 @@ class Store:
         for shard in self.shards:
             if not shard.path.is_file():
                 raise UserError(f"{shard.path} is missing; copy it again or {_REBUILD}")
-            found = shard.path.stat().st_size
-            if found != shard.bytes:
+            size = shard.path.stat().st_size
+            if size != shard.bytes:
                 raise UserError(
-                    f"{shard.path} has {found} bytes, the manifest says {shard.bytes}; copy it again or {_REBUILD}"
+                    f"{shard.path} has {size} bytes, the manifest says {shard.bytes}; copy it again or {_REBUILD}"
                 )
 
     def _check_bounds(self) -> None:

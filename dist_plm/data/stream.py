@@ -92,10 +92,10 @@ class Ahead(Generic[Item, Made]):
         """The results of the next group in batches of `size`, the last may be smaller. An error ends all groups."""
         pending: list[Future[Made]] = []
         try:
-            while (found := self._found.get()) is not None:
-                if isinstance(found, Exception):
-                    raise found
-                pending.append(found)
+            while (item := self._found.get()) is not None:
+                if isinstance(item, Exception):
+                    raise item
+                pending.append(item)
                 if len(pending) == size:
                     yield self._joined(pending)
             if pending:

@@ -18,7 +18,7 @@ _META = re.compile(r"__[^/]*__($|/)")
 
 def images(shard: Shard) -> Generator[tuple[str, bytes], None, None]:
     """Key and image bytes of each sample of the shard; their number is checked."""
-    found = 0
+    count = 0
     with open(shard.path, "rb") as file:
         try:
             for sample in group_by_keys(_members(shard, file)):
@@ -28,14 +28,14 @@ def images(shard: Shard) -> Generator[tuple[str, bytes], None, None]:
                         f"{shard.path}: sample '{sample['__key__']}' has {len(images)} images instead of one; "
                         f"{ADVICE} {shard.path.parent}"
                     )
-                found += 1
+                count += 1
                 yield sample["__key__"], sample[images[0]]
         # Manipulated headers make tarfile parse invalid numbers, and overlapping members.
         except (tarfile.TarError, ValueError, RecursionError) as error:
             raise UserError(f"{shard.path} is not an intact tar; {ADVICE} {shard.path.parent}") from error
-    if found != shard.samples:
+    if count != shard.samples:
         raise UserError(
-            f"{shard.path} holds {found} samples, the manifest says {shard.samples}; {ADVICE} {shard.path.parent}"
+            f"{shard.path} holds {count} samples, the manifest says {shard.samples}; {ADVICE} {shard.path.parent}"
         )
 
 

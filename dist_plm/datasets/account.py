@@ -20,7 +20,7 @@ def account(source: str, taken: int, rejected: Iterable[str], ignored: Iterable[
     lines = [f"files of {source}: {taken + reasons.total() + rules.total():,}", f"{taken:>11,}  taken"]
     for name, kinds in (("rejected", reasons), ("ignored", rules)):
         lines.append(f"{kinds.total():>11,}  {name}")
-        lines += [f"{each:>15,}  {kind}" for kind, each in kinds.most_common()]
+        lines += [f"{count:>15,}  {kind}" for kind, count in kinds.most_common()]
     return "\n".join(lines)
 
 

@@ -37,6 +37,7 @@ from dist_plm.datasets.progress import progress
 from dist_plm.datasets.writer import BUILD, ShardTask, finish_shard, load_record
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import NO_ROOM, replacing
+from dist_plm.files.reading import file_digest
 
 REQUEST = "request{}.json"
 
@@ -168,10 +169,10 @@ def _building(source: Source, out: Path, shard_bytes: int, part: Part | None = N
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is not a folder")
     if work.is_dir():
-        for found in (path.read_text() for path in work.glob(REQUEST.format("*"))):
-            if found != request:
+        for other in (path.read_text() for path in work.glob(REQUEST.format("*"))):
+            if other != request:
                 raise OtherImages(
-                    f"--out {out} holds part of another data set ({found}): remove it, or choose another",
+                    f"--out {out} holds part of another data set ({other}): remove it, or choose another",
                     complete=False,
                 )
     elif out.is_dir() and any(path != work for path in out.iterdir()):
@@ -191,7 +192,7 @@ def _building(source: Source, out: Path, shard_bytes: int, part: Part | None = N
 
 def _bind(source: Source, out: Path, finished: list[Finished], inputs: str) -> Manifest:
     """Write tables, rejected.jsonl and manifest from the records of all shards; the manifest last."""
-    rejected = (each for shard in finished for each in load_record(shard.record).rejected)
+    rejected = (name for shard in finished for name in load_record(shard.record).rejected)
     rejections = _list(out / REJECTED, rejected)
     ignored = 0 if source.ignored is None else _list(out / IGNORED, source.ignored())
     fingerprint = hashlib.sha256()
@@ -233,12 +234,12 @@ def _bind_split(
         for number, shard in enumerate(finished):
             record = load_record(shard.record)
             rows = [(number, offset, size) for _, _, _, offset, size in record.samples]
-            found = np.array([label for _, _, label, _, _ in record.samples], LABEL_DTYPE)
+            labels_of_shard = np.array([label for _, _, label, _, _ in record.samples], LABEL_DTYPE)
             offsets.write(np.array(rows, OFFSET_DTYPE).tobytes())
-            labels.write(found.tobytes())
+            labels.write(labels_of_shard.tobytes())
             known = [check_of(bytes.fromhex(sha256)) for _, sha256, _, _, _ in record.samples]
             checks.write(np.array(known, CHECK_DTYPE).tobytes())
-            labelled |= bool((found >= 0).any())
+            labelled |= bool((labels_of_shard >= 0).any())
             for key, sha256, label, _, _ in record.samples:
                 fingerprint(fingerprint_line(split, key, sha256, label))
             shards.append(ShardInfo(record.file, shard.samples, record.bytes))
@@ -247,8 +248,7 @@ def _bind_split(
 
 def table_info(path: Path) -> TableInfo:
     """The manifest's entry of a table."""
-    with open(path, "rb") as file:
-        return TableInfo(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+    return TableInfo(**file_digest(path))
 
 
 def _remove_strays(out: Path, splits: dict[str, SplitInfo]) -> None:

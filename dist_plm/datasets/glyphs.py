@@ -73,14 +73,14 @@ def distance_field(glyph: Glyph) -> Image.Image:
 
 def _candidates(seed: int) -> Iterator[Glyph]:
     """Letters, digits and mathematical signs of the fonts, shuffled; no letters that differ by an accent alone."""
-    found = [
+    glyphs = [
         Glyph(font, code)
         for font in _FONTS
         for code in sorted(FT2Font(str(_path(font))).get_charmap())
         if _is_candidate(chr(code))
     ]
     rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
-    return (found[i] for i in rng.permutation(len(found)))
+    return (glyphs[i] for i in rng.permutation(len(glyphs)))
 
 
 def _is_candidate(character: str) -> bool:

@@ -95,11 +95,11 @@ def _check_sample(task: Check, file: BinaryIO, row: np.void, label: int, check: 
         _damaged(task, image.name, data, "the SHA-256 of its bytes is not the one in its description")
     try:
         decode(image.data)
-        found = extension(image.data)
+        actual = extension(image.data)
     except ValueError as error:
         _damaged(task, image.name, data, str(error))
-    if found != suffix:
-        _damaged(task, image.name, image.start, f"its bytes are those of a .{found} file")
+    if actual != suffix:
+        _damaged(task, image.name, image.start, f"its bytes are those of a .{actual} file")
     return fingerprint_line(task.split, key, sha256, label)
 
 
@@ -146,10 +146,10 @@ def _check_end(task: Check, file: BinaryIO) -> None:
     _same(task, "(end)", start, rest, bytes(end - start + -end % tarfile.RECORDSIZE), "the end of a tar was expected")
 
 
-def _same(task: Check, name: str, start: int, found: bytes, expected: bytes, reason: str) -> None:
-    if found != expected:
-        pairs = enumerate(zip(found, expected, strict=False))
-        first = next((i for i, (a, b) in pairs if a != b), min(len(found), len(expected)))
+def _same(task: Check, name: str, start: int, actual: bytes, expected: bytes, reason: str) -> None:
+    if actual != expected:
+        pairs = enumerate(zip(actual, expected, strict=False))
+        first = next((i for i, (a, b) in pairs if a != b), min(len(actual), len(expected)))
         _damaged(task, name, start + first, reason)
 
 

@@ -14,7 +14,7 @@ SUFFIXES = (".csv", ".txt", ".lst")
 COLUMNS = ("path", "label", "split")
 
 
-class Row(NamedTuple):
+class ListedImage(NamedTuple):
     """An image of a list; label and split may be empty."""
 
     path: str
@@ -48,7 +48,7 @@ def listed(source: str | Path) -> Source:
     return Source(file.resolve().stem, classes, entries, len(rows))
 
 
-def _entry(path: Path, row: Row, label: int | None) -> FileEntry:
+def _entry(path: Path, row: ListedImage, label: int | None) -> FileEntry:
     try:
         size = path.stat().st_size if path.is_file() else -1
     except (OSError, ValueError):
@@ -57,7 +57,7 @@ def _entry(path: Path, row: Row, label: int | None) -> FileEntry:
     return FileEntry(source=row.path, split=row.split, label=label, class_name=name, size=size, path=path)
 
 
-def _rows(file: Path) -> list[Row]:
+def _rows(file: Path) -> list[ListedImage]:
     """The rows of a list, with known splits.
 
     Raises:
@@ -70,7 +70,7 @@ def _rows(file: Path) -> list[Row]:
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not text in UTF-8 (byte {error.start}): save it as UTF-8") from error
     if file.suffix.lower() != ".csv":
-        rows = [Row(line.strip()) for line in text.splitlines() if line.strip()]
+        rows = [ListedImage(line.strip()) for line in text.splitlines() if line.strip()]
     else:
         table = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
         names = [name.strip().lower() for name in table.fieldnames or []]
@@ -80,7 +80,9 @@ def _rows(file: Path) -> list[Row]:
                 "label and split"
             )
         table.fieldnames = names
-        rows = [Row(*((each.get(name) or "").strip() for name in COLUMNS)) for each in table if each.get("path")]
+        rows = [
+            ListedImage(*((line.get(name) or "").strip() for name in COLUMNS)) for line in table if line.get("path")
+        ]
     if not rows:
         raise UserError(f"{file} lists no images: write a path a line")
     strange = sorted({row.split for row in rows if row.split and row.split.lower() not in WORDS})

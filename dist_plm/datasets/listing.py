@@ -40,8 +40,8 @@ class DiskListing:
 
     def items(self, path: str) -> list[Item]:
         """Entries right below a relative path, sorted by name. Raises OSError."""
-        with os.scandir(self.root / path) as found:
-            return sorted(Item(entry.name, _folder(entry), entry.is_symlink()) for entry in found)
+        with os.scandir(self.root / path) as entries:
+            return sorted(Item(entry.name, _folder(entry), entry.is_symlink()) for entry in entries)
 
     def identity(self, path: str) -> Hashable:
         """Of the folder at a relative path. Raises OSError."""
@@ -116,11 +116,11 @@ class TarListing:
         folder = self._resolve(path)
         if not isinstance(folder, dict):
             raise NotADirectoryError(errno.ENOTDIR, "no folder of the tar", path)
-        found = []
+        entries = []
         for name, node in sorted(folder.items()):
             leads_to = self._resolve(f"{path}/{name}") if isinstance(node, _Link) else node
-            found.append(Item(name, id(leads_to) if isinstance(leads_to, dict) else None, isinstance(node, _Link)))
-        return found
+            entries.append(Item(name, id(leads_to) if isinstance(leads_to, dict) else None, isinstance(node, _Link)))
+        return entries
 
     def identity(self, path: str) -> Hashable:
         """As of a folder."""
@@ -132,8 +132,8 @@ class TarListing:
 
     def locate(self, path: str) -> tuple[Path, int, int]:
         """As of a folder."""
-        found = self._resolve(path)
-        return (self.path, *found) if isinstance(found, tuple) else (self.path, 0, -1)
+        place = self._resolve(path)
+        return (self.path, *place) if isinstance(place, tuple) else (self.path, 0, -1)
 
     def _add(self, member: tarfile.TarInfo) -> None:
         *parents, name = PurePosixPath(member.name).parts or ("",)

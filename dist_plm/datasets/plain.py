@@ -81,16 +81,16 @@ def layout_of(tree: Tree) -> Layout:
     below = f"{root}/" if root else ""
     named = [(name, WORDS[name.lower()]) for name in tree.folders(root) if name.lower() in WORDS]
     others = [name for name in tree.folders(root) if name.lower() not in WORDS]
-    found = dict.fromkeys(split for _, split in named)
+    splits = dict.fromkeys(split for _, split in named)
     # A single folder with the name of a split, among other folders, is a class: train beside bus and car.
-    if len(found) < 2 and (others or not found or tree.has_images(root)):
-        if found:
+    if len(splits) < 2 and (others or not splits or tree.has_images(root)):
+        if splits:
             notes.append(f"{below}{named[0][0]}/ is a class: the folders beside it are not splits")
         return Layout({"train": root}, f"outside of {root}/, with all folders of images", tuple(notes))
-    for split in found:
+    for split in splits:
         if len(same := [f"{below}{name}" for name, meant in named if meant == split]) > 1:
             raise UserError(f"{' and '.join(same)} in {tree.source} both denote the split {split}: merge or rename")
-    roots = {split: below + next(n for n, s in named if s == split) for split in SPLITS if split in found}
+    roots = {split: below + next(n for n, s in named if s == split) for split in SPLITS if split in splits}
     notes += [f"split {split}: {folder}/" for split, folder in roots.items() if folder != split]
     return Layout(roots, f"outside of the splits {', '.join(roots)}", tuple(notes))
 

@@ -28,7 +28,7 @@ _TOO_MANY_LINKS = f"a linked folder inside of {NESTED_LINKS} others"
 _ASTRAY = "its path leads out of the tar, or through a file"
 
 
-class Found(NamedTuple):
+class TreeFile(NamedTuple):
     """A file of a tree: its relative path, and the rule that ignores it, empty if it is to be read."""
 
     path: str
@@ -68,10 +68,10 @@ class Tree:
 
     def require(self, what: str, *candidates: str) -> str:
         """As `find`; raises UserError naming the layout (`what`) if there is none."""
-        found = self.find(*candidates)
-        if found is None:
+        path = self.find(*candidates)
+        if path is None:
             raise UserError(f"--source {self.source} is not {what}: found none of {', '.join(candidates)}")
-        return found
+        return path
 
     def data(self, path: str) -> bytes:
         """The contents of a small file. Raises UserError if it can't be read."""
@@ -130,7 +130,7 @@ class Tree:
         files = (item for item in start.items if item.folder is None and not self._rule(item, start))
         return any(self._begins_as_image(start.prefix + item.name) for item in files)
 
-    def walk(self, path: str = "") -> Iterator[Found]:
+    def walk(self, path: str = "") -> Iterator[TreeFile]:
         """All files below `path`, in the same order on every machine.
 
         Links to folders are followed unless they are circular. Ignored files are listed as well.
@@ -145,11 +145,11 @@ class Tree:
             name, rule = here.prefix + item.name, self._rule(item, here)
             ends = item.folder is None or item.folder in here.above or (rule and item.link)
             if ends or (below := self._items(name, rule)) is None:
-                yield Found(name, rule)
+                yield TreeFile(name, rule)
             else:
                 way.append(_Folder(f"{name}/", below, here.above | {item.folder}, here.links + item.link, rule))
         if isinstance(self._listing, TarListing) and not path:
-            yield from (Found(name, _ASTRAY) for name in self._listing.astray)
+            yield from (TreeFile(name, _ASTRAY) for name in self._listing.astray)
 
     def _rule(self, item: Item, within: _Folder) -> str:
         """The rule that ignores an entry of a folder."""

@@ -77,9 +77,9 @@ def check(folder: Path, manifest: Manifest, workers: int) -> Iterator[str]:
         if not problems and table_info(folder / name) != known:
             yield f"{name}: its SHA-256 is not the one in the manifest"
     for name, count in ((REJECTED, manifest.rejected), (IGNORED, manifest.ignored)):
-        found = (folder / name).read_bytes().count(b"\n") if (folder / name).exists() else 0
-        if found != count:
-            yield f"{name}: {found} lines, {count} in the manifest"
+        line_count = (folder / name).read_bytes().count(b"\n") if (folder / name).exists() else 0
+        if line_count != count:
+            yield f"{name}: {line_count} lines, {count} in the manifest"
 
 
 def _checks(folder: Path, manifest: Manifest) -> Iterator[Check]:

@@ -37,10 +37,10 @@ def webdataset_tars(source: str | Path) -> Source:
     samples: dict[str, list[Sample]] = {split: [] for split in SPLITS}
     beside: list[tuple[str, str]] = []
     for tar, tree in trees.items():
-        found, others = _samples(tar, tree)
-        samples[_split(tar)] += found
+        tar_samples, others = _samples(tar, tree)
+        samples[_split(tar)] += tar_samples
         beside += [(f"{tar.name}/{path}", rule) for path, rule in others]
-    classes = {split: sorted({s.label for s in found if s.label}) for split, found in samples.items() if found}
+    classes = {split: sorted({s.label for s in listed if s.label}) for split, listed in samples.items() if listed}
     if not classes:
         raise UserError(
             f"--source {source} holds no images: none of its members ends in .{', .'.join(IMAGES[:4])}, ..."
@@ -76,7 +76,7 @@ def _samples(tar: Path, tree: Tree) -> tuple[list[Sample], list[tuple[str, str]]
             groups.setdefault(str(PurePosixPath(path).with_name(key)), {})[extension.lower()] = path
     samples = []
     for members in groups.values():
-        image = next((members[each] for each in IMAGES if each in members), None)
+        image = next((members[suffix] for suffix in IMAGES if suffix in members), None)
         beside += [(path, BESIDE) for kind, path in members.items() if path != image and kind not in LABELS]
         if image:
             samples.append(Sample(tar, image, _label(tree, members)))
@@ -92,8 +92,8 @@ def _label(tree: Tree, members: dict[str, str]) -> str:
         described = json.loads(tree.data(members["json"]))
     except (ValueError, RecursionError):
         return ""
-    found = (described.get(key) for key in ("class", "label")) if isinstance(described, dict) else ()
-    return next((str(value) for value in found if isinstance(value, str | int)), "")
+    values = (described.get(key) for key in ("class", "label")) if isinstance(described, dict) else ()
+    return next((str(value) for value in values if isinstance(value, str | int)), "")
 
 
 def _split(tar: Path) -> str:

@@ -14,8 +14,8 @@ from dist_plm.config import RuntimeConfig
 from dist_plm.distributed.device import choose_device, set_arithmetic
 from dist_plm.distributed.environment import number, place
 from dist_plm.distributed.health import Health
+from dist_plm.distributed.interface import choose_interface
 from dist_plm.distributed.listening import ending_at_once
-from dist_plm.distributed.network import choose_interface
 from dist_plm.distributed.preemption import PREEMPTED, Preemption
 from dist_plm.distributed.world import World
 from dist_plm.errors import RunFailure, UserError

@@ -65,13 +65,13 @@ def gpu_evidence() -> str:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1", "NoDevFiles"):
         return ""  # hidden on purpose
-    found = [
+    evidence = [
         f"{name}={os.environ[name]}" for name in ("SLURM_JOB_GPUS", "CUDA_VISIBLE_DEVICES") if os.environ.get(name)
     ]
     if DRIVER.exists():
         version = re.search(r"Kernel Module\D*([\d.]+)", DRIVER.read_text(encoding="utf-8", errors="replace"))
-        found.insert(0, f"NVIDIA driver {version.group(1) if version else 'of unknown version'}")
-    return ", ".join(found)
+        evidence.insert(0, f"NVIDIA driver {version.group(1) if version else 'of unknown version'}")
+    return ", ".join(evidence)
 
 
 def set_arithmetic(*, precision: str, reproducible: bool, device: torch.device) -> None:

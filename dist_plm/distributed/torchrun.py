@@ -57,7 +57,7 @@ def plug_in() -> Callable[..., Any]:
     """The entry point. Returns the rendezvous handler that torch registers."""
     if starts_this_package(sys.argv) and "TORCHELASTIC_RUN_ID" not in os.environ:
         for name in LOGGERS:
-            logging.getLogger(name).addFilter(lambda record: not any(each in record.getMessage() for each in NOISE))
+            logging.getLogger(name).addFilter(lambda record: not any(phrase in record.getMessage() for phrase in NOISE))
         os.environ[FOLDER] = folder = tempfile.mkdtemp(prefix="dist_plm_")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         _replace_excepthook(Path(folder))
@@ -77,7 +77,7 @@ def ending(error: BaseException, statuses: set[int]) -> tuple[int, str]:
         statuses: Exit statuses recorded by the ranks.
     """
     kind = type(error).__name__
-    status = next((each for each in (2, 1, 75) if each in statuses), 0)
+    status = next((status for status in (2, 1, 75) if status in statuses), 0)
     if kind == "SignalException":
         # Ranks without a recorded status were stopped by the signal while importing.
         return status or 128 + int(error.sigval), ""  # type: ignore[attr-defined]

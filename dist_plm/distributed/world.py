@@ -44,7 +44,7 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, rows: Tensor, shares: Shares) -> Tensor:
-        ctx.shares, ctx.own = shares, len(rows)  # type: ignore[attr-defined]
+        ctx.shares, ctx.rows = shares, len(rows)  # type: ignore[attr-defined]
         padded = rows.contiguous() if len(rows) == shares.largest else _padded([rows], shares.largest)
         gathered = rows.new_empty((len(shares.sizes) * shares.largest, *rows.shape[1:]))
         _all_gather(gathered, padded)
@@ -58,15 +58,15 @@ class _GatherRows(torch.autograd.Function):
         (gradient,) = gradients
         shares: Shares = ctx.shares  # type: ignore[attr-defined]
         padded = gradient.contiguous() if shares.equal else _padded(gradient.split(shares.sizes), shares.largest)
-        own = gradient.new_empty((shares.largest, *gradient.shape[1:]))
-        _reduce_scatter(own, padded, op=dist.ReduceOp.SUM)
-        return own[: ctx.own], None  # type: ignore[attr-defined]
+        local = gradient.new_empty((shares.largest, *gradient.shape[1:]))
+        _reduce_scatter(local, padded, op=dist.ReduceOp.SUM)
+        return local[: ctx.rows], None  # type: ignore[attr-defined]
 
 
 def _padded(blocks: Sequence[Tensor], rows: int) -> Tensor:
     """Blocks [b_r, ...] concatenated, each zero-padded to `rows`."""
     zeros = blocks[0].new_zeros((rows - min(map(len, blocks)), *blocks[0].shape[1:]))
-    return torch.cat([each for block in blocks for each in (block, zeros[: rows - len(block)])])
+    return torch.cat([part for block in blocks for part in (block, zeros[: rows - len(block)])])
 
 
 class _AllReduceSum(torch.autograd.Function):
@@ -104,12 +104,12 @@ class World:
 
     @property
     def told(self) -> int:
-        """Signal that this rank caught, or another one about a second ago; 0 for none. Non-blocking."""
-        own = self.preemption.signal if self.preemption else 0
+        """Signal caught by this rank, or by another about a second ago; 0 for none. Non-blocking."""
+        signal = self.preemption.signal if self.preemption else 0
         if not self.health:
-            return own
-        self.health.told = own
-        return own or self.health.heard
+            return signal
+        self.health.told = signal
+        return signal or self.health.heard
 
     def at(self, step: int) -> None:
         """Set the step that this rank's heartbeats report."""
@@ -232,7 +232,7 @@ class World:
         return values[0]
 
     def together(self, act: Callable[[], T]) -> T:
-        """What `act`, which is no collective, returns on this rank. A collective.
+        """Result of `act`, which calls no collective, on this rank. A collective.
 
         Raises:
             UserError: `act` raised it on some rank: all raise it, with that rank's number, and none waits for it.
@@ -247,11 +247,11 @@ class World:
                 raise
             fault = type(error), str(error)
         faults = self.gather_objects(fault)
-        found = [(rank, *each) for rank, each in enumerate(faults) if each]
-        if not found:
+        failures = [(rank, *fault) for rank, fault in enumerate(faults) if fault]
+        if not failures:
             return made[0]
-        rank, kind, text = found[0]
-        raise kind(text if len(found) == self.size else f"rank {rank}: {text}")
+        rank, kind, text = failures[0]
+        raise kind(text if len(failures) == self.size else f"rank {rank}: {text}")
 
     def from_first_at_length(self, make: Callable[[], T]) -> T:
         """As `from_first`, for work that may take longer than `runtime.timeout_seconds`.

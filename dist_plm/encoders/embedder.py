@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dist_plm.config import ModelConfig, ViewsConfig
+from dist_plm.data.store import Store
+from dist_plm.data.views import eval_view
 from dist_plm.model.encoder import Encoder
 from dist_plm.parallel.strategy import PRECISIONS
 
@@ -45,6 +48,14 @@ class Embedder:
         dtype = PRECISIONS[self.precision] if lower else None
         with torch.inference_mode(), torch.autocast(self.device.type, dtype=dtype, enabled=lower):
             return self.network(views.to(self.device, non_blocking=True))
+
+    def embed_ids(self, store: Store, ids: np.ndarray, batch_size: int) -> Tensor:
+        """Embeddings of the evaluation views of images `ids` of a split: float32 [n, D] on the CPU."""
+        embedded = []
+        for block in np.split(ids, range(batch_size, len(ids), batch_size)):
+            views = np.stack([eval_view(store.read_image(int(id)), config=self.views) for id in block])
+            embedded.append(self.embed(torch.from_numpy(views)).float().cpu())
+        return torch.cat(embedded)
 
     def __str__(self) -> str:
         return f"{self.source['model']} of {self.source['run']}, step {self.source['step']}"

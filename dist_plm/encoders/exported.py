@@ -162,11 +162,11 @@ def _description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     try:
         document = read_document(path)
-        found = document["format"]
+        version = document["format"]
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError) as error:
         raise UserError(f"{path} is not a description of an export ({error}): copy or export it again") from error
-    if found != FORMAT:
-        raise UserError(f"{path} is of format {found}, this version reads {FORMAT}: export again with this version")
+    if version != FORMAT:
+        raise UserError(f"{path} is of format {version}, this version reads {FORMAT}: export again with this version")
     return document

@@ -10,7 +10,6 @@ import torch
 
 from dist_plm.config import Config
 from dist_plm.data.store import Store
-from dist_plm.data.views import eval_view
 from dist_plm.encoders.embedder import Embedder
 from dist_plm.errors import UserError
 from dist_plm.evaluation.intervals import bootstrap
@@ -48,15 +47,15 @@ def read_labels(path: Path, store: Store) -> Labelled:
         for name in {source, Path(source).name}:
             names[name] = -1 if name in names else id  # -1: the end of several paths
     numbers = {label: number for number, label in enumerate(sorted({label for _, label in rows}))}
-    found: dict[int, int] = {}
+    label_of: dict[int, int] = {}
     for name, label in rows:
         id = names.get(name, names.get(Path(name).name, -1))
         if id < 0:
             raise UserError(f"--labels {path}: {name} is no image of split {store.split}, or of several names")
-        if found.setdefault(id, numbers[label]) != numbers[label]:
+        if label_of.setdefault(id, numbers[label]) != numbers[label]:
             raise UserError(f"--labels {path} gives {name} two labels: keep one of its rows")
-    ids = np.array(sorted(found), dtype=np.int64)
-    return Labelled(store, ids, np.array([found[id] for id in ids.tolist()], dtype=np.int64))
+    ids = np.array(sorted(label_of), dtype=np.int64)
+    return Labelled(store, ids, np.array([label_of[id] for id in ids.tolist()], dtype=np.int64))
 
 
 def _rows(path: Path) -> list[tuple[str, str]]:
@@ -88,7 +87,7 @@ def evaluate_labelled(embedder: Embedder, labelled: Labelled, start: Path | None
     Raises:
         UserError: No label has two images.
     """
-    z = _embedded(embedder, labelled, config)
+    z = embedder.embed_ids(labelled.store, labelled.ids, config.evaluation.batch_size)
     hits = _hits(z, labelled.labels)
     if not (hits >= 0).any():
         raise UserError("no label of --labels has two images, so that nothing can be found: label more of each kind")
@@ -108,9 +107,9 @@ def _difference(z: torch.Tensor, labelled: Labelled, start: Path, embedder: Embe
     ids, views = record.ids(len(labelled.store)), record.views()
     if ids is None or views is None or len(ids) != len(views.evaluation):
         return {}
-    common, own, kept = np.intersect1d(labelled.ids, ids, return_indices=True)
-    labels = labelled.labels[own]
-    now, before = _hits(z[own], labels), _hits(views.evaluation[kept], labels)
+    common, labelled_rows, kept = np.intersect1d(labelled.ids, ids, return_indices=True)
+    labels = labelled.labels[labelled_rows]
+    now, before = _hits(z[labelled_rows], labels), _hits(views.evaluation[kept], labels)
     if (now >= 0).sum() < FEWEST:
         return {}
     over = paired(now, before)
@@ -120,13 +119,5 @@ def _difference(z: torch.Tensor, labelled: Labelled, start: Path, embedder: Embe
 
 
 def _hits(z: torch.Tensor, labels: np.ndarray) -> np.ndarray:
-    own, known = torch.arange(len(z)), torch.from_numpy(labels)
-    return retrieval_counts(z, known, z, known, [1], own_rows=own, map_at_r=False).first
-
-
-def _embedded(embedder: Embedder, labelled: Labelled, config: Config) -> torch.Tensor:
-    size, found = config.evaluation.batch_size, []
-    for block in np.split(labelled.ids, range(size, len(labelled.ids), size)):
-        views = [eval_view(labelled.store.read_image(int(id)), config=embedder.views) for id in block]
-        found.append(embedder.embed(torch.from_numpy(np.stack(views))).float().cpu())
-    return torch.cat(found)
+    rows, known = torch.arange(len(z)), torch.from_numpy(labels)
+    return retrieval_counts(z, known, z, known, [1], own_rows=rows, map_at_r=False).first

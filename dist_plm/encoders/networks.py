@@ -33,7 +33,7 @@ class TrainedRun:
 
     path: Path
     config: Config
-    found: checkpoint.Found
+    latest: checkpoint.FoundCheckpoint
 
     names = ("student", "teacher")
 
@@ -49,7 +49,7 @@ class TrainedRun:
         self._fill(name, network)
         if model.lora.rank:
             network = merge_adapters(network)
-        summary: dict[str, Any] = self.found.summary
+        summary: dict[str, Any] = self.latest.summary
         position = summary["position"]
         source = {
             "run": self.path.resolve().name,
@@ -63,7 +63,7 @@ class TrainedRun:
 
     def proxies(self) -> Proxies | None:
         """All P proxies of PLM; None if the run has none, or none yet. A collective like `load`."""
-        config, summary = self.config, self.found.summary
+        config, summary = self.config, self.latest.summary
         if summary["phases"][summary["position"]["phase"]] != PiecewiseLinearManifold.name or not config.proxies.count:
             return None
         proxies = Proxies(config.proxies.count, config.model.dim, config.manifold.dim, seed=config.seed)
@@ -71,13 +71,12 @@ class TrainedRun:
         return proxies
 
     def _fill(self, name: str, module: nn.Module) -> None:
-        """Load the tensors of `module`, which the checkpoint calls NAME.KEY. What student and teacher have in common it
-        holds once."""
-        stored = checkpoint.names(self.found.path) if name == "teacher" else None
+        """Load the tensors of `module`, stored as NAME.KEY; those shared by student and teacher are stored once."""
+        stored = checkpoint.names(self.latest.path) if name == "teacher" else None
         common = {key for key in module.state_dict() if stored and f"{name}.{key}" not in stored}
         held = {key: f"{'student' if key in common else name}.{key}" for key in module.state_dict()}
         with warnings.catch_warnings(action="ignore"):  # about loading without a process group, which is intended
-            checkpoint.load(self.found.path, {held[key]: value for key, value in module.state_dict().items()})
+            checkpoint.load(self.latest.path, {held[key]: value for key, value in module.state_dict().items()})
 
 
 @dataclass(frozen=True)
@@ -124,10 +123,10 @@ def locate(path: Path, world: World | None = None) -> TrainedRun | TrainedExport
     if not (path / "config.yaml").exists():
         raise UserError(f"{path} is neither a run directory (config.yaml) nor an export ({DESCRIPTION})")
     config = of_run(load_config(path / "config.yaml"), path)
-    found = checkpoint.find(path / "checkpoints", world or World(), partial(_other, named))
-    if found is None:
+    latest = checkpoint.find(path / "checkpoints", world or World(), partial(_other, named))
+    if latest is None:
         raise UserError(f"{path} has no checkpoint: train first, or choose another run directory")
-    return TrainedRun(path, config, found)
+    return TrainedRun(path, config, latest)
 
 
 def _other(named: str, summary: dict[str, Any]) -> str:

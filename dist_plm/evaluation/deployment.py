@@ -1,4 +1,4 @@
-"""Which network of a finished run to use, by what its metrics.jsonl says of each, and the commands that use it."""
+"""Selects the best network of a finished run from its metrics.jsonl, and prints the commands that use it."""
 
 import shlex
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dist_plm.checkpoint.checkpoint import candidates
 from dist_plm.checkpoint.retention import BEST
 from dist_plm.config import Config
 from dist_plm.evaluation.label_free import STRONG_RECALL
-from dist_plm.files.reading import parse_document
+from dist_plm.telemetry import events
 
 NETWORKS = ("student", "teacher")
 VIEWS = "other view found"  # mean of random and strong views, by which `checkpoint.keep_best` decides too
@@ -56,7 +56,7 @@ def deployment(run: Path, config: Config) -> Deployment | None:
     steps = {newest, int(best)} & kept.keys() if best.isdecimal() else {newest}
     scores: dict[str, dict[tuple[int, str], float]] = {"R@1": {}, VIEWS: {}}
     said: dict[tuple[int, str], dict[str, Any]] = {}
-    for event in _events(run):
+    for event in events.read(run, "eval", "verdict", "label_free"):
         at = (event.get("step", 0), str(event.get("model")))
         if at[0] not in steps or at[1] not in NETWORKS:
             continue
@@ -66,51 +66,35 @@ def deployment(run: Path, config: Config) -> Deployment | None:
             scores[VIEWS][at] = (event["values"]["view_recall"] + event["values"][STRONG_RECALL]) / 2
         elif event["event"] == "verdict":
             said[at] = event
-    name = next((name for name, found in scores.items() if found), "")
+    name = next((name for name, measured in scores.items() if measured), "")
     if not name:
         return Deployment("student", newest, run, "no evidence: neither labels nor a comparison with the start")
-    found = scores[name]
-    step, model = at = max(sorted(found, key=lambda each: each[1]), key=lambda each: found[each])
+    values = scores[name]
+    step, model = at = max(sorted(values, key=lambda place: place[1]), key=lambda place: values[place])
     if said and all(event.get("verdict") == "worse" for event in said.values()):
         word = "every network of this run is worse than its start"
         return Deployment(
             "start", 0, run, f"{word}; {model} of step {step}: {said[at]['text']}" if at in said else word
         )
-    evidence = said[at]["text"] if at in said else f"{name} {100 * found[at]:.1f} %"
+    evidence = said[at]["text"] if at in said else f"{name} {100 * values[at]:.1f} %"
     return Deployment(model, step, run if step == newest else run / "checkpoints" / BEST, evidence)
 
 
-def next_commands(found: Deployment, config: Config) -> list[str]:
-    """What to type after a run, a line each."""
+def next_commands(choice: Deployment, config: Config) -> list[str]:
+    """Commands to run after training, one per line."""
     run = Path(config.run_dir)
-    words = shlex.join(found.embed_words(config))
+    words = shlex.join(choice.embed_words(config))
     lines = [f"dist-plm embed {words} --images PHOTOS --out {run / 'index'}"]
     lines += [f"dist-plm serve {run / 'index'}", f"dist-plm search {run / 'index'} --image PICTURE"]
-    if found.model != "start":
+    if choice.model != "start":
         lines.append(f"dist-plm export {words}")
     return [*lines, f"dist-plm report {run}"]
 
 
-def summary(found: Deployment | None, config: Config) -> str:
+def summary(choice: Deployment | None, config: Config) -> str:
     """The network to use, its evidence, and the next commands."""
-    if found is None:
+    if choice is None:
         return f"{config.run_dir} holds no checkpoint: there is no network to use yet"
-    network = "the start, without training" if found.model == "start" else f"{found.model} of step {found.step}"
-    return "\n".join([f"use {network} ({found.evidence})", "next:", *(f"  {e}" for e in next_commands(found, config))])
-
-
-def _events(run: Path) -> list[dict[str, Any]]:
-    """The evaluations and verdicts of a run; lines that can't be read are skipped."""
-    try:
-        lines = (run / "metrics.jsonl").read_bytes().splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        if line.startswith((b'{"event": "eval"', b'{"event": "verdict"', b'{"event": "label_free"')):
-            try:
-                event = parse_document(line)
-            except ValueError:  # the last line of a run that is being written
-                continue
-            found.append(event)
-    return found
+    network = "the start, without training" if choice.model == "start" else f"{choice.model} of step {choice.step}"
+    commands = [f"  {command}" for command in next_commands(choice, config)]
+    return "\n".join([f"use {network} ({choice.evidence})", "next:", *commands])

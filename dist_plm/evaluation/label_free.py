@@ -1,4 +1,4 @@
-"""What can be said of an embedding without labels, from two independent random views of each held-out image.
+"""Statistics of an embedding without labels, from two independent random views of each held-out image.
 
 Each number comes with its standard error, so that a difference can be told from noise. docs/verdict.md has how well
 each of them predicts recall where there are labels.
@@ -36,8 +36,8 @@ class TwoViews:
     @cached_property
     def hits(self) -> Tensor:
         """float64 [n]: 1 where the second view of an image is nearest to its first, among the second views of all."""
-        own = torch.arange(len(self.first))
-        return (torch.from_numpy(nearest(self.first, self.second, 1)[0])[:, 0] == own).double()
+        rows = torch.arange(len(self.first))
+        return (torch.from_numpy(nearest(self.first, self.second, 1)[0])[:, 0] == rows).double()
 
     @cached_property
     def near(self) -> list[Tensor]:
@@ -108,8 +108,8 @@ def label_free(first: Tensor, second: Tensor) -> dict[str, Estimate]:
 
 def neighbours(z: Tensor) -> Tensor:
     """The DEPTH nearest other rows of each row of z [n, D], or all n - 1: int64 [n, depth]."""
-    own = torch.arange(len(z))
-    return torch.from_numpy(nearest(z, z, min(DEPTH, len(z) - 1), exclude=own)[0])
+    rows = torch.arange(len(z))
+    return torch.from_numpy(nearest(z, z, min(DEPTH, len(z) - 1), exclude=rows)[0])
 
 
 def overlap(one: Tensor, other: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ def _mean(values: Tensor) -> Estimate:
 
 
 def _of_halves(statistic: Callable[[Tensor], float], first: Tensor, second: Tensor) -> Estimate:
-    """Of all images, with the deviation between two independent draws of views as its error."""
+    """Mean of a statistic over two independent draws of views; its error is half their difference."""
     values = [statistic(first), statistic(second)]
     return Estimate(sum(values) / 2, abs(values[0] - values[1]) / 2)
 

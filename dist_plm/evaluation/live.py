@@ -35,7 +35,7 @@ def batch_quality(
     views, z_all = config.views.count, world.gather_rows(z, shares)
     images = torch.arange(len(z_all), device=z.device) // views
     columns = slice(targets.first, targets.first + targets.similarity.shape[1])
-    found = BatchJudge.of(
+    judged = BatchJudge.of(
         targets.distance,
         distance(z, z_all[columns]),
         targets.indices,
@@ -44,5 +44,5 @@ def batch_quality(
         labels=torch.from_numpy(labels.astype(np.int64)).to(z.device)[images][columns],
         images=images[columns],
     )
-    sums = world.sum(torch.tensor(found.sums, dtype=torch.float64, device=z.device))
+    sums = world.sum(torch.tensor(judged.sums, dtype=torch.float64, device=z.device))
     return BatchJudge.from_sums(sums.tolist()).shares

@@ -100,17 +100,17 @@ class Ranking(Sums):
     precision: float = 0.0
 
     @classmethod
-    def of(cls, similarity: Tensor, distance: Tensor, positive: Tensor, own: Tensor) -> "Ranking":
+    def of(cls, similarity: Tensor, distance: Tensor, positive: Tensor, self_columns: Tensor) -> "Ranking":
         """Sums over b queries against G points.
 
         Args:
             similarity: [b, G].
             distance: [b, G]; orders points of equal similarity, nearest first, then by row.
             positive: bool [b, G], the points of the query's class, without itself.
-            own: int64 [b], the row of the query itself, which is not ranked.
+            self_columns: int64 [b], the row of the query itself, which is not ranked.
         """
         nearest = distance.sort(dim=1, stable=True).indices
-        ranked = similarity.scatter(1, own[:, None], -torch.inf).gather(1, nearest)
+        ranked = similarity.scatter(1, self_columns[:, None], -torch.inf).gather(1, nearest)
         order = nearest.gather(1, ranked.sort(dim=1, descending=True, stable=True).indices)
         count = positive.sum(1)
         known = count > 0
@@ -229,7 +229,7 @@ class BatchJudge:
     @property
     def sums(self) -> list[float]:
         """All sums as a list, which can be added over ranks and passed to `from_sums`."""
-        return [float(each) for part in (self.purity, self.control, self.attraction) for each in astuple(part)]
+        return [float(value) for part in (self.purity, self.control, self.attraction) for value in astuple(part)]
 
     @classmethod
     def from_sums(cls, sums: list[float]) -> "BatchJudge":
@@ -238,7 +238,7 @@ class BatchJudge:
             Purity(int(points), int(size), majority, same, int(others))
             for points, size, majority, same, others in (sums[:5], sums[5:10])
         )
-        return cls(purity, control, Attraction(*(int(each) for each in sums[10:])))
+        return cls(purity, control, Attraction(*(int(value) for value in sums[10:])))
 
     @property
     def shares(self) -> dict[str, float]:

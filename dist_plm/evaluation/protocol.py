@@ -16,11 +16,11 @@ from dist_plm.config import Config
 from dist_plm.data.opening import labels_as, open_test
 from dist_plm.data.store import Store
 from dist_plm.distributed.world import World
-from dist_plm.evaluation.clustering import nmi
+from dist_plm.evaluation.cluster_agreement import nmi
 from dist_plm.evaluation.intervals import bootstrap
 from dist_plm.evaluation.retrieval import Counts, retrieval_counts
+from dist_plm.index.batch_sources import Source
 from dist_plm.index.embedding_pass import Embed, sweep
-from dist_plm.index.sources import Source
 from dist_plm.telemetry.parts import part
 from dist_plm.telemetry.progress import Display
 
@@ -66,14 +66,14 @@ def evaluate(
 
     vectors = embedded(queries)
     gallery_vectors = vectors if gallery is queries else embedded(gallery)
-    own = np.array_split(np.arange(len(queries)), world.size)[world.rank]
+    assigned = np.array_split(np.arange(len(queries)), world.size)[world.rank]
     counts = retrieval_counts(
-        torch.from_numpy(vectors[own]).to(world.device),
-        torch.from_numpy(own_labels[own]).to(world.device),
+        torch.from_numpy(vectors[assigned]).to(world.device),
+        torch.from_numpy(own_labels[assigned]).to(world.device),
         torch.from_numpy(gallery_vectors).to(world.device),
         torch.from_numpy(labels).to(world.device),
         config.evaluation.ks,
-        own_rows=torch.from_numpy(own).to(world.device) if gallery is queries else None,
+        own_rows=torch.from_numpy(assigned).to(world.device) if gallery is queries else None,
     )
     total = reduce(add, world.gather_objects(counts))
     return _result(total, vectors, own_labels, config, world)

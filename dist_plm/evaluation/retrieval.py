@@ -67,8 +67,8 @@ def recall_at_k(embeddings: Tensor, labels: Tensor, ks: Iterable[int]) -> dict[i
         positive are dropped; ValueError where that leaves none.
     """
     embeddings, labels = torch.as_tensor(embeddings), torch.as_tensor(labels)
-    own = torch.arange(len(embeddings))
-    counts = retrieval_counts(embeddings, labels, embeddings, labels, ks, own_rows=own, map_at_r=False)
+    rows = torch.arange(len(embeddings))
+    counts = retrieval_counts(embeddings, labels, embeddings, labels, ks, own_rows=rows, map_at_r=False)
     return counts.metrics()["recall"]
 
 
@@ -101,8 +101,8 @@ def retrieval_counts(
     _check_shapes(queries, query_labels, gallery, gallery_labels, own_rows)
     device = gallery.device
     query_labels, gallery_labels = query_labels.to(device).long(), gallery_labels.to(device).long()
-    own = None if own_rows is None else own_rows.to(device)
-    positives = _positives(query_labels, gallery_labels, own)
+    query_rows = None if own_rows is None else own_rows.to(device)
+    positives = _positives(query_labels, gallery_labels, query_rows)
     counted = (positives > 0).nonzero().squeeze(1)
     hits, precision = dict.fromkeys(ks, 0), 0.0
     first = np.full(len(queries), -1, dtype=np.int8)
@@ -112,10 +112,10 @@ def retrieval_counts(
     index = Exact(held, lattice, search_by_torch(lattice, held, copy=False))
     for rows in counted.split(QUERY_BLOCK):
         depth = max(*ks, int(positives[rows].max())) if map_at_r else max(ks)
-        depth = min(depth, len(gallery) - (own is not None))
+        depth = min(depth, len(gallery) - (query_rows is not None))
         block = queries[rows.to(queries.device)].to(device)
         find = index.search if SCANNED * depth <= len(gallery) else index.scan  # the same keys
-        keys = find(block, None if own is None else own[rows], depth)
+        keys = find(block, None if query_rows is None else query_rows[rows], depth)
         relevant = gallery_labels[lattice.ids(keys)] == query_labels[rows, None]
         for k in hits:
             hits[k] += int(relevant[:, :k].any(1).sum())
@@ -125,12 +125,12 @@ def retrieval_counts(
     return Counts(len(counted), len(queries) - len(counted), hits, precision if map_at_r else None, first)
 
 
-def _positives(query_labels: Tensor, gallery_labels: Tensor, own: Tensor | None) -> Tensor:
+def _positives(query_labels: Tensor, gallery_labels: Tensor, query_rows: Tensor | None) -> Tensor:
     """Gallery rows of every query's class without the query itself, int64 [Q]; 0 for unlabelled queries."""
     labels = gallery_labels.sort().values
     count = torch.searchsorted(labels, query_labels, right=True) - torch.searchsorted(labels, query_labels)
-    if own is not None:
-        count = count - (gallery_labels[own] == query_labels).long()
+    if query_rows is not None:
+        count = count - (gallery_labels[query_rows] == query_labels).long()
     return count.masked_fill(query_labels < 0, 0)
 
 

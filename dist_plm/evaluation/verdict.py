@@ -13,7 +13,7 @@ import numpy as np
 
 from dist_plm.evaluation.intervals import Interval, bootstrap
 from dist_plm.evaluation.label_free import STRONG_RECALL, Estimate
-from dist_plm.files.reading import parse_document
+from dist_plm.telemetry import events
 
 Word = Literal["better", "no difference", "worse", "can't tell"]
 # Half the width of an interval around 0 up to which "no difference" is said; wider ones can't tell.
@@ -61,8 +61,8 @@ def recall_verdict(
     change = paired(hits, start)
     word = word_of_recall(change)
     text = f"{SAYS[word]}: R@1 {_points(change)}"
-    for name, found in (baselines or {}).items():
-        over = paired(hits, found)
+    for name, baseline_hits in (baselines or {}).items():
+        over = paired(hits, baseline_hits)
         text += f"; {'LOWER than' if over.high < 0 else 'against'} {name} {_points(over)}"
     return Verdict(model, step, word, "labels", f"{text}; {int((hits >= 0).sum()):,} queries")
 
@@ -124,7 +124,7 @@ def _percent(now: Estimate, change: Estimate) -> str:
 
 
 def _points(difference: Interval) -> str:
-    value, low, high = (f"{100 * each:+.1f}" for each in difference)
+    value, low, high = (f"{100 * value:+.1f}" for value in difference)
     return f"{value} points (95 % {low} to {high})"
 
 
@@ -133,19 +133,12 @@ def read_verdicts(run: Path) -> dict[str, Verdict]:
 
     A run that was evaluated at its start alone, or that an older version trained, has none.
     """
-    try:
-        lines = (run / "metrics.jsonl").read_bytes().splitlines()
-    except OSError:
-        return {}
-    found: dict[str, Verdict] = {}
-    for line in lines:
-        if b'"verdict"' not in line:
-            continue
+    verdicts: dict[str, Verdict] = {}
+    for event in events.read(run, "verdict"):
         try:
-            event = parse_document(line)
             verdict = Verdict(event["model"], event["step"], event["verdict"], event["basis"], event["text"])
-        except (ValueError, KeyError, TypeError):  # the last line of a run that is being written
+        except KeyError:  # the file is untrusted
             continue
         if verdict.word in get_args(Word):
-            found[verdict.model] = verdict
-    return found
+            verdicts[verdict.model] = verdict
+    return verdicts

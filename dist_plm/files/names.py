@@ -34,5 +34,5 @@ def printable(text: object, most: int = 4_000) -> str:
 
 
 def _moves(letter: str) -> bool:
-    """Whether it is a control character, a line break or a change of writing direction."""
+    """Whether a character is a control character, a line break or a change of writing direction."""
     return unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(letter) in _DIRECTIONS

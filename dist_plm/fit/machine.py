@@ -7,7 +7,7 @@ import torch
 
 from dist_plm.config import Config
 from dist_plm.data.opening import open_split
-from dist_plm.training.precision import has_native_bf16
+from dist_plm.training.auto_precision import has_native_bf16
 from dist_plm.training.rehearsal import Rehearsal, rehearse
 
 MOST_CPU_RANKS = 8

@@ -18,8 +18,8 @@ from dist_plm.distributed.world import World
 from dist_plm.errors import RunFailure
 from dist_plm.files.atomic import replacing
 from dist_plm.files.reading import file_digest, map_array, read_document
+from dist_plm.index.batch_sources import Source, from_images
 from dist_plm.index.embedding_files import Embeddings
-from dist_plm.index.sources import Source, from_images
 from dist_plm.telemetry.progress import Display, Task
 
 Embed = Callable[[Tensor], Tensor]
@@ -67,9 +67,9 @@ def sweep(
         )
     missing = sorted(faults)
     shares = balanced([store.shards[number].samples for number in missing], world.size)
-    own = [missing[position] for position in shares[world.rank]]
-    total = sum(store.shards[number].samples for number in own)
-    shards = (source or from_images(config))(store, own)
+    assigned = [missing[position] for position in shares[world.rank]]
+    total = sum(store.shards[number].samples for number in assigned)
+    shards = (source or from_images(config))(store, assigned)
     infinite = ""
     with display.phase(title, total, "images") as phase, closing(shards):
         for number, batches in shards:
@@ -83,8 +83,8 @@ def sweep(
                 files[number], embedded.numpy().astype(np.float16 if precision == "fp16" else np.float32, copy=False)
             )
     world.leave_if_told()  # ranks with fewer shards wait here for the others
-    if found := next(filter(None, world.gather_objects(infinite)), ""):
-        raise RunFailure(f"{found}: {DIVERGED}")
+    if infinite_row := next(filter(None, world.gather_objects(infinite)), ""):
+        raise RunFailure(f"{infinite_row}: {DIVERGED}")
     return world.together(lambda: _opened(files))
 
 
@@ -107,12 +107,12 @@ def _faults(files: list[Path], samples: list[int], world: World) -> dict[int, st
     # Older versions wrote no notes.
     noted = any(_note(file).name in names for file in files)
     shares = balanced([samples[number] for number in there], world.size)
-    own = {}
+    local_faults = {}
     for number in (there[position] for position in shares[world.rank]):
         if fault := _fault(files[number], samples[number], noted):
-            own[number] = fault
-    for found in world.gather_objects(own):
-        faults |= found
+            local_faults[number] = fault
+    for rank_faults in world.gather_objects(local_faults):
+        faults |= rank_faults
     return faults
 
 

@@ -58,20 +58,21 @@ def nearest(
         ValueError: An embedding is not finite.
     """
     queries, gallery = _tensor(queries), _tensor(gallery).to(device)
-    own = None if exclude is None else _tensor(exclude).to(gallery.device)
-    reach = len(gallery) - (own is not None)
+    query_rows = None if exclude is None else _tensor(exclude).to(gallery.device)
+    reach = len(gallery) - (query_rows is not None)
     if not 1 <= k <= reach:
         raise UserError(f"{k} nearest neighbours requested from a gallery with {reach}: lower k")
     lattice = Lattice.around(gallery, queries.to(gallery.device))
     rows = HeldRows(gallery)
     index = Exact(rows, lattice, open_search(backend, lattice, rows))
-    found = torch.empty(len(queries), k, dtype=torch.int64)
+    keys = torch.empty(len(queries), k, dtype=torch.int64)
     for low in range(0, len(queries), QUERY_BLOCK):
         block = slice(low, low + QUERY_BLOCK)
-        found[block] = index.search(queries[block].to(gallery.device), None if own is None else own[block], k).cpu()
+        excluded = None if query_rows is None else query_rows[block]
+        keys[block] = index.search(queries[block].to(gallery.device), excluded, k).cpu()
         if progress:
             progress(min(low + QUERY_BLOCK, len(queries)))
-    return lattice.ids(found).numpy(), lattice.squared(found).double().numpy() * lattice.step**2
+    return lattice.ids(keys).numpy(), lattice.squared(keys).double().numpy() * lattice.step**2
 
 
 def describe(backend: Backend, device: torch.device) -> str:
@@ -98,43 +99,43 @@ class Exact:
     def __init__(self, rows: Rows, lattice: Lattice, propose: Search, first: int = 0) -> None:
         self._rows, self._lattice, self._propose, self._first = rows, lattice, propose, first
 
-    def search(self, queries: Tensor, own: Tensor | None, k: int) -> Tensor:
-        """Keys int64 [s, k] of the k nearest of these rows, ascending, padded with LAST; excludes `own`."""
-        found = [queries.new_empty(0, k, dtype=torch.int64)]
+    def search(self, queries: Tensor, exclude: Tensor | None, k: int) -> Tensor:
+        """Keys int64 [s, k] of the k nearest of these rows, ascending, padded with LAST, without `exclude`."""
+        keys = [queries.new_empty(0, k, dtype=torch.int64)]
         for low in range(0, len(queries), QUERY_BLOCK):
             block = slice(low, low + QUERY_BLOCK)
-            found.append(self._search(queries[block], None if own is None else own[block], k))
-        return torch.cat(found)
+            keys.append(self._search(queries[block], None if exclude is None else exclude[block], k))
+        return torch.cat(keys)
 
-    def merge(self, found: Tensor, own: Tensor, k: int) -> Tensor:
+    def merge(self, keys: Tensor, exclude: Tensor, k: int) -> Tensor:
         """Keys [s, k] of the k nearest among the results of `search` in several galleries, [s, several * k]."""
-        return found.sort(1).values[:, :k]
+        return keys.sort(1).values[:, :k]
 
-    def scan(self, queries: Tensor, own: Tensor | None, k: int) -> Tensor:
+    def scan(self, queries: Tensor, exclude: Tensor | None, k: int) -> Tensor:
         """As `search`, by the exact distance to every row: slow, but always correct."""
         best = queries.new_empty(len(queries), 0, dtype=torch.int64)
         for low, block in self._rows.blocks(BLOCK):
             keys = nearest_keys(queries, block, min(k + 1, len(block)), self._lattice)
             best = torch.cat([best, keys + (self._first + low)], 1).sort(1).values[:, : k + 1]
-        return self._without(best, self._lattice.ids(best), own, k)
+        return self._without(best, self._lattice.ids(best), exclude, k)
 
-    def _search(self, queries: Tensor, own: Tensor | None, k: int, fetch: int = 0) -> Tensor:
+    def _search(self, queries: Tensor, exclude: Tensor | None, k: int, fetch: int = 0) -> Tensor:
         """As `search`, with `fetch` candidates for each query at first (0: slightly more than k)."""
         fetch = min(len(self._rows), fetch or k + 1 + MARGIN)
         points = self._lattice.points(queries)
         approximate, ids = self._propose(points.float(), fetch)
         exact = exact_distances(points, ids, self._rows, self._lattice)
         keys = self._lattice.keys(exact, ids + self._first)
-        keys = self._without(keys, ids + self._first, own, k)
+        keys = self._without(keys, ids + self._first, exclude, k)
         if (left := ~self._sure(keys, approximate, exact)).any():
-            remaining = queries[left], None if own is None else own[left], k
+            remaining = queries[left], None if exclude is None else exclude[left], k
             few = SCANNED * WIDER * fetch <= len(self._rows)
             keys[left] = self._search(*remaining, WIDER * fetch) if few else self.scan(*remaining)
         return keys
 
-    def _without(self, keys: Tensor, ids: Tensor, own: Tensor | None, k: int) -> Tensor:
-        if own is not None:
-            keys = keys.masked_fill(ids == own[:, None], LAST)
+    def _without(self, keys: Tensor, ids: Tensor, exclude: Tensor | None, k: int) -> Tensor:
+        if exclude is not None:
+            keys = keys.masked_fill(ids == exclude[:, None], LAST)
         keys = keys.sort(1).values[:, :k]
         return fill(keys, k)
 

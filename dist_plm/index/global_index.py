@@ -54,24 +54,24 @@ class GlobalIndex:
         share = own_slice(count, world.rank, world.size)
         part = MappedRows(embeddings, share.start, share.stop, world.device)
         lattice = common_lattice(part, count, world)
-        own = placement.rows(count, world.rank, world.size)
-        mapped = MappedRows(embeddings, own.start, own.stop, world.device)
+        local_rows = placement.rows(count, world.rank, world.size)
+        mapped = MappedRows(embeddings, local_rows.start, local_rows.stop, world.device)
         if world.device.type == "cuda":
             torch.cuda.empty_cache()  # FAISS allocates from the driver, not from torch
-        self._count, self._lattice, self._own = count, lattice, own
+        self._count, self._lattice, self._own = count, lattice, local_rows
         self._rows: Rows = mapped.held() if world.device.type == "cuda" and config.exact else mapped
         self._index: Exact | Ivf
         if config.exact:
-            self._index = Exact(self._rows, lattice, open_search(backend, lattice, self._rows), own.start)
+            self._index = Exact(self._rows, lattice, open_search(backend, lattice, self._rows), local_rows.start)
         else:
 
             def trained() -> np.ndarray:
                 sample = torch.from_numpy(embeddings.take(training_ids(count, placement.cells, seed)))
                 return train(config.factory, lattice, sample, world.device)
 
-            self._index = Ivf(mapped, lattice, world.from_first(trained), own.start)
+            self._index = Ivf(mapped, lattice, world.from_first(trained), local_rows.start)
         # Reference for the recall of approximate search, without a copy of the rows.
-        self._judge = Exact(mapped, lattice, search_by_torch(lattice, mapped, copy=False), own.start)
+        self._judge = Exact(mapped, lattice, search_by_torch(lattice, mapped, copy=False), local_rows.start)
         world.barrier("the building of the index")
         self.facts: dict[str, Any] = {
             "index": config.factory, "sharded": placement.sharded, "bytes": placement.bytes,
@@ -114,8 +114,8 @@ class GlobalIndex:
         nprobe, most = min(config.nprobe, cells), min(config.nprobe_max, cells)
         while True:
             self._index.probe(nprobe)
-            found = self._search(self._index, sample, k)
-            hits = (found[:, :, None] == exact[:, None, :]) & (exact != LAST)[:, None, :]
+            keys = self._search(self._index, sample, k)
+            hits = (keys[:, :, None] == exact[:, None, :]) & (exact != LAST)[:, None, :]
             recall = float(hits.any(1).double().mean())
             self.facts |= {"nprobe": nprobe, "recall": recall}
             if recall >= config.recall_floor:
@@ -144,14 +144,14 @@ class GlobalIndex:
         """Keys [S, k] on the CPU. Each rank searches an equal share of the seeds, in rank order."""
         world, count = self._world, len(seeds)
         padded = np.concatenate([seeds, np.repeat(seeds[-1:], -count % world.size)])
-        own = torch.from_numpy(padded).to(world.device)
-        share = own.reshape(world.size, -1)[world.rank]
+        sampled = torch.from_numpy(padded).to(world.device)
+        share = sampled.reshape(world.size, -1)[world.rank]
         if self._placement.sharded:
-            found = world.exchange_rows(index.search(self._vectors(own), own, k))
-            found = found.reshape(world.size, len(share), -1).transpose(0, 1).reshape(len(share), -1)
+            keys = world.exchange_rows(index.search(self._vectors(sampled), sampled, k))
+            keys = keys.reshape(world.size, len(share), -1).transpose(0, 1).reshape(len(share), -1)
         else:
-            found = index.search(self._rows.take(share), share, k)
-        return world.gather_rows(index.merge(found, share, k))[:count].cpu()
+            keys = index.search(self._rows.take(share), share, k)
+        return world.gather_rows(index.merge(keys, share, k))[:count].cpu()
 
     def _vectors(self, seeds: Tensor) -> Tensor:
         """Embeddings of seeds, float32 [S, D], each from the rank that holds it: a sum with zeros changes no bit."""

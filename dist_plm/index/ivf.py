@@ -72,11 +72,11 @@ class Ivf:
         """Set the number of cells to search (nprobe)."""
         self._settings.set_index_parameter(self._index, "nprobe", cells)
 
-    def search(self, queries: Tensor, own: Tensor | None, k: int) -> Tensor:
+    def search(self, queries: Tensor, exclude: Tensor | None, k: int) -> Tensor:
         """Candidates int64 [s, 2 c] among these rows: c ranks by code, LAST for none, and c keys."""
         reach = min(REACH * (k + 1), GPU_MOST_CANDIDATES)
-        squared, found = self._index.search(_in_units(self._lattice, queries), min(reach, self._most))
-        codes, ids = (torch.from_numpy(each).to(queries.device) for each in (squared, found))
+        squared, nearest = self._index.search(_in_units(self._lattice, queries), min(reach, self._most))
+        codes, ids = (torch.from_numpy(array).to(queries.device) for array in (squared, nearest))
         missing = ids < 0
         ids.clamp_(min=0)
         exact = exact_distances(self._lattice.points(queries), ids, self._rows, self._lattice)
@@ -85,15 +85,16 @@ class Ivf:
         ranks = codes.clamp_(min=0).view(torch.int32).long().masked_fill_(missing, LAST)
         return torch.cat([fill(ranks, reach), fill(keys, reach)], 1)
 
-    def merge(self, found: Tensor, own: Tensor, k: int) -> Tensor:
+    def merge(self, candidates: Tensor, exclude: Tensor, k: int) -> Tensor:
         """Keys [s, k] of the k nearest among candidates of several galleries [s, several * 2 c]; LAST for none."""
         reach = min(REACH * (k + 1), GPU_MOST_CANDIDATES)
-        ranks, keys = found.reshape(len(found), -1, 2, reach).transpose(1, 2).reshape(len(found), 2, -1).unbind(1)
+        by_gallery = candidates.reshape(len(candidates), -1, 2, reach)
+        ranks, keys = by_gallery.transpose(1, 2).reshape(len(candidates), 2, -1).unbind(1)
         ids = self._lattice.ids(keys).masked_fill(keys == LAST, LAST)
         order = ids.argsort(dim=1, stable=True)
         order = order.gather(1, ranks.gather(1, order).argsort(dim=1, stable=True))[:, :reach]
         keys, ids = keys.gather(1, order), ids.gather(1, order)
-        keys = keys.masked_fill(ids == own[:, None], LAST).sort(1).values[:, :k]
+        keys = keys.masked_fill(ids == exclude[:, None], LAST).sort(1).values[:, :k]
         return fill(keys, k)
 
 

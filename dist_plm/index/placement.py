@@ -62,7 +62,7 @@ def place_run(config: Config, count: int, world_size: int) -> Placement:
 
 
 def check_whole(config: Config, count: int, key: str, value: str) -> None:
-    """For a run that reads the embeddings of all `count` images at once since `key` is `value`.
+    """Check that the embeddings of all `count` images fit into memory, which `key` = `value` requires.
 
     Raises:
         UserError: They exceed `index.memory_gb`.

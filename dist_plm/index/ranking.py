@@ -79,21 +79,21 @@ class Lattice:
         return keys >> self.id_bits << self.shift
 
 
-def nearest_keys(queries: Tensor, gallery: Tensor, k: int, lattice: Lattice, own: Tensor | None = None) -> Tensor:
+def nearest_keys(queries: Tensor, gallery: Tensor, k: int, lattice: Lattice, exclude: Tensor | None = None) -> Tensor:
     """Keys of the k nearest gallery rows of every query, ascending, by a scan of the whole gallery.
 
     Args:
         queries: [Q, D]. Memory grows as Q x 16,384; callers pass about 1,024 at a time.
         gallery: [N, D] on the same device.
-        k: At most N, or N - 1 with `own`.
+        k: At most N, or N - 1 with `exclude`.
         lattice: Built from this gallery.
-        own: int64 [Q], the gallery row that is the query itself and is not to be found.
+        exclude: int64 [Q], the gallery row that is the query itself and is not to be found.
 
     Returns:
         int64 [Q, k]; `lattice.ids` and `lattice.squared` take them apart.
     """
-    if k > len(gallery) - (own is not None):
-        raise ValueError(f"{k} neighbours from a gallery of {len(gallery)}" + " less the query" * (own is not None))
+    if k > len(gallery) - (exclude is not None):
+        raise ValueError(f"{k} neighbours from a gallery of {len(gallery)}" + " less the query" * (exclude is not None))
     points = lattice.points(queries)
     norms = points.square().sum(1, keepdim=True)
     best = torch.empty(len(queries), 0, dtype=torch.int64, device=gallery.device)
@@ -101,9 +101,9 @@ def nearest_keys(queries: Tensor, gallery: Tensor, k: int, lattice: Lattice, own
         block = lattice.points(gallery[low : low + GALLERY_BLOCK])
         squared = (points @ block.T).mul_(-2).add_(norms).add_(block.square().sum(1))
         keys = lattice.keys(squared, torch.arange(low, low + len(block), device=gallery.device))
-        if own is not None:
-            rows = ((own >= low) & (own < low + len(block))).nonzero().squeeze(1)
-            keys[rows, own[rows] - low] = LAST
+        if exclude is not None:
+            rows = ((exclude >= low) & (exclude < low + len(block))).nonzero().squeeze(1)
+            keys[rows, exclude[rows] - low] = LAST
         best = torch.cat([best, _smallest(keys, k)], 1)
         best = _smallest(best, k)
     return best

@@ -75,18 +75,18 @@ class MappedRows:
         return HeldRows(tensor)
 
 
-def common_lattice(own: Rows, count: int, world: World) -> Lattice:
+def common_lattice(local: Rows, count: int, world: World) -> Lattice:
     """The lattice of the `count` rows of all ranks, of which this one brings its own. A collective.
 
     Raises:
         ValueError: an embedding of any rank is not finite.
     """
-    low = torch.full((own.dim,), torch.inf, dtype=torch.float64)
+    low = torch.full((local.dim,), torch.inf, dtype=torch.float64)
     high = -low
-    for _, block in own.blocks(BLOCK):
+    for _, block in local.blocks(BLOCK):
         low, high = low.minimum(block.amin(0).double().cpu()), high.maximum(block.amax(0).double().cpu())
     lows, highs = (torch.stack(world.gather_objects(side)) for side in (low, high))
-    centre = box_centre(lows.amin(0), highs.amax(0)).to(own.device)
-    norms = torch.tensor([0.0, *(largest_norm(block, centre) for _, block in own.blocks(BLOCK))], dtype=torch.float64)
+    centre = box_centre(lows.amin(0), highs.amax(0)).to(local.device)
+    norms = torch.tensor([0.0, *(largest_norm(block, centre) for _, block in local.blocks(BLOCK))], dtype=torch.float64)
     largest = torch.tensor(world.gather_objects(float(norms.amax())), dtype=torch.float64).amax()
     return Lattice.scaled(centre, float(largest), count)

@@ -35,9 +35,9 @@ def point_loss(
         columns, rows = z, torch.arange(z.shape[0], device=z.device)
     _expect("similarity", similarity, z.shape[0], columns.shape[0])
     _expect("rows", rows, z.shape[0])
-    own = rows[:, None] == torch.arange(columns.shape[0], device=z.device)
+    is_self = rows[:, None] == torch.arange(columns.shape[0], device=z.device)
     residual = delta * (1 - similarity) - distance(z, columns)
-    return residual.masked_fill(own, 0).square().sum()
+    return residual.masked_fill(is_self, 0).square().sum()
 
 
 @full_precision

@@ -95,8 +95,8 @@ def neighbourhoods_among(
     gram = v @ v.mT
     noise = (64 * torch.finfo(x.dtype).eps * torch.linalg.vector_norm(points, dim=1, keepdim=True)).square()
     allowed = 1 - threshold if criterion == "energy" else (1 - threshold) ** 2
-    found = select(gram, noise, dim=dim, centre=centre, allowed=allowed)
-    return _basis(v, found), found.members
+    selection = select(gram, noise, dim=dim, centre=centre, allowed=allowed)
+    return _basis(v, selection), selection.members
 
 
 @torch.no_grad()
@@ -112,18 +112,18 @@ def nearest_candidates(
     if rows is None:
         equal = d == 0
         rows = torch.where(equal.any(dim=1), equal.int().argmax(dim=1), -1)
-    own = rows[:, None] == torch.arange(candidates.shape[0], device=rows.device)
-    order = d.masked_fill(own, torch.inf).sort(dim=1, stable=True).indices
+    is_self = rows[:, None] == torch.arange(candidates.shape[0], device=rows.device)
+    order = d.masked_fill(is_self, torch.inf).sort(dim=1, stable=True).indices
     return torch.cat([rows[:, None], order[:, :k]], dim=1)
 
 
-def _basis(v: Tensor, found: Selection) -> Tensor:
+def _basis(v: Tensor, selection: Selection) -> Tensor:
     """U = V'A_m Lambda_m^-1/2, strongest first, zero columns for zero eigenvalues -> [B, D, M].
 
     U_m inherits a relative error of eps lambda_max / lambda_m from K: orthonormalised, o^2 + p^2 = d^2 still holds.
     """
-    scale = found.eigenvalues.rsqrt().masked_fill(found.eigenvalues == 0, 0)
-    return orthonormal(v.mT @ (found.vectors * scale[:, None]))
+    scale = selection.eigenvalues.rsqrt().masked_fill(selection.eigenvalues == 0, 0)
+    return orthonormal(v.mT @ (selection.vectors * scale[:, None]))
 
 
 def _check(

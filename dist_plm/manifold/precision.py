@@ -40,9 +40,9 @@ def full_precision(function: Callable[Arguments, Result]) -> Callable[Arguments,
         floating = [tensor for tensor in tensors if tensor.is_floating_point()]
         formats = {tensor.dtype for tensor in floating}
         if formats not in ({torch.float32}, {torch.float64}):
-            found = ", ".join(sorted(str(dtype) for dtype in formats)) or "no floating-point tensor"
+            names = ", ".join(sorted(str(dtype) for dtype in formats)) or "no floating-point tensor"
             name = function.__name__
-            raise ValueError(f"{name} needs all its tensors in float32 or all in float64, not {found}")
+            raise ValueError(f"{name} needs all its tensors in float32 or all in float64, not {names}")
         device = floating[0].device.type
         autocast = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
         with autocast, ieee_products():

@@ -30,7 +30,7 @@ class Selection(NamedTuple):
 
 
 class _Spectrum(NamedTuple):
-    """PCA of the members of X_i: |v_a|^2, eigenvalues in ascending order, eigenvectors A, and what is told from 0."""
+    """PCA of the members of X_i: |v_a|^2, eigenvalues in ascending order, eigenvectors, floor (below it: 0)."""
 
     norms: Tensor
     eigenvalues: Tensor
@@ -56,10 +56,10 @@ def select(gram: Tensor, noise: Tensor, *, dim: int, centre: str, allowed: float
 
 @cache
 def _kernel(device: torch.device) -> ModuleType | None:
-    """The kernel's module, where one small launch works.
+    """The kernel's module if a small test launch succeeds, else None.
 
     Triton builds its launchers with a C compiler and the headers of Python, either of which may be missing, and may not
-    know the card: a launch decides, and not a list of conditions.
+    support the GPU: only a launch tells.
     """
     if not find_spec("triton"):
         return None
@@ -91,7 +91,7 @@ def select_batched(gram: Tensor, noise: Tensor, *, dim: int, centre: str, allowe
 def _pca(gram: Tensor, members: Tensor, noise: Tensor, centre: str) -> _Spectrum:
     """Eigendecomposition K = A Lambda A' of the Gram matrix K_ab = v_a'v_b of the members, 0 for all others.
 
-    It costs (k+1)^3 where PCA in D dimensions would cost (k+1)^2 D. Nothing below the floor is told from 0: rounding
+    It costs (k+1)^3 where PCA in D dimensions would cost (k+1)^2 D. Values below the floor count as 0: rounding
     in x leaves |v| = 64 eps |x| between duplicates, rounding in K leaves eps (k+1) lambda_max in any eigenvalue.
     """
     mask = members.to(gram.dtype)

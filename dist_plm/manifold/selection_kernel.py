@@ -43,26 +43,26 @@ def _select(
 ):  # fmt: skip
     """One point: rounds of `_fits`, then its eigenvectors in descending order."""
     point = tl.program_id(0).to(tl.int64)
-    each = tl.arange(0, N)
-    row, column = each[:, None], each[None, :]
+    index = tl.arange(0, N)
+    row, column = index[:, None], index[None, :]
     inside = (row < rows) & (column < rows)
     gram = tl.load(gram_at + point * rows * rows + row * rows + column, mask=inside, other=0.0)
     noise = tl.load(noise_at + point)
-    members = (each < DIM).to(tl.int32)
+    members = (index < DIM).to(tl.int32)
     end = 1  # the members lie in the first `end` rows, a power of two: beyond, no pair is to be rotated
     while end < DIM:
         end *= 2
     for candidate in range(DIM, rows):
         if candidate >= end:
             end *= 2
-        trial = tl.where(each == candidate, 1, members)
+        trial = tl.where(index == candidate, 1, members)
         norms, values, vectors, floor = _pca(gram, trial, noise, relative, end, N, MEAN, SWEEPS)
         rest = tl.sum(vectors * vectors * tl.where(_rank(values, N) < DIM, 0.0, values)[None, :], 1)
         fails = (norms > floor) & (rest > allowed * norms)
         members = tl.where(tl.sum(fails.to(tl.int32), 0) == 0, trial, members)
     norms, values, vectors, floor = _pca(gram, members, noise, relative, end, N, MEAN, SWEEPS)
     rank = _rank(values, N)
-    tl.store(members_at + point * rows + each, members.to(tl.int8), mask=each < rows)
+    tl.store(members_at + point * rows + index, members.to(tl.int8), mask=index < rows)
     tl.store(values_at + point * DIM + rank, values, mask=rank < DIM)
     place = vectors_at + point * rows * DIM + row * DIM + rank[None, :]
     tl.store(place, vectors, mask=(row < rows) & (rank[None, :] < DIM))
@@ -74,8 +74,8 @@ def _pca(
 ):  # fmt: skip
     """Norms [N], eigenvalues [N] in no order, eigenvectors [N, N] in columns, and the floor, as `_pca` of torch."""
     mask = members.to(tl.float32)
-    each = tl.arange(0, N)
-    diagonal = each[:, None] == each[None, :]
+    index = tl.arange(0, N)
+    diagonal = index[:, None] == index[None, :]
     if MEAN:
         count = tl.sum(mask, 0)
         mean = tl.sum(gram * mask[None, :], 1) / count
@@ -97,36 +97,36 @@ def _pca(
 @triton.jit
 def _rotate(matrix, vectors, distance, N: tl.constexpr):
     """A <- J'AJ and V <- VJ, where J zeroes a_pq of all pairs q = p xor distance (Golub and Van Loan, 8.5.2)."""
-    each = tl.arange(0, N)
-    row, column = each[:, None], each[None, :]
-    own, partner = row == column, (row ^ distance) == column
-    mine = tl.sum(tl.where(own, matrix, 0.0), 1)
-    theirs = tl.sum(tl.where(partner, tl.sum(tl.where(own, matrix, 0.0), 0)[None, :], 0.0), 1)
+    index = tl.arange(0, N)
+    row, column = index[:, None], index[None, :]
+    diagonal, partner = row == column, (row ^ distance) == column
+    mine = tl.sum(tl.where(diagonal, matrix, 0.0), 1)
+    theirs = tl.sum(tl.where(partner, tl.sum(tl.where(diagonal, matrix, 0.0), 0)[None, :], 0.0), 1)
     # Both sides of the diagonal: a pair's two rows must agree to the bit, or J would not be orthogonal.
     between = 0.5 * (tl.sum(tl.where(partner, matrix, 0.0), 1) + tl.sum(tl.where(partner, matrix, 0.0), 0))
     tau = (theirs - mine) / (2.0 * tl.where(between == 0.0, 1.0, between))
-    sign = tl.where(tau == 0.0, tl.where(each < (each ^ distance), 1.0, -1.0), tl.where(tau > 0.0, 1.0, -1.0))
+    sign = tl.where(tau == 0.0, tl.where(index < (index ^ distance), 1.0, -1.0), tl.where(tau > 0.0, 1.0, -1.0))
     tangent = tl.where(between == 0.0, 0.0, sign / (tl.abs(tau) + tl.sqrt(1.0 + tau * tau)))
     cosine = 1.0 / tl.sqrt(1.0 + tangent * tangent)
     sine = tangent * cosine
-    turn = tl.where(own, cosine[:, None], tl.where(partner, sine[:, None], 0.0))
-    turned = tl.where(own, cosine[None, :], tl.where(partner, sine[None, :], 0.0))  # J'
+    turn = tl.where(diagonal, cosine[:, None], tl.where(partner, sine[:, None], 0.0))
+    turned = tl.where(diagonal, cosine[None, :], tl.where(partner, sine[None, :], 0.0))  # J'
     matrix = tl.dot(turned, tl.dot(matrix, turn, input_precision="ieee"), input_precision="ieee")
     return matrix, tl.dot(vectors, turn, input_precision="ieee")
 
 
 @triton.jit
 def _beside(matrix, N: tl.constexpr):
-    """Sum of squares beside the diagonal."""
-    each = tl.arange(0, N)
-    rest = tl.where(each[:, None] == each[None, :], 0.0, matrix)
+    """Sum of squares of the off-diagonal entries."""
+    index = tl.arange(0, N)
+    rest = tl.where(index[:, None] == index[None, :], 0.0, matrix)
     return tl.sum(tl.sum(rest * rest, 1), 0)
 
 
 @triton.jit
 def _rank(values, N: tl.constexpr):
     """Place of each value in descending order; equal ones in the order of their rows [N]."""
-    each = tl.arange(0, N)
+    index = tl.arange(0, N)
     mine, theirs = values[:, None], values[None, :]
-    before = (theirs > mine) | ((theirs == mine) & (each[None, :] < each[:, None]))
+    before = (theirs > mine) | ((theirs == mine) & (index[None, :] < index[:, None]))
     return tl.sum(before.to(tl.int32), 1)

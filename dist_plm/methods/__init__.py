@@ -5,6 +5,7 @@
 
 from dist_plm.config import Config
 from dist_plm.distributed.world import World
+from dist_plm.errors import UserError
 from dist_plm.methods.base import Loss, Method, Points
 from dist_plm.methods.contrastive import InstanceDiscrimination, NeighbourContrast
 from dist_plm.methods.dada import DataAugmentedDomainAdaptation
@@ -14,7 +15,7 @@ from dist_plm.methods.pseudo_labels import PseudoLabels
 from dist_plm.methods.stml import SelfTaughtMetricLearning
 
 __all__ = ["METHODS", "WARM_UP", "InstanceDiscrimination", "Loss", "Method", "PiecewiseLinearManifold", "Points",
-           "build_method", "is_searched", "is_swept"]  # fmt: skip
+           "build_method", "check_method", "is_searched", "is_swept"]  # fmt: skip
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
@@ -29,6 +30,24 @@ METHODS: dict[str, type[Method]] = {
     )
 }
 WARM_UP = InstanceDiscrimination
+
+
+def check_method(config: Config, world_size: int = 1) -> None:
+    """Check configuration and data for the run's method and its warm-up.
+
+    Raises:
+        UserError: Names the keys at fault and the fix.
+    """
+    method, wide = METHODS[config.train.method], config.model.wide_dim
+    if method.wide_dim and not wide:
+        raise UserError(
+            f"train.method {method.name} needs a second head and model.wide_dim is 0: set it to {method.wide_dim}"
+        )
+    if wide and not method.wide_dim:
+        raise UserError(f"model.wide_dim {wide} is a head that train.method {method.name} does not use: set it to 0")
+    method.check(config, world_size)
+    if config.warm_up.epochs:
+        WARM_UP.check(config, world_size)
 
 
 def is_searched(config: Config) -> bool:

@@ -110,11 +110,11 @@ class Method(nn.Module, ABC):
             of one class: by the split's labels (`classes`) or by the pseudo-labels of `cluster` (`clusters`).
         reads_teacher: Whether `forward` needs f_phi(x), a forward pass of the momentum encoder.
         name: Value of `train.method`.
-        wide_head: Whether it trains the second head, of dimension `model.wide_dim`.
+        wide_dim: Recommended `model.wide_dim` of a method that trains the second head; 0: it has none.
     """
 
     name: ClassVar[str]
-    wide_head: ClassVar[bool] = False
+    wide_dim: ClassVar[int] = 0
     batches: Batches = "neighbours"
     reads_teacher: bool = True
 

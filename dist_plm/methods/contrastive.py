@@ -32,10 +32,10 @@ class InstanceDiscrimination(Method):
     def forward(self, points: Points) -> Loss:
         """Softmax over local rows x gathered columns; all terms of a row are on one rank, so shares add up."""
         z, temperature = points.student, self.config.warm_up.temperature
-        own = self.world.own_rows(z, points.shares)
-        logits = contrast(z, self.world.gather_rows(z, points.shares), own, temperature)
-        view = own % points.views
-        partner = own - view + (view + 1) % points.views
+        self_columns = self.world.own_rows(z, points.shares)
+        logits = contrast(z, self.world.gather_rows(z, points.shares), self_columns, temperature)
+        view = self_columns % points.views
+        partner = self_columns - view + (view + 1) % points.views
         share = functional.cross_entropy(logits, partner, reduction="sum") / logits.shape[1]
         hits = (logits.argmax(dim=1) == partner).to(z.dtype).mean()
         return Loss(share, {"instance": share.detach()}, {"instance_accuracy": hits.detach()})
@@ -75,6 +75,6 @@ class NeighbourContrast(Method):
         return Loss(share, {"contrast": share.detach()})
 
 
-def contrast(z: Tensor, columns: Tensor, own: Tensor, temperature: float) -> Tensor:
-    """Logits z . columns / temperature [b, G]; -inf for the point itself, column `own`."""
-    return (z @ columns.T / temperature).scatter(1, own[:, None], float("-inf"))
+def contrast(z: Tensor, columns: Tensor, self_columns: Tensor, temperature: float) -> Tensor:
+    """Logits z . columns / temperature [b, G]; -inf for the point itself, column `self_columns`."""
+    return (z @ columns.T / temperature).scatter(1, self_columns[:, None], float("-inf"))

@@ -85,10 +85,10 @@ class DataAugmentedDomainAdaptation(ProxyAnchor):
         settings, r = self.config.dada, self.config.dada.balance
         z_all, labels_all, proxies = self._everyone(points)
         shares = self.world.shares_of(points.student, points.shares)
-        own = shares.rows(self.world.rank)
-        p = self.proxies.of(labels_all, proxies, self.world)[own]
+        local = shares.rows(self.world.rank)
+        p = self.proxies.of(labels_all, proxies, self.world)[local]
         x, y = points.student, points.labels
-        u = self._random(points.step).beta(*settings.mix, size=len(z_all))[own]
+        u = self._random(points.step).beta(*settings.mix, size=len(z_all))[local]
         share_of_proxy = torch.as_tensor(u, dtype=x.dtype, device=x.device)[:, None]
         mixed = (1 - share_of_proxy) * x + share_of_proxy * p
 

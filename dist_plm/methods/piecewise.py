@@ -1,6 +1,6 @@
 """Neighbourhoods and similarity of the piecewise-linear manifold, as configured."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,10 +42,10 @@ def batch_pieces(x: Tensor, candidates: Tensor, rows: Tensor, config: ManifoldCo
     """P_i of points x [b, D] that are `rows` of `candidates` [G, D], points of the batch (section 3.2)."""
     with part("neighbourhoods"):
         d = distance(x, candidates)
-    found = neighbourhoods(x, candidates, rows, config, d)
-    neighbours = candidates[found.indices[:, 1:]] if config.project else None
-    projected = x if neighbours is None else project(x, found.basis, mean_of_members(x, neighbours, found.members))
-    return Pieces(found.basis, found.members, projected, found.indices, d)
+    hoods = neighbourhoods(x, candidates, rows, config, d)
+    neighbours = candidates[hoods.indices[:, 1:]] if config.project else None
+    projected = x if neighbours is None else project(x, hoods.basis, mean_of_members(x, neighbours, hoods.members))
+    return Pieces(hoods.basis, hoods.members, projected, hoods.indices, d)
 
 
 def gallery_pieces(x: Tensor, neighbours: Tensor, views: int, config: ManifoldConfig) -> Pieces:
@@ -63,17 +63,10 @@ def gallery_pieces(x: Tensor, neighbours: Tensor, views: int, config: ManifoldCo
         possible = torch.cat([torch.stack(others, 2), neighbours[:, None].expand(-1, views, -1, -1)], 2).flatten(0, 1)
         anchors = x
     with part("neighbourhoods"):
-        basis, members = neighbourhoods_among(
-            anchors,
-            possible,
-            dim=config.dim,
-            threshold=config.threshold,
-            centre=config.centre,
-            criterion=config.criterion,
-        )
+        basis, members = neighbourhoods_among(anchors, possible, **_selection(config))
     mean = mean_of_members(anchors, possible, members) if config.project else anchors
     if config.piece == "image":
-        basis, members, mean = (each.repeat_interleave(views, dim=0) for each in (basis, members, mean))
+        basis, members, mean = (tensor.repeat_interleave(views, dim=0) for tensor in (basis, members, mean))
     return Pieces(basis, members, project(x, basis, mean) if config.project else x, None, None)
 
 
@@ -83,22 +76,24 @@ def neighbourhoods(
     """P_i of points x [b, D] that are `rows` of `candidates` [G, D] (section 3.2); `distances` [b, G] if known."""
     with part("neighbourhoods"):
         return linear_neighbourhoods(
-            x,
-            k=config.k,
-            dim=config.dim,
-            threshold=config.threshold,
-            centre=config.centre,
-            criterion=config.criterion,
-            candidates=candidates,
-            rows=rows,
-            distances=distances,
+            x, k=config.k, candidates=candidates, rows=rows, distances=distances, **_selection(config)
         )
 
 
-def member_ids(found: Pieces | Neighbourhoods) -> Tensor:
+def _selection(config: ManifoldConfig) -> dict[str, Any]:
+    """Settings by which neighbours are selected as members of X_i."""
+    return {
+        "dim": config.dim,
+        "threshold": config.threshold,
+        "centre": config.centre,
+        "criterion": config.criterion,
+    }
+
+
+def member_ids(hoods: Pieces | Neighbourhoods) -> Tensor:
     """Members (X_i) as int64 [b, k + 1], rows of the batch, -1 for candidates that are not members."""
-    assert found.indices is not None  # a binary similarity needs neighbours in the batch
-    return found.indices.masked_fill(~found.members, -1)
+    assert hoods.indices is not None  # a binary similarity needs neighbours in the batch
+    return hoods.indices.masked_fill(~hoods.members, -1)
 
 
 def similarity(

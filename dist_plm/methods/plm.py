@@ -37,13 +37,13 @@ class Surroundings(NamedTuple):
 
     Args:
         x_all: f_phi of all points [G, D].
-        own: P_i of the rank's own points.
+        pieces: P_i of the rank's own points.
         basis_all: Bases of all points [G, D, M].
         points_all: What similarity is computed from [G, D]: f_phi, or its projections onto the points' own pieces.
     """
 
     x_all: Tensor
-    own: Pieces
+    pieces: Pieces
     basis_all: Tensor
     points_all: Tensor
 
@@ -78,7 +78,7 @@ class PiecewiseLinearManifold(Method):
     def check(cls, config: Config, world_size: int) -> None:
         manifold, groups = config.manifold, config.batch.groups
         if manifold.scope == "rank" and groups % world_size:
-            valid = ", ".join(str(each) for each in range(1, groups + 1) if groups % each == 0)
+            valid = ", ".join(str(count) for count in range(1, groups + 1) if groups % count == 0)
             raise UserError(
                 f"manifold.scope rank needs whole groups on each rank, and batch.groups {groups} is not a multiple of "
                 f"{world_size} ranks: start {valid} ranks, or set --manifold.scope global"
@@ -113,13 +113,13 @@ class PiecewiseLinearManifold(Method):
         x_all = world.gather_rows(x, shares)
         if config.scope == "gallery":
             assert neighbours is not None
-            own = gallery_pieces(x, neighbours, self.config.views.count, config)
+            pieces = gallery_pieces(x, neighbours, self.config.views.count, config)
         elif config.scope == "rank":
-            own = batch_pieces(x, x, rows - rows[0], config)
+            pieces = batch_pieces(x, x, rows - rows[0], config)
         else:
-            own = batch_pieces(x, x_all, rows, config)
-        points_all = world.gather_rows(own.projected, shares) if config.project else x_all
-        return Surroundings(x_all, own, world.gather_rows(own.basis, shares), points_all)
+            pieces = batch_pieces(x, x_all, rows, config)
+        points_all = world.gather_rows(pieces.projected, shares) if config.project else x_all
+        return Surroundings(x_all, pieces, world.gather_rows(pieces.basis, shares), points_all)
 
     def forward(self, points: Points) -> Loss:
         weights, z_all = self.config.loss, self.world.gather_rows(points.student, points.shares)
@@ -132,29 +132,29 @@ class PiecewiseLinearManifold(Method):
             proxy, neighbourhood = self._proxy_shares(self.proxies, z_all, around, targets.delta)
             share = share + weights.proxy * proxy + weights.neighbourhood * neighbourhood
             terms |= {"proxy": proxy.detach(), "neighbourhood": neighbourhood.detach()}
-        size = around.own.members.sum(dim=1).to(z_all.dtype).mean()
+        size = around.pieces.members.sum(dim=1).to(z_all.dtype).mean()
         return Loss(share, terms, {"neighbourhood_size": size}, targets)
 
     def _point_share(self, points: Points, around: Surroundings, z_all: Tensor) -> tuple[Tensor, Targets]:
         """Mean of equation 6. In scope `rank` the columns are the rank's own and the mean is over W batches."""
         config, alone, members = self.config.manifold, self.config.manifold.scope == "rank", None
-        x_all, own, basis_all, points_all = around
+        x_all, pieces, basis_all, points_all = around
         rows = self.world.own_rows(points.student, points.shares)
         first = self.world.rank * len(rows) if alone else 0  # in scope `rank`, shares are equal
         if config.similarity == "binary":
-            members = member_ids(own) if alone else self.world.gather_rows(member_ids(own), points.shares)
+            members = member_ids(pieces) if alone else self.world.gather_rows(member_ids(pieces), points.shares)
         if alone:
-            z_all, x_all, basis_all, rows = points.student, points.teacher, own.basis, rows - first
-            points_all = own.projected
-        d = None if config.project else own.distances  # of the projections they are others
+            z_all, x_all, basis_all, rows = points.student, points.teacher, pieces.basis, rows - first
+            points_all = pieces.projected
+        d = None if config.project else pieces.distances  # of the projections they are others
         s = similarity(points_all, basis_all, members, rows, config, d)
         if config.same_image:
             image = torch.arange(len(x_all), device=x_all.device) // points.views
             s = torch.where(image[rows][:, None] == image[None, :], 1.0, s)
-        delta = self._delta(s, points.teacher, x_all, own.distances)
+        delta = self._delta(s, points.teacher, x_all, pieces.distances)
         total = point_loss(points.student, s, delta=delta, columns=z_all, rows=rows)
         pairs = len(z_all) * (len(z_all) - 1) * (self.world.size if alone else 1)
-        return total / pairs, Targets(s, own.indices, own.members, first, delta)
+        return total / pairs, Targets(s, pieces.indices, pieces.members, first, delta)
 
     def _delta(self, s: Tensor, x: Tensor, columns: Tensor, d: Tensor | None) -> Tensor:
         """delta; if relative, times the mean of |x_i - x_j| over the mean of 1 - s_ij, over the pairs of all ranks.
@@ -196,8 +196,8 @@ class PiecewiseLinearManifold(Method):
         if self.proxies is None or self.config.proxies.start != "data":
             return
         points = gallery()
-        own = self.proxies.first + torch.arange(len(self.proxies.raw_rho), device=points.device)
-        for block in own.split(1024):  # 1,024 x n distances per block
+        numbers = self.proxies.first + torch.arange(len(self.proxies.raw_rho), device=points.device)
+        for block in numbers.split(1024):  # 1,024 x n distances per block
             rows = block * len(points) // self.proxies.count
             basis = neighbourhoods(points[rows], points, rows, self.config.manifold).basis
             self.proxies.place(block - self.proxies.first, points[rows], basis)

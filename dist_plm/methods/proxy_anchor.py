@@ -31,8 +31,8 @@ def proxy_anchor_loss(
         proxies: The slice [C_r, D], of unit length.
     """
     cosine = proxies @ z.T
-    own = first + torch.arange(len(proxies), device=z.device)
-    positive = labels[None, :] == own[:, None]
+    numbers = first + torch.arange(len(proxies), device=z.device)
+    positive = labels[None, :] == numbers[:, None]
     present = labels.new_zeros(count).index_fill(0, labels, 1).sum()  # |P+|; unique() would synchronise with a GPU
     attraction = _log_one_plus_sum(-alpha_positive * (cosine - margin), positive) / present
     return attraction + _log_one_plus_sum(alpha_negative * (cosine + margin), ~positive) / count
@@ -83,7 +83,7 @@ class ProxyAnchor(Method):
     def _everyone(self, points: Points) -> tuple[Tensor, Tensor, Tensor]:
         """All points z [G, D] and their labels [G], and this rank's proxies [C_r, D]."""
         assert points.labels is not None
-        z_all, labels = (self.world.gather_rows(each, points.shares) for each in (points.student, points.labels))
+        z_all, labels = (self.world.gather_rows(tensor, points.shares) for tensor in (points.student, points.labels))
         return z_all, labels, self.proxies()
 
     def _base(self, z_all: Tensor, labels: Tensor, proxies: Tensor) -> Tensor:

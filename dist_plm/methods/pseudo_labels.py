@@ -52,5 +52,5 @@ class PseudoLabels(ProxyAnchor):
         points, known = torch.tensor(gallery, dtype=torch.float64), torch.tensor(labels)
         sums = points.new_zeros(self.proxies.count + 1, points.shape[1])
         sums.index_add_(0, known.where(known >= 0, self.proxies.count), points)  # on the host, in a fixed order
-        own = sums[self.proxies.first :][: len(self.proxies.raw)]
-        self.proxies.place(own.to(self.proxies.raw))
+        local_sums = sums[self.proxies.first :][: len(self.proxies.raw)]
+        self.proxies.place(local_sums.to(self.proxies.raw))

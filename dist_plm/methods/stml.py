@@ -23,7 +23,7 @@ class SelfTaughtMetricLearning(Method):
     """
 
     name = "stml"
-    wide_head = True
+    wide_dim = 1024
 
     def forward(self, points: Points) -> Loss:
         assert points.student_wide is not None and points.teacher_wide is not None and points.ids is not None

@@ -122,8 +122,8 @@ def _check_name(name: str) -> None:
 
     names = [*OWN, *supported()]
     if name not in names:
-        if found := _in_timm(name):
-            raise UserError(f"model.backbone: no backbone '{name}'; timm has one: --model.backbone {found}")
+        if timm_name := _in_timm(name):
+            raise UserError(f"model.backbone: no backbone '{name}'; timm has one: --model.backbone {timm_name}")
         near = get_close_matches(name, names, n=3, cutoff=0.5)
         raise UserError(
             f"model.backbone: no backbone '{name}'"

@@ -48,22 +48,22 @@ class _Synchronised(nn.modules.batchnorm._BatchNorm):
             return super().forward(input)
         assert self.all_reduce_sum is not None, "synchronised batch norm trains only with a sum over the ranks"
         maps = input.to(self.weight.dtype)
-        over, each = (0, *range(2, maps.ndim)), (-1, *(1,) * (maps.ndim - 2))
+        over, per_channel = (0, *range(2, maps.ndim)), (-1, *(1,) * (maps.ndim - 2))
         # Two passes, mean first: E[x^2] - E[x]^2 in one would cancel where the mean is large beside the deviation.
         count = maps.new_full((1,), maps.numel() / maps.shape[1])
         total = self.all_reduce_sum(torch.cat([maps.sum(over), count]))
         count = total[-1].detach()
         mean = total[:-1] / count
-        centred = maps - mean.view(each)
+        centred = maps - mean.view(per_channel)
         variance = self.all_reduce_sum(centred.square().sum(over)) / count
         self._update(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return self._after((centred * scale.view(each) + self.bias.view(each)).to(input.dtype))
+        return self._after((centred * scale.view(per_channel) + self.bias.view(per_channel)).to(input.dtype))
 
     def _after(self, maps: Tensor) -> Tensor:
         """The activation at the end of timm's batch-norm layers."""
         after = [getattr(self, name) for name in ("drop", "act") if hasattr(self, name)]
-        return reduce(lambda found, layer: layer(found), after, maps)
+        return reduce(lambda features, layer: layer(features), after, maps)
 
     @torch.no_grad()
     def _update(self, mean: Tensor, unbiased_variance: Tensor) -> None:
@@ -124,7 +124,7 @@ def _converted(layer: nn.BatchNorm2d, treatment: str, all_reduce_sum: AllReduceS
 def _retyped(
     layer: nn.modules.batchnorm._BatchNorm, treatment: str, all_reduce_sum: AllReduceSum | None
 ) -> nn.modules.batchnorm._BatchNorm:
-    """A layer of another kind (one-dimensional, or timm's, which ends with an activation) keeps all that it is."""
+    """Change the class of a one-dimensional or timm layer in place, which keeps its other attributes and methods."""
     layer.__class__ = _with(_Frozen if treatment == "frozen" else _Synchronised, type(layer))  # type: ignore[arg-type]
     if treatment != "frozen":
         layer.all_reduce_sum = _closure(all_reduce_sum)  # type: ignore[assignment]

@@ -71,7 +71,7 @@ def blocks(backbone: nn.Module, images: Tensor) -> list[list[Unit]]:
 
 @torch.no_grad()
 def _watch(backbone: nn.Module, images: Tensor) -> tuple[list[_Call], Tensor]:
-    """All calls within a forward pass, inner ones before outer ones, and what the neck, if any, was given."""
+    """All calls within a forward pass, inner ones before outer ones, and the input of the neck, else the output."""
     calls: list[_Call] = []
     neck = getattr(backbone, "neck", None)
     outside = {*(neck.modules() if isinstance(neck, nn.Module) else ()), backbone}
@@ -94,16 +94,16 @@ def _watch(backbone: nn.Module, images: Tensor) -> tuple[list[_Call], Tensor]:
     if isinstance(neck, nn.Module):
         hooks.append(neck.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0])))
     try:
-        found = backbone(images)
+        result = backbone(images)
     finally:
         for hook in hooks:
             hook.remove()
-    return calls, given[0] if given else found
+    return calls, given[0] if given else result
 
 
 def _chain(calls: list[_Call], end: Tensor, begin: Tensor | None) -> list[_Call]:
     """The outermost calls that lead to `end`, in their order: back to `begin`, or as far as they follow each other."""
-    found: list[_Call] = []
+    backwards: list[_Call] = []
     calls = list(calls)
     while end is not begin:
         # The outermost of the calls that returned this is the last; of one that returns what it was given there may be
@@ -112,32 +112,32 @@ def _chain(calls: list[_Call], end: Tensor, begin: Tensor | None) -> list[_Call]
         if call is None:
             break
         calls = calls[: calls.index(call)]
-        found.append(call)
+        backwards.append(call)
         end = call.input
-    return found[::-1]
+    return backwards[::-1]
 
 
 def _expanded(chain: list[_Call], calls: list[_Call]) -> list[_Call]:
     """The chain with the members of sequences, and of stages that hold sequences of blocks, in their place."""
-    found: list[_Call] = []
+    expanded: list[_Call] = []
     for call in chain:
         name = call.unit.name
-        within = _chain([each for each in calls if each.unit.name.startswith(f"{name}.")], call.output, call.input)
-        weightless = not any(True for each in found for _ in each.unit.module.parameters())
+        within = _chain([other for other in calls if other.unit.name.startswith(f"{name}.")], call.output, call.input)
+        weightless = not any(True for inner in expanded for _ in inner.unit.module.parameters())
         if weightless and within and "." not in name:  # the network itself, whose chain may begin within it
-            found = _expanded(within, calls)
+            expanded = _expanded(within, calls)
         elif within and within[0].input is call.input and _holds_blocks(call.unit.module):
-            found += _expanded(within, calls)
+            expanded += _expanded(within, calls)
         else:
-            found.append(call)
-    return found
+            expanded.append(call)
+    return expanded
 
 
 def _holds_blocks(module: nn.Module) -> bool:
     if type(module) is nn.Sequential:
         return True
     lists = [child for child in module.children() if isinstance(child, nn.Sequential | nn.ModuleList)]
-    return any(_all_blocks(each) for each in [module, *lists])
+    return any(_all_blocks(child) for child in [module, *lists])
 
 
 def _all_blocks(module: nn.Module) -> bool:

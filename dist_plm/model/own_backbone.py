@@ -41,10 +41,10 @@ class WithoutRegisters(nn.Module):
         super().__init__()
         self.prefix = prefix
 
-    def forward(self, found: Tensor) -> Tensor:
-        if not isinstance(found, Tensor) or found.ndim != 3 or self.prefix < 2:
-            return found
-        return torch.cat([found[:, :1], found[:, self.prefix :]], dim=1)
+    def forward(self, tokens: Tensor) -> Tensor:
+        if not isinstance(tokens, Tensor) or tokens.ndim != 3 or self.prefix < 2:
+            return tokens
+        return torch.cat([tokens[:, :1], tokens[:, self.prefix :]], dim=1)
 
 
 class OwnBackbone(nn.Module):
@@ -70,7 +70,7 @@ class OwnBackbone(nn.Module):
         self.neck = WithoutRegisters(int(getattr(net, "num_prefix_tokens", 0)))
         self.summary = self.neck.prefix > 0
         mean, std = (getattr(net, name, default) for name, default in zip(("mean", "std"), IMAGENET, strict=True))
-        self.pixels = Pixels([255 * float(each) for each in mean], [255 * float(each) for each in std])
+        self.pixels = Pixels([255 * float(value) for value in mean], [255 * float(value) for value in std])
         self.features: int = int(getattr(net, "num_features", 0)) or self._count()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -81,14 +81,14 @@ class OwnBackbone(nn.Module):
     def _count(self) -> int:
         training = self.training
         self.eval()
-        found = self(torch.zeros(1, 3, SIDE, SIDE))
+        output = self(torch.zeros(1, 3, SIDE, SIDE))
         self.train(training)
-        if not isinstance(found, Tensor) or found.ndim not in (2, 3, 4):
+        if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
             raise UserError(
                 "model.backbone: the network must return one tensor [b, C, h, w], [b, n, C] or [b, C], not "
-                f"{tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__}"
+                f"{tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__}"
             )
-        return found.shape[2] if found.ndim == 3 else found.shape[1]
+        return output.shape[2] if output.ndim == 3 else output.shape[1]
 
 
 def build_own(backbone: str) -> nn.Module:
@@ -115,13 +115,13 @@ def _function(backbone: str) -> Callable[[], object]:
         )
     module, _, name = backbone.partition(":")
     try:
-        found = importlib.import_module(module)
+        imported = importlib.import_module(module)
     except Exception as error:
         raise UserError(
             f"model.backbone {backbone}: cannot import {module} ({type(error).__name__}: {error}). It is looked for on "
             "PYTHONPATH"
         ) from error
-    function = getattr(found, name, None)
+    function = getattr(imported, name, None)
     if not callable(function):
         raise UserError(f"model.backbone {backbone}: {module} has no function '{name}'")
     return function

@@ -41,13 +41,13 @@ class Pooling(nn.Module):
         if kind == "gem":
             self.p = nn.Parameter(torch.tensor(GEM_POWER))
 
-    def forward(self, found: Tensor) -> Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         # Reductions, not pooling layers: the backward of adaptive max pooling is not deterministic on a GPU.
-        if found.ndim == 2:
-            return found
-        over = (2, 3) if found.ndim == 4 else (1,)
-        token = found[:, :, 0, 0] if found.ndim == 4 else found[:, 0]
-        patches = found if found.ndim == 4 else found[:, int(self.summary) :]
+        if features.ndim == 2:
+            return features
+        over = (2, 3) if features.ndim == 4 else (1,)
+        token = features[:, :, 0, 0] if features.ndim == 4 else features[:, 0]
+        patches = features if features.ndim == 4 else features[:, int(self.summary) :]
         if self.kind == "cls":
             return token
         if self.kind == "cls_avg":

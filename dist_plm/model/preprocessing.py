@@ -31,14 +31,14 @@ def own_views(model: ModelConfig, views: ViewsConfig, *, size: int, resize: int)
         size: Side of the crop instead, pixels; 0: that of the pretraining.
         resize: Shorter side before the crop instead; 0: in the pretraining's relation to the crop.
     """
-    own, share = views.size, views.size / views.resize
+    default_size, share = views.size, views.size / views.resize
     if model.backbone.startswith(TIMM):
         from dist_plm.model.timm_backbone import check_timm, timm_settings
 
         check_timm(model.backbone, model.weights)
         settings = timm_settings(model.backbone)
-        own, share = settings["input_size"][-1], settings["crop_pct"]
-    size = size or own
+        default_size, share = settings["input_size"][-1], settings["crop_pct"]
+    size = size or default_size
     resize = resize or round(size / share)
     if not 0 < size <= resize:
         raise UserError(f"a centre crop of {size} px does not fit into a shorter side of {resize} px: --size, --resize")

@@ -46,11 +46,11 @@ class Proxies(nn.Module):
         return functional.normalize(raw_rho, dim=-1), orthonormal(raw_psi)
 
     @torch.no_grad()
-    def place(self, own: Tensor, rho: Tensor, psi: Tensor) -> None:
-        """Move own rows `own` [p] to locations rho [p, D] with bases psi [p, D, M]."""
-        self.raw_rho[own] = rho
+    def place(self, rows: Tensor, rho: Tensor, psi: Tensor) -> None:
+        """Move local rows `rows` [p] to locations rho [p, D] with bases psi [p, D, M]."""
+        self.raw_rho[rows] = rho
         # A rank-deficient basis has zero columns, which QR can't orthonormalise: a little noise completes it.
-        self.raw_psi[own] = psi + 1e-3 * self.raw_psi[own]
+        self.raw_psi[rows] = psi + 1e-3 * self.raw_psi[rows]
 
 
 class ClassProxies(nn.Module):

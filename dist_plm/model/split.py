@@ -153,17 +153,17 @@ class Split:
     def scales(self, part: Heads, decay: float) -> dict[nn.Parameter, float]:
         """Learning rates of the backbone's weights under `optimiser.layer_decay`, as multiples: the last block's is
         `decay`, the one's before `decay`^2, and so on (Clark et al., ICLR 2020; Bao et al., ICLR 2022)."""
-        found: dict[nn.Parameter, float] = {}
+        factors: dict[nn.Parameter, float] = {}
         if decay == 1:
-            return found
+            return factors
         names = dict(part.backbone.named_modules())  # type: ignore[union-attr]
         for depth, group in enumerate(reversed(self.trainable), start=1):
             for unit in group:
                 after = depth - 1 if group is self.trainable[-1] and not unit.is_block else depth
-                found |= dict.fromkeys(names[unit.name].parameters(), decay**after)
+                factors |= dict.fromkeys(names[unit.name].parameters(), decay**after)
         before = decay ** (len(self.trainable) + 1)
-        rest = (p for p in part.backbone.parameters() if p not in found)  # type: ignore[union-attr]
-        return found | dict.fromkeys(rest, before)
+        rest = (p for p in part.backbone.parameters() if p not in factors)  # type: ignore[union-attr]
+        return factors | dict.fromkeys(rest, before)
 
 
 def split(encoder: Encoder, config: ModelConfig, size: int, *, seed: int = 0, layers: bool = False) -> Split:
@@ -191,19 +191,19 @@ def split(encoder: Encoder, config: ModelConfig, size: int, *, seed: int = 0, la
     encoder.eval()
     weight = encoder.head.weight
     images = torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype)
-    found = blocks(encoder.backbone, images)
-    if count > len(found) or not found:
+    groups = blocks(encoder.backbone, images)
+    if count > len(groups) or not groups:
         raise UserError(
             f"model.trainable {config.trainable}: {config.backbone} can be split before at most its last "
-            f"{len(found)} blocks{' (they are not sequential)' if not found else ''}: "
+            f"{len(groups)} blocks{' (they are not sequential)' if not groups else ''}: "
             "lower N, or set --model.trainable head, or all without model.lora and optimiser.layer_decay"
         )
-    found = found[len(found) - count :] if count else found
+    groups = groups[len(groups) - count :] if count else groups
     if adapted:
-        while not found[0][0].is_block:  # a layer without adapters has nothing to train
-            found[0].pop(0)
-        add_adapters(encoder, [unit for group in found for unit in group], config, images, seed=seed)
-    return Split(found, whole=whole, checkpointing=config.checkpointing)
+        while not groups[0][0].is_block:  # a layer without adapters has nothing to train
+            groups[0].pop(0)
+        add_adapters(encoder, [unit for group in groups for unit in group], config, images, seed=seed)
+    return Split(groups, whole=whole, checkpointing=config.checkpointing)
 
 
 def blocks_wanted(trainable: str) -> int:
@@ -234,8 +234,8 @@ def freeze_unused(part: Heads, images: Tensor) -> None:
 
 def _graft(root: nn.Module, path: str, module: nn.Module) -> None:
     *above, name = path.split(".")
-    for each in above:
-        if each not in root._modules:
-            root.add_module(each, nn.Module())
-        root = root.get_submodule(each)
+    for part_name in above:
+        if part_name not in root._modules:
+            root.add_module(part_name, nn.Module())
+        root = root.get_submodule(part_name)
     root.add_module(name, module)

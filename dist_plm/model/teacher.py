@@ -45,10 +45,10 @@ class Teacher(nn.Module):
         local = local or _tensors
         mine, theirs = local(self.encoder), local(student)
         assert mine.keys() == theirs.keys(), "the student is not the network that the teacher was copied from"
-        own = [name for name, tensor in mine.items() if tensor is not theirs[name]]
-        moving = [name for name in own if mine[name].is_floating_point()]
+        separate = [name for name, tensor in mine.items() if tensor is not theirs[name]]
+        moving = [name for name in separate if mine[name].is_floating_point()]
         torch._foreach_lerp_([mine[n] for n in moving], [theirs[n] for n in moving], 1 - self.momentum)
-        for name in set(own) - set(moving):
+        for name in set(separate) - set(moving):
             mine[name].copy_(theirs[name])
 
 

@@ -20,7 +20,7 @@ from dist_plm.model.pixels import Pixels
 PREFIX = "timm/"
 
 
-class Neck(nn.Module):
+class TimmNeck(nn.Module):
     """Output of a timm network -> a map [b, C, h, w], or tokens [b, n, C] of which the first may be a summary.
 
     Args:
@@ -84,7 +84,7 @@ class TimmBackbone(nn.Module):
             if hasattr(layer, "drop_prob"):
                 layer.drop_prob = 0.0  # type: ignore[assignment]
         self.pixels = Pixels([255 * value for value in settings["mean"]], [255 * value for value in settings["std"]])
-        self.neck = Neck(self.net, pooled=pooling in ("cls", "cls_avg"))
+        self.neck = TimmNeck(self.net, pooled=pooling in ("cls", "cls_avg"))
         self.features: int = self.net.num_features  # type: ignore[assignment]
         self.summary = self.neck.summary
         heads = settings["classifier"] or ()
@@ -119,7 +119,7 @@ def check_timm(backbone: str, weights: str) -> None:
     name = backbone.removeprefix(PREFIX)
     if not timm.is_model(name.partition(".")[0]):
         near = get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-        told = f"; did you mean {' or '.join(PREFIX + each for each in near)}?" if near else ""
+        told = f"; did you mean {' or '.join(PREFIX + entry for entry in near)}?" if near else ""
         raise UserError(f"model.backbone: timm {timm.__version__} has no network '{name}'{told}")
     settings = timm_settings(name)
     if weights == "pretrained" and not (settings["hf_hub_id"] or settings["url"]):
@@ -132,15 +132,16 @@ def timm_settings(name: str) -> dict[str, Any]:
 
     stem, _, tag = name.removeprefix(PREFIX).partition(".")
     try:
-        found = timm.get_pretrained_cfg(stem + (f".{tag}" if tag else ""))
+        settings = timm.get_pretrained_cfg(stem + (f".{tag}" if tag else ""))
     except RuntimeError:
-        found = None
-    if found is None:
+        settings = None
+    if settings is None:
         if not tag:
             raise UserError(f"model.backbone: timm has no preprocessing settings for {stem}")
-        tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{stem}.*")]
+        tags = [pretrained.partition(".")[2] for pretrained in timm.list_pretrained(f"{stem}.*")]
         raise UserError(f"model.backbone: timm's {stem} has no weights '{tag}', only: {', '.join(tags) or 'none'}")
-    return found.to_dict() | {"hf_hub_id": found.hf_hub_id, "url": found.url, "classifier": found.classifier}
+    origin = {"hf_hub_id": settings.hf_hub_id, "url": settings.url, "classifier": settings.classifier}
+    return settings.to_dict() | origin
 
 
 def interpolation(name: str) -> Literal["bilinear", "bicubic"]:

@@ -64,11 +64,11 @@ class ClassToken(nn.Module):
         return torch.cat([positions[:, :1], resized.flatten(2).mT], dim=1)
 
 
-class Neck(nn.Module):
+class TorchvisionNeck(nn.Module):
     """Output of the trunk -> a map: a class token becomes a map of one position."""
 
-    def forward(self, found: Tensor) -> Tensor:
-        return found[:, 0, :, None, None] if found.ndim == 3 else found
+    def forward(self, output: Tensor) -> Tensor:
+        return output[:, 0, :, None, None] if output.ndim == 3 else output
 
 
 class TorchvisionBackbone(nn.Module):
@@ -100,7 +100,7 @@ class TorchvisionBackbone(nn.Module):
             tracer = {"leaf_modules": BLOCKS}
             traced = create_feature_extractor(full, {node: "map"}, tracer_kwargs=tracer, suppress_diff_warning=True)
             self.trunk = traced
-        self.neck = Neck()
+        self.neck = TorchvisionNeck()
         self.summary, self.patches = isinstance(full, models.VisionTransformer), False
         self.pixels = _pixels(name, published)
         kept = dict(self.trunk.named_children())
@@ -109,8 +109,8 @@ class TorchvisionBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """RGB images [b, 3, h, w] in 0-255 -> [b, C, h', w']."""
-        found = self.trunk(self.pixels(images))
-        return self.neck(found["map"] if isinstance(found, dict) else found)
+        features = self.trunk(self.pixels(images))
+        return self.neck(features["map"] if isinstance(features, dict) else features)
 
     @torch.no_grad()
     def _count_features(self) -> int:

@@ -75,11 +75,11 @@ def without_prefix(state: dict[str, Tensor], wanted: Collection[str]) -> tuple[d
     """
     prefix = ""
     while not any(name in state for name in wanted):
-        found = next((each for each in PREFIXES if any(name.startswith(each) for name in state)), None)
-        if found is None:
+        leading = next((candidate for candidate in PREFIXES if any(name.startswith(candidate) for name in state)), None)
+        if leading is None:
             break
-        state = {name.removeprefix(found): value for name, value in state.items() if name.startswith(found)}
-        prefix += found
+        state = {name.removeprefix(leading): value for name, value in state.items() if name.startswith(leading)}
+        prefix += leading
     return state, prefix
 
 

@@ -26,10 +26,10 @@ class LossScale:
             scaling is not the cause then.
         """
         gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-        found = torch.zeros_like(self.scale)
-        torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, self.scale.reciprocal())
-        overflow = (found > 0) & (self.scale > 1)
-        torch._amp_update_scale_(self.scale, self.growth, found, GROWTH, 1 / GROWTH, INTERVAL)
+        overflow_flag = torch.zeros_like(self.scale)
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, overflow_flag, self.scale.reciprocal())
+        overflow = (overflow_flag > 0) & (self.scale > 1)
+        torch._amp_update_scale_(self.scale, self.growth, overflow_flag, GROWTH, 1 / GROWTH, INTERVAL)
         self.scale.clamp_(min=1)
         return overflow
 

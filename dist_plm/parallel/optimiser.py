@@ -17,24 +17,24 @@ class Updates:
 
     Args:
         network: Optimizer of the student. A strategy that repartitions weights does so before there are moments.
-        own: Optimizer of the method's parameters, each owned by one rank; None if there are none.
+        method: Optimizer of the method's parameters, each owned by one rank; None if there are none.
         clip_norm: Largest norm of all gradients over all ranks; 0: no clipping.
     """
 
     network: torch.optim.Optimizer
-    own: torch.optim.Optimizer | None = None
+    method: torch.optim.Optimizer | None = None
     clip_norm: float = 0.0
 
     def set_learning_rate(self, rate: float, epoch: int = 0) -> None:
         """Set the rate of each group, `rate` times its scale; 0 while frozen, so that moments accumulate."""
-        for optimiser in (self.network, self.own):
+        for optimiser in (self.network, self.method):
             for group in optimiser.param_groups if optimiser else ():
                 group["lr"] = rate * group["scale"] if epoch >= group["resting_epochs"] else 0.0
 
 
 def build_updates(
-    backbone: Iterable[nn.Parameter], head: Iterable[nn.Parameter], own: Iterable[nn.Parameter],
-    config: OptimiserConfig, *, own_lr_scale: float, layers: Mapping[nn.Parameter, float] | None = None,
+    backbone: Iterable[nn.Parameter], head: Iterable[nn.Parameter], method_parameters: Iterable[nn.Parameter],
+    config: OptimiserConfig, *, method_lr_scale: float, layers: Mapping[nn.Parameter, float] | None = None,
 ) -> Updates:  # fmt: skip
     """Parameter groups of backbone, head, and the method's parameters, the last without weight decay.
 
@@ -52,7 +52,7 @@ def build_updates(
     ]
     heads = [parameter for parameter in head if parameter.requires_grad]
     network += [{"params": heads, "scale": 1.0, "weight_decay": decay, "resting_epochs": 0}]
-    owned = {"params": list(own), "scale": own_lr_scale, "weight_decay": 0.0, "resting_epochs": 0}
+    owned = {"params": list(method_parameters), "scale": method_lr_scale, "weight_decay": 0.0, "resting_epochs": 0}
     return Updates(
         _rule([group for group in network if group["params"]], config.name),
         begun(_rule([owned], config.name)) if owned["params"] else None,

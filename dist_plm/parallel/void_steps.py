@@ -8,15 +8,15 @@ class VoidSteps:
     """Counter on the device of steps with a non-finite loss or gradient."""
 
     def __init__(self, device: torch.device) -> None:
-        self._own, self._all, self._first = (torch.zeros((), device=device) for _ in range(3))
+        self._faulty, self._all, self._first = (torch.zeros((), device=device) for _ in range(3))
 
-    def add(self, own: Tensor, anywhere: Tensor, step: int) -> None:
-        """Count a step: `own` is the fault of this rank's rows, `anywhere` whether any rank has a fault."""
+    def add(self, faulty: Tensor, anywhere: Tensor, step: int) -> None:
+        """Count a step: `faulty` is the fault of this rank's rows, `anywhere` whether any rank has a fault."""
         self._first = torch.where((anywhere > 0) & (self._all == 0), float(step), self._first)
-        self._own, self._all = self._own + own, self._all + anywhere
+        self._faulty, self._all = self._faulty + faulty, self._all + anywhere
 
     def take(self) -> tuple[int, int, int]:
         """Since the last call: this rank's faulty steps, those of any rank, the first of these. Synchronises."""
-        own, anywhere, first = torch.stack([self._own, self._all, self._first]).tolist()
-        self._own, self._all = torch.zeros_like(self._own), torch.zeros_like(self._all)
-        return int(own), int(anywhere), int(first)
+        faulty, anywhere, first = torch.stack([self._faulty, self._all, self._first]).tolist()
+        self._faulty, self._all = torch.zeros_like(self._faulty), torch.zeros_like(self._all)
+        return int(faulty), int(anywhere), int(first)

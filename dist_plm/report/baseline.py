@@ -32,7 +32,7 @@ def _evaluated(
 ) -> Event | None:
     embedder = frozen.load(name, world.device)
     sweeps = folder / "sweeps" / digest(embedder.network)
-    found = evaluate(embedder.embed, sweeps, config=config, world=world, display=display)
-    if found is None:
+    evaluated = evaluate(embedder.embed, sweeps, config=config, world=world, display=display)
+    if evaluated is None:
         return None
-    return {"event": "eval", "step": 0, "when": "without training", "model": name, **found.result}
+    return {"event": "eval", "step": 0, "when": "without training", "model": name, **evaluated.result}

@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from dist_plm.config import Config
 from dist_plm.data.opening import open_split
 from dist_plm.data.store import Store
-from dist_plm.data.views import eval_view
 from dist_plm.encoders.embedder import Embedder
 from dist_plm.evaluation.label_free import neighbours, overlap
 from dist_plm.report.history import History
@@ -53,18 +51,9 @@ def changed_neighbours(student: Embedder, history: History, *, config: Config) -
     ids = record.ids(len(store))
     if ids is None or len(ids) != len(start.evaluation):
         return None
-    before, now = start.neighbours, neighbours(_embedded(student, store, ids, config))
+    z = student.embed_ids(store, ids, config.evaluation.batch_size)
+    require_finite(z.numpy(), "student")
+    before, now = start.neighbours, neighbours(z)
     queries = np.unique(np.linspace(0, len(ids) - 1, QUERIES + 2).astype(int)[1:-1])
     rows = [(int(ids[q]), *(ids[near[q][:SHOWN].numpy()].tolist() for near in (before, now))) for q in queries]
     return Changed(store, len(ids), 1 - float(overlap(now, before).mean()), rows)
-
-
-def _embedded(student: Embedder, store: Store, ids: np.ndarray, config: Config) -> torch.Tensor:
-    """The student's embeddings of the evaluation views of some images [n, D]."""
-    found = []
-    for block in np.split(ids, range(config.evaluation.batch_size, len(ids), config.evaluation.batch_size)):
-        views = np.stack([eval_view(store.read_image(int(id)), config=config.views) for id in block])
-        found.append(student.embed(torch.from_numpy(views)).float().cpu())
-    whole = torch.cat(found)
-    require_finite(whole.numpy(), "student")
-    return whole

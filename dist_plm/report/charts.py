@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 
 Spec = dict[str, Any]
-Row = dict[str, Any]
+PlotRow = dict[str, Any]
 
 HEIGHT = 190
 MOST_BARS = 40  # of a histogram
@@ -15,22 +15,28 @@ PARTS = ["#3b82f6", "#f97316", "#a855f7", "#10b981", "#eab308", "#ec4899", "#14b
 RUNS = ["#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#14b8a6", "#eab308", "#ec4899"]
 
 
-def thinned(rows: list[Row]) -> list[Row]:
+def thinned(rows: list[PlotRow]) -> list[PlotRow]:
     """At most MOST_ROWS of the rows, evenly, and the last."""
     every = -(-len(rows) // MOST_ROWS)
     return rows if every <= 1 else [*rows[:-1:every], rows[-1]]
 
 
-def has_course(rows: list[Row], dash: str = "") -> bool:
+def has_course(rows: list[PlotRow], dash: str = "") -> bool:
     """Whether any line has at least three points; fewer are shown in a table."""
     steps: dict[tuple[str, str], set[int]] = {}
     for row in rows:
         steps.setdefault((row["run"], row.get(dash, "")), set()).add(row["step"])
-    return any(len(found) > 2 for found in steps.values())
+    return any(len(points) > 2 for points in steps.values())
 
 
 def curve(
-    rows: list[Row], runs: list[str], *, marks: list[Row], share: bool = False, dash: str = "", from_zero: bool = False
+    rows: list[PlotRow],
+    runs: list[str],
+    *,
+    marks: list[PlotRow],
+    share: bool = False,
+    dash: str = "",
+    from_zero: bool = False,
 ) -> Spec:
     """A number over the steps of training, one line a run.
 
@@ -80,7 +86,7 @@ DASHES = {
 }
 
 
-def bars(rows: list[Row], runs: list[str], unit: str) -> Spec:
+def bars(rows: list[PlotRow], runs: list[str], unit: str) -> Spec:
     """Time by activity: {run, what, time} as one bar per run."""
     order = list(dict.fromkeys(row["what"] for row in rows))
     chart = (
@@ -102,7 +108,7 @@ def bars(rows: list[Row], runs: list[str], unit: str) -> Spec:
     return _spec(chart, 36 * len(runs) + 10)
 
 
-def histogram(rows: list[Row], run: str, runs: list[str]) -> Spec:
+def histogram(rows: list[PlotRow], run: str, runs: list[str]) -> Spec:
     """Histogram of reads per image: {reads, images}, one bar per number of reads, or range of them."""
     first, last = rows[0]["reads"], rows[-1]["reads"]
     width = (last - first) // MOST_BARS + 1
@@ -132,7 +138,7 @@ def histogram(rows: list[Row], run: str, runs: list[str]) -> Spec:
     return _spec(chart, HEIGHT)
 
 
-def point_map(rows: list[Row], colours: dict[str, str]) -> Spec:
+def point_map(rows: list[PlotRow], colours: dict[str, str]) -> Spec:
     """A scatter of {x, y, class, found, image}: a thumbnail on hover, a click picks a class out."""
     picked = alt.selection_point(fields=["class"], on="click", clear="dblclick")
     whole = alt.Scale(domain=[-0.02, 1.02], nice=False)

@@ -10,7 +10,7 @@ Numbers = dict[str, tuple[float, float | None]]  # by column: mean, standard dev
 
 
 @dataclass(frozen=True)
-class Run:
+class RunResult:
     """Data of a run for the table.
 
     Args:
@@ -29,7 +29,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row of the table: numbers in %, with the standard deviation over several seeds."""
 
     name: str
@@ -47,9 +47,9 @@ class Row:
         return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
 
 
-def rows_of(runs: list[Run]) -> list[Row]:
+def rows_of(runs: list[RunResult]) -> list[TableRow]:
     """One row for each experiment, in the order of first appearance, named by what sets it apart from the others."""
-    groups: list[list[Run]] = []
+    groups: list[list[RunResult]] = []
     for run in runs:
         same = next((group for group in groups if group[0].settings == run.settings), None)
         if same is None:
@@ -59,27 +59,29 @@ def rows_of(runs: list[Run]) -> list[Row]:
     return [_row(group, _differences(groups)) for group in groups]
 
 
-def paper_rows(data: str, dims: set[int]) -> list[Row]:
+def paper_rows(data: str, dims: set[int]) -> list[TableRow]:
     """Rows of table 1, and for CUB of table 3, at the given embedding dimensions; of a run at another, none."""
     table, ablations = published()["recall"], published()["ablations"]
     rows = []
-    for each in table["rows"]:
-        if data in each and each["dim"] in dims:
-            std = each.get("std", {}).get(data, [None] * len(each[data]))
+    for record in table["rows"]:
+        if data in record and record["dim"] in dims:
+            std = record.get("std", {}).get(data, [None] * len(record[data]))
             known: Numbers = {
-                f"R@{k}": (mean, s) for k, mean, s in zip(table["ks"][data], each[data], std, strict=True)
+                f"R@{k}": (mean, s) for k, mean, s in zip(table["ks"][data], record[data], std, strict=True)
             }
-            rows.append(_published(each["method"], each["dim"], known, table["source"], 5 if "std" in each else 0))
+            rows.append(
+                _published(record["method"], record["dim"], known, table["source"], 5 if "std" in record else 0)
+            )
     if data == ablations["data"] and ablations["dim"] in dims:
-        for each in ablations["rows"][:-1]:  # the last is the method itself, a row of table 1
+        for record in ablations["rows"][:-1]:  # the last is the method itself, a row of table 1
             numbers: Numbers = {
-                f"R@{k}": (recall, None) for k, recall in zip(ablations["ks"], each["recall"], strict=True)
+                f"R@{k}": (recall, None) for k, recall in zip(ablations["ks"], record["recall"], strict=True)
             }
-            rows.append(_published(f"PLM, {each['method']}", ablations["dim"], numbers, ablations["source"], 5))
+            rows.append(_published(f"PLM, {record['method']}", ablations["dim"], numbers, ablations["source"], 5))
     return rows
 
 
-def columns_of(rows: list[Row]) -> list[str]:
+def columns_of(rows: list[TableRow]) -> list[str]:
     """The non-empty columns: R@K by K, then the others."""
     names = {name for row in rows for name in row.numbers}
     return sorted(
@@ -87,18 +89,18 @@ def columns_of(rows: list[Row]) -> list[str]:
     )
 
 
-def _published(method: str, dim: int, numbers: Numbers, source: str, runs: int) -> Row:
-    return Row(method, dim, f"{runs} runs" if runs else "", "", numbers, source)
+def _published(method: str, dim: int, numbers: Numbers, source: str, runs: int) -> TableRow:
+    return TableRow(method, dim, f"{runs} runs" if runs else "", "", numbers, source)
 
 
-def _row(group: list[Run], differing: list[str]) -> Row:
+def _row(group: list[RunResult], differing: list[str]) -> TableRow:
     settings, steps = group[0].settings, sorted({run.result["step"] for run in group})
     named = [f"{key.rpartition('.')[2]} {settings.get(key)}" for key in differing if key != "train.method"]
     numbers: Numbers = {}
     for column in dict.fromkeys(column for run in group for column in _measured(run)):
-        values = [found[column] for found in map(_measured, group) if column in found]
+        values = [numbers[column] for numbers in map(_measured, group) if column in numbers]
         numbers[column] = (fmean(values), stdev(values) if len(values) > 1 else None)
-    return Row(
+    return TableRow(
         ", ".join([str(settings["train.method"]), *named]),
         settings["model.dim"],
         ", ".join(str(run.seed) for run in sorted(group, key=lambda run: run.seed)),
@@ -107,14 +109,14 @@ def _row(group: list[Run], differing: list[str]) -> Row:
     )
 
 
-def _measured(run: Run) -> dict[str, float]:
+def _measured(run: RunResult) -> dict[str, float]:
     """Numbers of a run in %, by column."""
     numbers = {f"R@{k}": share for k, share in run.result["recall"].items()}
     numbers |= {"MAP@R": run.result.get("map_at_r"), "NMI": run.result.get("nmi")}
     return {name: 100 * value for name, value in numbers.items() if value is not None}
 
 
-def _differences(groups: list[list[Run]]) -> list[str]:
+def _differences(groups: list[list[RunResult]]) -> list[str]:
     """Keys in which the experiments differ, in the order of the schema."""
     keys = dict.fromkeys(key for group in groups for key in group[0].settings)
     return [

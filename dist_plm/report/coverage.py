@@ -32,7 +32,9 @@ def read_coverage(plans: Path, images: int) -> Coverage | None:
         ids = np.load(path, mmap_mode="r", allow_pickle=False)
         if ids.size and ids.max() >= images:
             return None
-        own = np.bincount(ids.reshape(-1), minlength=images)
-        reads += own
-        epochs.append((int(path.stem.removeprefix("epoch_")), float((own > 0).mean()), float((reads > 0).mean())))
+        epoch_reads = np.bincount(ids.reshape(-1), minlength=images)
+        reads += epoch_reads
+        epochs.append(
+            (int(path.stem.removeprefix("epoch_")), float((epoch_reads > 0).mean()), float((reads > 0).mean()))
+        )
     return Coverage(reads, epochs) if epochs else None

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from dist_plm.report.charts import Row, Spec, curve, has_course, thinned
+from dist_plm.report.charts import PlotRow, Spec, curve, has_course, thinned
 from dist_plm.report.history import History
 
 CAPTIONS = {
@@ -58,23 +58,23 @@ def groups(histories: list[History]) -> list[Group]:
     runs = [history.name for history in histories]
     marks = _marks(histories)
     steps = _by_name(histories)
-    found = _headings()
-    for name, rows in sorted(_evaluations(histories).items(), key=lambda each: _evaluation_order(each[0])):
-        found[0].charts.append((_caption(name), curve(rows, runs, marks=marks, share=True, dash="model")))
+    sections = _headings()
+    for name, rows in sorted(_evaluations(histories).items(), key=lambda item: _evaluation_order(item[0])):
+        sections[0].charts.append((_caption(name), curve(rows, runs, marks=marks, share=True, dash="model")))
     for name, rows in label_free_rows(histories).items():
         spec = curve(rows, runs, marks=marks, share=name in LABEL_FREE_SHARES, dash="model")
-        found[1].charts.append((LABEL_FREE[name], spec))
+        sections[1].charts.append((LABEL_FREE[name], spec))
     for name in SUPERVISION:
         if name in steps:
             rows = [row | {"of": "supervision"} for row in _thin(steps[name], runs)]
             rows += [row | {"of": "control"} for row in _thin(steps.get(name + CONTROL, []), runs)]
             if has_course(rows, "of"):
-                found[3].charts.append((_caption(name), curve(rows, runs, marks=marks, share=True, dash="of")))
+                sections[3].charts.append((_caption(name), curve(rows, runs, marks=marks, share=True, dash="of")))
     elsewhere = (*SPEED, *SUPERVISION, *(name + CONTROL for name in SUPERVISION))
     for group, names in (
-        (found[2], [name for name in steps if name.startswith("loss")]),
-        (found[4], [name for name in steps if not name.startswith("loss") and name not in elsewhere]),
-        (found[5], [name for name in SPEED if name in steps]),
+        (sections[2], [name for name in steps if name.startswith("loss")]),
+        (sections[4], [name for name in steps if not name.startswith("loss") and name not in elsewhere]),
+        (sections[5], [name for name in SPEED if name in steps]),
     ):
         for name in names:
             share, rows = any(part in name for part in SHARES), _thin(steps[name], runs)
@@ -82,7 +82,7 @@ def groups(histories: list[History]) -> list[Group]:
                 continue
             spec = curve(rows, runs, marks=marks, share=share, from_zero=name in SPEED)
             group.charts.append((_caption(name), spec))
-    return [group for group in found if group.charts]
+    return [group for group in sections if group.charts]
 
 
 def _headings() -> list[Group]:
@@ -110,22 +110,22 @@ def _headings() -> list[Group]:
     ]
 
 
-def _thin(rows: list[Row], runs: list[str]) -> list[Row]:
+def _thin(rows: list[PlotRow], runs: list[str]) -> list[PlotRow]:
     return [row for run in runs for row in thinned([row for row in rows if row["run"] == run])]
 
 
-def _by_name(histories: list[History]) -> dict[str, list[Row]]:
+def _by_name(histories: list[History]) -> dict[str, list[PlotRow]]:
     """The numbers of steps."""
-    table: dict[str, list[Row]] = {}
+    table: dict[str, list[PlotRow]] = {}
     for history in histories:
         for step, name, value in history.numbers("step"):
             table.setdefault(name, []).append({"run": history.name, "step": step, "value": value})
     return table
 
 
-def _evaluations(histories: list[History]) -> dict[str, list[Row]]:
+def _evaluations(histories: list[History]) -> dict[str, list[PlotRow]]:
     """R@1, MAP@R, NMI and the largest K; the tables hold the rest."""
-    table: dict[str, list[Row]] = {}
+    table: dict[str, list[PlotRow]] = {}
     for history in histories:
         for event in history.of("eval"):
             place = {"run": history.name, "step": event["step"], "model": event["model"]}
@@ -140,9 +140,9 @@ def _evaluations(histories: list[History]) -> dict[str, list[Row]]:
     return {name: rows for name, rows in table.items() if has_course(rows, "model")}
 
 
-def label_free_rows(histories: list[History]) -> dict[str, list[Row]]:
+def label_free_rows(histories: list[History]) -> dict[str, list[PlotRow]]:
     """The statistics without labels that have a course, with a band of two standard errors."""
-    table: dict[str, list[Row]] = {name: [] for name in LABEL_FREE}
+    table: dict[str, list[PlotRow]] = {name: [] for name in LABEL_FREE}
     for history in histories:
         for event in history.of("label_free"):
             # Before the first step the two networks are one.
@@ -163,7 +163,7 @@ def _caption(name: str) -> str:
     return CAPTIONS.get(name, name.replace("recall@", "R@").replace("_", " ").replace("loss ", ""))
 
 
-def _marks(histories: list[History]) -> list[Row]:
+def _marks(histories: list[History]) -> list[PlotRow]:
     """Starts of phases, restarts and warnings."""
     marks = []
     for history in histories:

@@ -72,12 +72,12 @@ class History:
 
     def incidents(self) -> list[tuple[int, str, str]]:
         """(step, kind, text) of restarts and warnings, in order; those of the launcher at the last step."""
-        found, step = [], 0
+        incidents, step = [], 0
         for event in self.events:
             step = event.get("step", step)
             if text := INCIDENTS.get(event.get("event", "")):
-                found.append((step, event["event"], text.format_map(_Known(event))))
-        return found
+                incidents.append((step, event["event"], text.format_map(_Known(event))))
+        return incidents
 
     def seconds(self) -> dict[str, float]:
         """Measured time by activity: steps by their rate, other activities by their seconds."""

@@ -31,6 +31,6 @@ def landscape(retrieved: Retrieved, *, seed: int) -> tuple[np.ndarray, np.ndarra
 def hues(labels: np.ndarray, places: np.ndarray) -> dict[int, int]:
     """A hue in [0, 360) for each class, by the direction of its mean place: map neighbours have similar colours."""
     classes = np.unique(labels)
-    centres = np.array([places[labels == each].mean(axis=0) for each in classes]) - places.mean(axis=0)
+    centres = np.array([places[labels == number].mean(axis=0) for number in classes]) - places.mean(axis=0)
     order = np.argsort(np.arctan2(centres[:, 1], centres[:, 0]), kind="stable")
-    return {int(classes[each]): 360 * rank // len(classes) for rank, each in enumerate(order)}
+    return {int(classes[number]): 360 * rank // len(classes) for rank, number in enumerate(order)}

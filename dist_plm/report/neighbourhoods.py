@@ -62,13 +62,13 @@ def last_neighbourhoods(teacher: Embedder, run: Path, *, config: Config, most: i
     pieces = batch.views.split(config.evaluation.batch_size)
     points = torch.cat([teacher.embed(piece).float().cpu() for piece in pieces])
     require_finite(points.numpy(), "teacher")
-    found = neighbourhoods(points, points, torch.arange(len(points)), config.manifold)
+    hoods = neighbourhoods(points, points, torch.arange(len(points)), config.manifold)
     group = config.batch.group_size * config.views.count
     anchors = range(0, len(points), max(group, len(points) // most // group * group))
-    return [_hood(anchor, found, batch, labels) for anchor in anchors][:most]
+    return [_hood(anchor, hoods, batch, labels) for anchor in anchors][:most]
 
 
-def _hood(anchor: int, found: Neighbourhoods, batch: Batch, labels: np.ndarray) -> Hood:
-    rows = found.indices[anchor].numpy()
+def _hood(anchor: int, hoods: Neighbourhoods, batch: Batch, labels: np.ndarray) -> Hood:
+    rows = hoods.indices[anchor].numpy()
     images = batch.ids.numpy()[rows * len(batch.ids) // len(batch.views)]
-    return Hood(batch.views.numpy()[rows], found.members[anchor].numpy(), images, labels[images])
+    return Hood(batch.views.numpy()[rows], hoods.members[anchor].numpy(), images, labels[images])

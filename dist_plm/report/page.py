@@ -17,11 +17,11 @@ from dist_plm.encoders.frozen import FrozenNetwork
 from dist_plm.errors import RunFailure, UserError
 from dist_plm.files.atomic import replacing
 from dist_plm.report.baseline import measure
-from dist_plm.report.charts import RUNS, Row, Spec, bars
+from dist_plm.report.charts import RUNS, PlotRow, Spec, bars
 from dist_plm.report.curves import groups
 from dist_plm.report.history import History, read_all
 from dist_plm.report.pictures import Pictures, take_pictures, take_test_pictures
-from dist_plm.report.summary import differences, evaluations, label_free, tiles
+from dist_plm.report.tables import differences, evaluations, label_free, tiles
 from dist_plm.telemetry.progress import Display
 from dist_plm.training.run_directory import dump
 
@@ -134,7 +134,7 @@ def _parts(sections: list[Section]) -> dict[str, str]:
     return {id: heading for id, (heading, of) in filled.items() if any(of(section) for section in sections)}
 
 
-def _times(histories: list[History], measured: Callable[[History], dict[str, float]], digits: int) -> list[Row]:
+def _times(histories: list[History], measured: Callable[[History], dict[str, float]], digits: int) -> list[PlotRow]:
     """{run, what, time} of what each run measured."""
     return [
         {"run": history.name, "what": what, "time": round(time, digits)}

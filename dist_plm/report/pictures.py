@@ -19,7 +19,7 @@ from dist_plm.report.history import History
 from dist_plm.report.landscape import hues, landscape
 from dist_plm.report.neighbourhoods import Hood, last_neighbourhoods
 from dist_plm.report.retrieved import Retrieved, retrieve
-from dist_plm.report.test_split import Embedded, embed
+from dist_plm.report.test_split import EmbeddedSplit, embed
 from dist_plm.report.thumbnails import thumbnail, view_thumbnail
 from dist_plm.telemetry.progress import Display
 
@@ -41,7 +41,7 @@ class Strip:
     """A query or an anchor, and its results."""
 
     query: Picture
-    found: list[Picture]
+    results: list[Picture]
 
 
 @dataclass
@@ -121,8 +121,8 @@ def _compare(pictures: Pictures, changed: Changed | None) -> None:
         picture = partial(_of_image, changed.store)  # type: ignore[union-attr]
         pictures.moved.append(
             (
-                Strip(picture(query), [picture(each, "" if each in now else "gone") for each in before]),
-                Strip(picture(query), [picture(each, "" if each in before else "new") for each in now]),
+                Strip(picture(query), [picture(image, "" if image in now else "gone") for image in before]),
+                Strip(picture(query), [picture(image, "" if image in before else "new") for image in now]),
             )
         )
 
@@ -151,22 +151,22 @@ def _search(pictures: Pictures, retrieved: Retrieved) -> None:
 def _strip(retrieved: Retrieved, position: int, most: int | None = None) -> Strip:
     row, right = int(retrieved.rows[position]), retrieved.right[position]
     labelled = retrieved.queries.labels[row] >= 0
-    found = [
-        _picture(retrieved.gallery, int(each), ("right" if fits else "wrong") if labelled else "")
-        for each, fits in zip(retrieved.neighbours[position][:most], right, strict=False)
+    neighbour_pictures = [
+        _picture(retrieved.gallery, int(neighbour), ("right" if fits else "wrong") if labelled else "")
+        for neighbour, fits in zip(retrieved.neighbours[position][:most], right, strict=False)
     ]
-    return Strip(_picture(retrieved.queries, row), found)
+    return Strip(_picture(retrieved.queries, row), neighbour_pictures)
 
 
-def _picture(embedded: Embedded, row: int, frame: str = "") -> Picture:
+def _picture(embedded: EmbeddedSplit, row: int, frame: str = "") -> Picture:
     return Picture(thumbnail(embedded.store.read_image(row), SIDE), embedded.name(row) or f"image {row}", frame)
 
 
 def _map(pictures: Pictures, retrieved: Retrieved, *, seed: int) -> None:
-    found = landscape(retrieved, seed=seed)
-    if found is None:
+    scatter = landscape(retrieved, seed=seed)
+    if scatter is None:
         return
-    positions, places = found
+    positions, places = scatter
     rows, right, queries = retrieved.rows[positions], retrieved.right[positions, 0], retrieved.queries
     labels = queries.labels[rows]
     hue = hues(labels, places)
@@ -191,11 +191,11 @@ def _hood(hood: Hood) -> Strip:
     labels = hood.labels
     texts = ["second view" if image == hood.images[0] else f"image {image}" for image in hood.images]
     agree = [" (same class)" if label == labels[0] else " (another class)" for label in labels]
-    found = [
+    shown = [
         Picture(view_thumbnail(view, SIDE), text + (same if labels[0] >= 0 else ""), "member" if member else "rejected")
         for view, member, text, same in zip(hood.views, hood.members, texts, agree, strict=True)
     ]
-    return Strip(Picture(found[0].image, f"image {hood.images[0]}"), found[1:])
+    return Strip(Picture(shown[0].image, f"image {hood.images[0]}"), shown[1:])
 
 
 def _cover(pictures: Pictures, run: Path, name: str, runs: list[str], config: Config) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from dist_plm.data.opening import labels_as
 from dist_plm.index.flat import Backend, nearest
-from dist_plm.report.test_split import Embedded
+from dist_plm.report.test_split import EmbeddedSplit
 
 MOST_QUERIES = 10_000  # drawn at random beyond that
 NEIGHBOURS = 8
@@ -24,16 +24,18 @@ class Retrieved:
         neighbours: int64 [Q, K], rows of the gallery, nearest first, the query left out.
     """
 
-    queries: Embedded
-    gallery: Embedded
+    queries: EmbeddedSplit
+    gallery: EmbeddedSplit
     rows: np.ndarray
     neighbours: np.ndarray
 
     @cached_property
     def right(self) -> np.ndarray:
         """bool [Q, K]: whether a neighbour is of the query's class."""
-        own = self.queries.labels[self.rows][:, None]
-        return (labels_as(self.queries.store, self.gallery.store)[self.neighbours] == own) & (own >= 0)
+        query_labels = self.queries.labels[self.rows][:, None]
+        return (labels_as(self.queries.store, self.gallery.store)[self.neighbours] == query_labels) & (
+            query_labels >= 0
+        )
 
     @property
     def labelled(self) -> bool:
@@ -42,8 +44,10 @@ class Retrieved:
     def worst_classes(self) -> list[tuple[int, float]]:
         """(class, recall@1) in ascending order of recall, then in that of the classes."""
         labels, right = self.queries.labels[self.rows], self.right[:, 0]
-        found = np.unique(labels[labels >= 0])
-        return sorted(((int(c), float(right[labels == c].mean())) for c in found), key=lambda each: (each[1], each[0]))
+        classes = np.unique(labels[labels >= 0])
+        return sorted(
+            ((int(c), float(right[labels == c].mean())) for c in classes), key=lambda pair: (pair[1], pair[0])
+        )
 
     def most_confused(self) -> list[tuple[int, int, int, float]]:
         """(class, class of the gallery, queries, share): nearest neighbours of another class, largest share first."""
@@ -62,7 +66,7 @@ class Retrieved:
         return order[np.unique(np.linspace(0, len(order) - 1, most).round().astype(int))]
 
 
-def retrieve(queries: Embedded, gallery: Embedded, *, seed: int, backend: Backend) -> Retrieved:
+def retrieve(queries: EmbeddedSplit, gallery: EmbeddedSplit, *, seed: int, backend: Backend) -> Retrieved:
     """Search the queries' neighbours in the gallery, or among themselves."""
     rows = np.arange(len(queries.store))
     if len(rows) > MOST_QUERIES:

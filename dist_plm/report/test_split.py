@@ -17,7 +17,7 @@ from dist_plm.telemetry.progress import Display
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddedSplit:
     """A split and the student's embeddings of it, float32 [n, D]."""
 
     store: Store
@@ -33,7 +33,9 @@ class Embedded:
         return self.store.classes[label] if label >= 0 else ""
 
 
-def embed(student: Embedder, run: Path, store: Store, *, config: Config, world: World, display: Display) -> Embedded:
+def embed(
+    student: Embedder, run: Path, store: Store, *, config: Config, world: World, display: Display
+) -> EmbeddedSplit:
     """The student's embeddings of a split: those of the run's last evaluation if they still exist.
 
     Raises:
@@ -51,7 +53,7 @@ def embed(student: Embedder, run: Path, store: Store, *, config: Config, world: 
             title=f"embed {store.split}",
         ).whole()
     require_finite(vectors, "student")
-    return Embedded(store, vectors)
+    return EmbeddedSplit(store, vectors)
 
 
 def require_finite(vectors: np.ndarray, network: str) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from dist_plm.cli import OneLineParser, add_code_option, run_command, weights_path
 
 if TYPE_CHECKING:
-    from dist_plm.search_index.search_index import Catalogue
+    from dist_plm.search_index.search_index import SearchIndex
     from dist_plm.telemetry.progress import Display
 
 
@@ -22,19 +22,19 @@ def main() -> int:
     options = _parse()
 
     from dist_plm.search_index.maintenance import add, remove, update
-    from dist_plm.search_index.search_index import Catalogue
+    from dist_plm.search_index.search_index import SearchIndex
 
     if options.command == "list":
-        _list(Catalogue(options.index, backbone=options.backbone))
+        _list(SearchIndex(options.index, backbone=options.backbone))
     elif options.command == "remove":
-        _say(options.index, remove(Catalogue(options.index, backbone=options.backbone), options.names))
+        _say(options.index, remove(SearchIndex(options.index, backbone=options.backbone), options.names))
     else:
         with _display() as display:
-            catalogue = Catalogue(options.index, display.device, backbone=options.backbone)
+            search_index = SearchIndex(options.index, display.device, backbone=options.backbone)
             if options.command == "update":
-                done = update(catalogue, options.workers, display)
+                done = update(search_index, options.workers, display)
             else:
-                done = add(catalogue, options.paths, options.workers, display)
+                done = add(search_index, options.paths, options.workers, display)
         _say(options.index, done)
     return 0
 
@@ -55,9 +55,9 @@ def _display() -> "Iterator[Display]":
         disconnect(world)
 
 
-def _list(catalogue: "Catalogue") -> None:
+def _list(search_index: "SearchIndex") -> None:
     """Print row, name and label of each image, tab-separated."""
-    for row, known in enumerate(catalogue.rows):
+    for row, known in enumerate(search_index.rows):
         print(*(part for part in (row, known["name"], known.get("label")) if part is not None), sep="\t")
 
 

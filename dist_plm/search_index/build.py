@@ -76,7 +76,7 @@ class Builder:
             fault = UserError(
                 f"{self.out} can't be written ({error.strerror or error}): choose another folder with --out"
             )
-        if faults := [each for each in self.world.gather_objects(fault) if each]:
+        if faults := [text for text in self.world.gather_objects(fault) if text]:
             if self.world.is_first and isinstance(faults[0], RunFailure):
                 shutil.rmtree(self._work, ignore_errors=True)
             raise faults[0]
@@ -112,13 +112,13 @@ class Builder:
         def advance(count: int) -> None:
             phase.advance(count, scale=self.world.size)
 
-        found = embed_group(self.images, ahead, self.embedder, advance)
+        embedded = embed_group(self.images, ahead, self.embedder, advance)
         stem = f"{numbers.start:012d}"
-        for suffix, lines in ((ROWS, found.rows), (UNREADABLE, found.unreadable)):
+        for suffix, lines in ((ROWS, embedded.rows), (UNREADABLE, embedded.unreadable)):
             write_lines(self._work / f"{stem}.{suffix}", lines)
         with replacing(self._work / f"{stem}.npy") as file:  # last, since it marks the block as complete
-            begin_array(file, found.vectors.shape)
-            file.write(found.vectors.data)
+            begin_array(file, embedded.vectors.shape)
+            file.write(embedded.vectors.data)
 
     def _assemble(self) -> None:
         parts = sorted(self._work.glob("*.npy"))

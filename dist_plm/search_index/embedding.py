@@ -20,7 +20,7 @@ from dist_plm.search_index.images import Images
 BATCH = 64
 
 
-class Embedded(NamedTuple):
+class EmbeddedGroup(NamedTuple):
     """Some images of an index.
 
     Args:
@@ -34,7 +34,7 @@ class Embedded(NamedTuple):
     unreadable: list[dict[str, str]]
 
 
-class View(NamedTuple):
+class DecodedImage(NamedTuple):
     """A decoded image to be embedded."""
 
     number: int
@@ -42,7 +42,7 @@ class View(NamedTuple):
     noted: dict[str, Any]  # size, time and digest, or the reason
 
 
-ViewsAhead = Ahead[int, View]
+ViewsAhead = Ahead[int, DecodedImage]
 
 
 def views_ahead(images: Images, groups: Iterable[Sequence[int]], config: ViewsConfig, workers: int) -> ViewsAhead:
@@ -50,7 +50,7 @@ def views_ahead(images: Images, groups: Iterable[Sequence[int]], config: ViewsCo
     return Ahead((_each(group) for group in groups), partial(_view, images, config), workers, most=2 * BATCH)
 
 
-def embed_group(images: Images, ahead: ViewsAhead, embedder: Embedder, advance: Callable[[int], None]) -> Embedded:
+def embed_group(images: Images, ahead: ViewsAhead, embedder: Embedder, advance: Callable[[int], None]) -> EmbeddedGroup:
     """Embed the next group of `ahead`, which is of `images`; `advance` is called after each batch.
 
     Raises:
@@ -72,21 +72,21 @@ def embed_group(images: Images, ahead: ViewsAhead, embedder: Embedder, advance: 
                 row = rows[len(rows) - len(pixels) + int((~np.isfinite(vectors[-1])).any(1).argmax())]
                 raise RunFailure(f"the embedding of {row['name']!a:.200} is not finite: {DIVERGED}")
         advance(len(batch))
-    return Embedded(np.concatenate(vectors), rows, unreadable)
+    return EmbeddedGroup(np.concatenate(vectors), rows, unreadable)
 
 
 def _each(numbers: Sequence[int]) -> Generator[int, None, None]:
     yield from numbers
 
 
-def _view(images: Images, config: ViewsConfig, number: int) -> View:
+def _view(images: Images, config: ViewsConfig, number: int) -> DecodedImage:
     stamp = images.stamp(number)
     noted: dict[str, Any] = {} if stamp is None else stamp._asdict()
     try:
         data = images.read(number)
         pixels = eval_view(decode(data), config=config)
     except (ValueError, OSError) as error:
-        return View(number, None, {"reason": getattr(error, "strerror", None) or str(error), **noted})
+        return DecodedImage(number, None, {"reason": getattr(error, "strerror", None) or str(error), **noted})
     if noted:
         noted["sha256"] = hashlib.sha256(data).hexdigest()
-    return View(number, pixels, noted)
+    return DecodedImage(number, pixels, noted)

@@ -13,7 +13,7 @@ from dist_plm.errors import UserError
 from dist_plm.index.directory import CHANGING, IGNORED, ROWS, UNREADABLE, file_of
 from dist_plm.search_index.embedding import embed_group, views_ahead
 from dist_plm.search_index.images import FolderImages
-from dist_plm.search_index.search_index import CHANGED_FORMAT, Catalogue
+from dist_plm.search_index.search_index import CHANGED_FORMAT, SearchIndex
 from dist_plm.search_index.writing import write_lines, write_summary, write_vectors
 from dist_plm.telemetry.progress import Display
 
@@ -40,15 +40,15 @@ class Generation:
     ignored: list[Line]
 
     @classmethod
-    def of(cls, catalogue: Catalogue, kept: list[int]) -> "Generation":
+    def of(cls, search_index: SearchIndex, kept: list[int]) -> "Generation":
         """The current index, reduced to the rows `kept`."""
-        rows = [catalogue.rows[row] for row in kept]
-        nothing = np.empty((0, catalogue.embedder.dim), np.float32)
-        return cls(list(kept), rows, nothing, list(lines(catalogue, UNREADABLE)), list(lines(catalogue, IGNORED)))
+        rows = [search_index.rows[row] for row in kept]
+        nothing = np.empty((0, search_index.embedder.dim), np.float32)
+        return cls(list(kept), rows, nothing, list(lines(search_index, UNREADABLE)), list(lines(search_index, IGNORED)))
 
     def take(
         self,
-        catalogue: Catalogue,
+        search_index: SearchIndex,
         images: FolderImages,
         fresh: list[int],
         workers: int,
@@ -59,69 +59,69 @@ class Generation:
         Raises:
             RunFailure: an embedding is not finite.
         """
-        moved = _moved(catalogue, images, fresh)
+        moved = _moved(search_index, images, fresh)
         new = [number for number in fresh if number not in moved]
         with (
             display.phase("embed", len(new), "images") as phase,
-            closing(views_ahead(images, [new], catalogue.embedder.views, workers)) as ahead,
+            closing(views_ahead(images, [new], search_index.embedder.views, workers)) as ahead,
         ):
-            made = embed_group(images, ahead, catalogue.embedder, phase.advance)
+            made = embed_group(images, ahead, search_index.embedder, phase.advance)
         for number, row in moved.items():
             stamp = images.stamp(number)._asdict()
             self.places.append(row)
-            self.rows.append({**images.about(number), **stamp, "sha256": catalogue.rows[row]["sha256"]})
+            self.rows.append({**images.about(number), **stamp, "sha256": search_index.rows[row]["sha256"]})
         self.rows += made.rows
         self.vectors = made.vectors
         tried = {images.about(number)["name"] for number in fresh}
-        self.unreadable = [each for each in self.unreadable if each["name"] not in tried] + made.unreadable
+        self.unreadable = [record for record in self.unreadable if record["name"] not in tried] + made.unreadable
         return f"{len(made.rows):,} embedded, {len(moved):,} moved or copied, {len(made.unreadable):,} unreadable"
 
-    def write(self, catalogue: Catalogue) -> None:
+    def write(self, search_index: SearchIndex) -> None:
         """Write it into the folder of the index; index.json comes last and names the files.
 
         Raises:
             UserError: It has no rows.
         """
         if not self.rows:
-            raise UserError(f"{catalogue.folder} would have no images left: delete the folder instead")
-        folder, generation = catalogue.folder, catalogue.generation + 1
+            raise UserError(f"{search_index.folder} would have no images left: delete the folder instead")
+        folder, generation = search_index.folder, search_index.generation + 1
         write_vectors(
-            folder, generation, self._blocks(catalogue), (len(self.rows), catalogue.embedder.dim), lambda _: None
+            folder, generation, self._blocks(search_index), (len(self.rows), search_index.embedder.dim), lambda _: None
         )
         for name, told in ((ROWS, self.rows), (UNREADABLE, self.unreadable), (IGNORED, self.ignored)):
             write_lines(folder / file_of(name, generation), told)
         files = [file_of(name, generation) for name in CHANGING]
-        summary = {**catalogue.summary, "format": CHANGED_FORMAT, "generation": generation, "count": len(self.rows)}
+        summary = {**search_index.summary, "format": CHANGED_FORMAT, "generation": generation, "count": len(self.rows)}
         summary |= {"unreadable": len(self.unreadable), "ignored": len(self.ignored)}
         write_summary(folder, {**summary, "files": {name: (folder / name).stat().st_size for name in files}})
         for old in range(1, generation - 1):  # the previous one is kept for current readers
             for name in CHANGING:
                 (folder / file_of(name, old)).unlink(missing_ok=True)
 
-    def _blocks(self, catalogue: Catalogue) -> Iterator[np.ndarray]:
+    def _blocks(self, search_index: SearchIndex) -> Iterator[np.ndarray]:
         for start in range(0, len(self.places), BLOCK):
-            rows = catalogue.embeddings[self.places[start : start + BLOCK]]
+            rows = search_index.embeddings[self.places[start : start + BLOCK]]
             yield np.ascontiguousarray(rows, dtype=np.float32)
         yield self.vectors
 
 
-def lines(catalogue: Catalogue, name: str) -> Iterator[Line]:
+def lines(search_index: SearchIndex, name: str) -> Iterator[Line]:
     """Lines of unreadable.jsonl or ignored.jsonl; none in an index of an older version."""
-    path = catalogue.file(name)
+    path = search_index.file(name)
     if path.exists():
         with path.open(encoding="utf-8") as file:
             yield from map(json.loads, file)
 
 
-def _moved(catalogue: Catalogue, images: FolderImages, fresh: list[int]) -> dict[int, int]:
+def _moved(search_index: SearchIndex, images: FolderImages, fresh: list[int]) -> dict[int, int]:
     """Files with a new name and known content: number and row of each."""
-    by_content = {each["sha256"]: row for row, each in enumerate(catalogue.rows) if "sha256" in each}
-    sizes = {each.get("size") for each in catalogue.rows}
-    found = {}
+    by_content = {record["sha256"]: row for row, record in enumerate(search_index.rows) if "sha256" in record}
+    sizes = {record.get("size") for record in search_index.rows}
+    moved = {}
     for number in fresh:
         if images.stamp(number).size in sizes:
             with suppress(OSError, ValueError):
                 row = by_content.get(hashlib.sha256(images.read(number)).hexdigest())
                 if row is not None:
-                    found[number] = row
-    return found
+                    moved[number] = row
+    return moved

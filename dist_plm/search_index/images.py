@@ -97,9 +97,9 @@ class FolderImages(Images):
         if names is None:
             if not self._folder.is_dir():
                 raise UserError(f"--images {folder} is not a folder")
-            found = list(Tree(self._folder).walk())
-            names = [path for path, rule in found if not rule]
-            self.ignored = [(path, rule) for path, rule in found if rule]
+            walked = list(Tree(self._folder).walk())
+            names = [path for path, rule in walked if not rule]
+            self.ignored = [(path, rule) for path, rule in walked if rule]
             self._stamps = [_stamp(self._folder / name) for name in names]
             if not names:
                 raise UserError(f"{folder} has no files, or only hidden ones")

@@ -17,7 +17,7 @@ from dist_plm.files.reading import read_document
 from dist_plm.index.directory import SUMMARY, UNREADABLE
 from dist_plm.search_index.generation import Generation, Line, lines
 from dist_plm.search_index.images import FolderImages, Stamp
-from dist_plm.search_index.search_index import Catalogue
+from dist_plm.search_index.search_index import SearchIndex
 from dist_plm.telemetry.progress import Display
 
 
@@ -43,89 +43,91 @@ class Changes:
         return f"{len(self.fresh):,} files new or changed, {len(self.gone):,} deleted"
 
 
-def changes(catalogue: Catalogue) -> Changes:
+def changes(search_index: SearchIndex) -> Changes:
     """Compare an index with the folder that it was made of, by name, size and time of each file.
 
     Raises:
         UserError: It was made from shards, or its folder is missing.
     """
-    place = catalogue.images.place()
+    place = search_index.images.place()
     if place["kind"] != "folder":
-        raise UserError(f"{catalogue.folder} is an index of shards, which don't change: embed the new ones")
+        raise UserError(f"{search_index.folder} is an index of shards, which don't change: embed the new ones")
     images = FolderImages(place["folder"])
     names = [images.about(number)["name"] for number in range(len(images))]
     stamps = {name: images.stamp(number) for number, name in enumerate(names)}
-    kept = [row for row, each in enumerate(catalogue.rows) if stamps.get(each["name"]) == _stamp(each)]
-    failed = [each for each in lines(catalogue, UNREADABLE) if stamps.get(each["name"]) == _stamp(each)]
-    known = {catalogue.rows[row]["name"] for row in kept} | {each["name"] for each in failed}
+    kept = [row for row, record in enumerate(search_index.rows) if stamps.get(record["name"]) == _stamp(record)]
+    failed = [record for record in lines(search_index, UNREADABLE) if stamps.get(record["name"]) == _stamp(record)]
+    known = {search_index.rows[row]["name"] for row in kept} | {record["name"] for record in failed}
     fresh = [number for number, name in enumerate(names) if name not in known]
-    gone = [each["name"] for each in catalogue.rows if each["name"] not in stamps]
+    gone = [record["name"] for record in search_index.rows if record["name"] not in stamps]
     return Changes(images, kept, failed, fresh, gone)
 
 
-def update(catalogue: Catalogue, workers: int, display: Display) -> str:
+def update(search_index: SearchIndex, workers: int, display: Display) -> str:
     """Update an index from its folder; returns a summary.
 
     Raises:
         UserError: As `changes`; no image would be left; the index can't be written.
         RunFailure: an embedding is not finite.
     """
-    with _alone(catalogue):
-        found = changes(catalogue)
-        if not (found.fresh or found.gone):
+    with _alone(search_index):
+        changed = changes(search_index)
+        if not (changed.fresh or changed.gone):
             return "up to date"
-        following = Generation.of(catalogue, found.kept)
-        following.unreadable = found.failed
-        following.ignored = [{"name": name, "reason": rule} for name, rule in found.images.ignored]
-        done = following.take(catalogue, found.images, found.fresh, workers, display)
-        following.write(catalogue)
-        return f"{done}, {len(found.gone):,} deleted"
+        following = Generation.of(search_index, changed.kept)
+        following.unreadable = changed.failed
+        following.ignored = [{"name": name, "reason": rule} for name, rule in changed.images.ignored]
+        done = following.take(search_index, changed.images, changed.fresh, workers, display)
+        following.write(search_index)
+        return f"{done}, {len(changed.gone):,} deleted"
 
 
-def add(catalogue: Catalogue, paths: Sequence[Path], workers: int, display: Display) -> str:
+def add(search_index: SearchIndex, paths: Sequence[Path], workers: int, display: Display) -> str:
     """Embed new and changed files among `paths`, files or folders below the folder of the index. As `update`."""
-    with _alone(catalogue):
-        found = changes(catalogue)
-        inner = [_below(found.images.place()["folder"], path) for path in paths]
-        names = {number: found.images.about(number)["name"] for number in found.fresh}
-        fresh = [number for number, name in names.items() if any(_within(name, each) for each in inner)]
+    with _alone(search_index):
+        changed = changes(search_index)
+        inner = [_below(changed.images.place()["folder"], path) for path in paths]
+        names = {number: changed.images.about(number)["name"] for number in changed.fresh}
+        fresh = [number for number, name in names.items() if any(_within(name, folder) for folder in inner)]
         if not fresh:
             return "nothing to add"
         again = {names[number] for number in fresh}
-        following = Generation.of(catalogue, [i for i, row in enumerate(catalogue.rows) if row["name"] not in again])
-        done = following.take(catalogue, found.images, fresh, workers, display)
-        following.write(catalogue)
+        following = Generation.of(
+            search_index, [i for i, row in enumerate(search_index.rows) if row["name"] not in again]
+        )
+        done = following.take(search_index, changed.images, fresh, workers, display)
+        following.write(search_index)
         return done
 
 
-def remove(catalogue: Catalogue, names: Sequence[str]) -> str:
+def remove(search_index: SearchIndex, names: Sequence[str]) -> str:
     """Remove the rows with these names, or below folders with these names. As `update`."""
-    with _alone(catalogue):
-        known = [row["name"] for row in catalogue.rows]
+    with _alone(search_index):
+        known = [row["name"] for row in search_index.rows]
         dropped = [name.rstrip("/") for name in names]
         for name in dropped:
-            if not any(_within(each, name) for each in known):
-                raise UserError(f"{catalogue.folder} has no image {name!a}: `list` prints their names")
-        kept = [row for row, each in enumerate(known) if not any(_within(each, name) for name in dropped)]
-        Generation.of(catalogue, kept).write(catalogue)
+            if not any(_within(known_name, name) for known_name in known):
+                raise UserError(f"{search_index.folder} has no image {name!a}: `list` prints their names")
+        kept = [row for row, known_name in enumerate(known) if not any(_within(known_name, name) for name in dropped)]
+        Generation.of(search_index, kept).write(search_index)
         return f"{len(known) - len(kept):,} removed; `update` will add them again if their files still exist"
 
 
 @contextmanager
-def _alone(catalogue: Catalogue) -> Iterator[None]:
+def _alone(search_index: SearchIndex) -> Iterator[None]:
     """Lock the index, and convert errors of the disk to UserError."""
     try:
-        with open(catalogue.folder / ".lock", "w") as lock:
+        with open(search_index.folder / ".lock", "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(f"{catalogue.folder} is being changed by another command: wait for it") from None
-            if read_document(catalogue.folder / SUMMARY).get("generation", 1) != catalogue.generation:
-                raise UserError(f"{catalogue.folder} was just changed by another command: rerun")
+                raise UserError(f"{search_index.folder} is being changed by another command: wait for it") from None
+            if read_document(search_index.folder / SUMMARY).get("generation", 1) != search_index.generation:
+                raise UserError(f"{search_index.folder} was just changed by another command: rerun")
             yield
     except OSError as error:
         what = "is on a full disk" if error.errno in NO_ROOM else "can't be changed"
-        raise UserError(f"{catalogue.folder} {what} ({error.strerror or error}); it was not changed") from error
+        raise UserError(f"{search_index.folder} {what} ({error.strerror or error}); it was not changed") from error
 
 
 def _stamp(row: Line) -> Stamp | None:

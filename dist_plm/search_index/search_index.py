@@ -71,7 +71,7 @@ class Neighbour:
         return asdict(self)
 
 
-class Catalogue:
+class SearchIndex:
     """An opened index directory.
 
     Args:
@@ -98,9 +98,9 @@ class Catalogue:
         self.summary = _summary(self.folder)
         allow(backbone)
         self.embedder: Embedder = read_export(self.folder / ENCODER, device or torch.device("cpu"))
-        if backbone and backbone != (own := self.embedder.model.backbone):
+        if backbone and backbone != (actual := self.embedder.model.backbone):
             raise UserError(
-                f"{self.folder} was embedded by {own}, so a query is too: leave --backbone out, or embed the images "
+                f"{self.folder} was embedded by {actual}, so a query is too: leave --backbone out, or embed the images "
                 f"again: python -m dist_plm.embed --backbone {backbone}"
             )
         try:
@@ -118,9 +118,9 @@ class Catalogue:
             ROWS: (len(self.rows), shape[1]),
             ENCODER: (shape[0], self.embedder.dim),
         }
-        for file, found in shapes.items():
-            if found != shape:
-                raise UserError(f"{self.folder / file} has (rows, D) = {found}, {SUMMARY} says {shape}: {_AGAIN}")
+        for file, stored in shapes.items():
+            if stored != shape:
+                raise UserError(f"{self.folder / file} has (rows, D) = {stored}, {SUMMARY} says {shape}: {_AGAIN}")
         self._index = self._exact_index()
 
     def __len__(self) -> int:
@@ -169,8 +169,8 @@ class Catalogue:
             raise UserError(f"queries of shape {queries.shape} for an index of dimension {self._index.d}")
         if fault := unit_fault(queries):
             raise UserError(f"the query has {fault}: embed it with the network of this index")
-        _, found = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), k)
-        return [self._ordered(query, rows) for query, rows in zip(queries.astype(np.float64), found, strict=True)]
+        _, nearest = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), k)
+        return [self._ordered(query, rows) for query, rows in zip(queries.astype(np.float64), nearest, strict=True)]
 
     def _exact_index(self) -> Any:
         """IndexFlatIP over the rows, with validation."""
@@ -185,18 +185,21 @@ class Catalogue:
             index.add(block)
         return index
 
-    def _ordered(self, query: np.ndarray, found: np.ndarray) -> list[Neighbour]:
+    def _ordered(self, query: np.ndarray, rows: np.ndarray) -> list[Neighbour]:
         # From differences in float64: 1 - cosine in float32 can't tell a duplicate from a distance of 5e-4.
-        vectors = self.embeddings[found].astype(np.float64)
+        vectors = self.embeddings[rows].astype(np.float64)
         distances, cosines = np.linalg.norm(vectors - query, axis=1), vectors @ query
-        order = np.lexsort((found, distances))
+        order = np.lexsort((rows, distances))
         return [
             Neighbour(
-                *(rank, int(found[i]), self.rows[found[i]]["name"], self.rows[found[i]].get("label")),
+                *(rank, int(rows[i]), self.rows[rows[i]]["name"], self.rows[rows[i]].get("label")),
                 *(round(float(cosines[i]), 6), round(float(distances[i]), 6)),
             )
             for rank, i in enumerate(order, 1)
         ]
+
+
+Catalogue = SearchIndex  # the former name, which notebooks may import
 
 
 def unit_fault(rows: np.ndarray) -> str:
@@ -226,15 +229,15 @@ def _summary(folder: Path) -> dict[str, Any]:
     path = folder / SUMMARY
     try:
         summary = read_document(path)
-        found = summary["format"]
+        version = summary["format"]
         sizes = {folder / name: int(size) for name, size in summary["files"].items() if Path(name).name == name}
     except FileNotFoundError:
         raise UserError(f"{folder} is not an index ({SUMMARY} is missing): see python -m dist_plm.embed") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): {_AGAIN}") from error
-    if found not in (FORMAT, CHANGED_FORMAT):
+    if version not in (FORMAT, CHANGED_FORMAT):
         raise UserError(
-            f"{path} is of format {found!a:.40}, this version reads {FORMAT} and {CHANGED_FORMAT}: {_AGAIN}"
+            f"{path} is of format {version!a:.40}, this version reads {FORMAT} and {CHANGED_FORMAT}: {_AGAIN}"
         )
     for file, size in sizes.items():
         if not file.is_file() or file.stat().st_size != size:

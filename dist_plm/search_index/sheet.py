@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dist_plm.data.decode import decode
 from dist_plm.errors import UserError
-from dist_plm.search_index.search_index import Catalogue, Neighbour
+from dist_plm.search_index.search_index import Neighbour, SearchIndex
 
 TILE, GAP, CAPTION, COLUMNS = 168, 14, 46, 5
 QUERY = 2 * TILE + GAP + CAPTION  # from the top of the first row of pictures to the bottom of the second
@@ -15,7 +15,9 @@ PAPER, INK, FAINT, MAT = "#ffffff", "#16181d", "#6b7280", "#f1f2f4"
 _FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # they hold most of the world's scripts
 
 
-def contact_sheet(query: Image.Image, title: str, neighbours: list[Neighbour], catalogue: Catalogue) -> Image.Image:
+def contact_sheet(
+    query: Image.Image, title: str, neighbours: list[Neighbour], search_index: SearchIndex
+) -> Image.Image:
     """The sheet, RGB. An unreadable image leaves an empty tile."""
     columns = min(COLUMNS, len(neighbours))
     rows = -(-len(neighbours) // COLUMNS)
@@ -28,13 +30,13 @@ def contact_sheet(query: Image.Image, title: str, neighbours: list[Neighbour], c
         row, column = divmod(number, COLUMNS)
         corner = (left + GAP + column * (TILE + GAP), 2 * GAP + row * (TILE + CAPTION + GAP))
         head = f"{neighbour.rank}    {neighbour.cosine:.3f}"
-        _place(sheet, _read(catalogue, neighbour.row), corner, TILE, head, neighbour.label or neighbour.name)
+        _place(sheet, _read(search_index, neighbour.row), corner, TILE, head, neighbour.label or neighbour.name)
     return sheet
 
 
-def _read(catalogue: Catalogue, row: int) -> Image.Image | None:
+def _read(search_index: SearchIndex, row: int) -> Image.Image | None:
     try:
-        return decode(catalogue.images.read(row))
+        return decode(search_index.images.read(row))
     except (ValueError, OSError, UserError):
         return None
 

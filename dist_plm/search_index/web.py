@@ -25,7 +25,7 @@ from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge
 
 from dist_plm.data.decode import decode
 from dist_plm.errors import UserError
-from dist_plm.search_index.search_index import Catalogue, Neighbour
+from dist_plm.search_index.search_index import Neighbour, SearchIndex
 
 MOST_K = 100
 THUMBNAIL, QUALITY = 480, 85
@@ -39,11 +39,11 @@ _POLICY = (
 )
 
 
-def create_app(catalogue: Catalogue, *, most_bytes: int, host: str) -> Flask:
+def create_app(search_index: SearchIndex, *, most_bytes: int, host: str) -> Flask:
     """The application.
 
     Args:
-        catalogue: The index.
+        search_index: The index.
         most_bytes: Largest upload.
         host: Listening address; for a loopback address other host names in a request are refused, since a foreign
             page could have its name resolve to this machine (DNS rebinding).
@@ -51,7 +51,7 @@ def create_app(catalogue: Catalogue, *, most_bytes: int, host: str) -> Flask:
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = most_bytes
     app.before_request(lambda: _refuse_strangers(loopback_names(host)))
-    service = _Service(catalogue)
+    service = _Service(search_index)
     app.add_url_rule("/", "page", lambda: Response(_page(), mimetype="text/html"))
     app.add_url_rule("/about", "about", lambda: jsonify(service.about()))
     app.add_url_rule("/search", "search", lambda: jsonify(service.search_bytes()), methods=["POST"])
@@ -63,40 +63,40 @@ def create_app(catalogue: Catalogue, *, most_bytes: int, host: str) -> Flask:
 
 
 class _Service:
-    def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
+    def __init__(self, search_index: SearchIndex) -> None:
+        self._search_index = search_index
         # Decoding the largest image takes 640 MB, and the network all threads: one request at a time.
         self._busy = threading.Lock()
         self._thumbnail = lru_cache(KEPT)(self._make_thumbnail)
 
     def about(self) -> dict[str, Any]:
-        catalogue, count = self._catalogue, len(self._catalogue)
+        search_index, count = self._search_index, len(self._search_index)
         # A golden-ratio stride, since an even one may hit the same classes repeatedly.
         shown = sorted({int(count * (number * 0.618034 % 1)) for number in range(EXAMPLES)})
-        examples = [{"row": row, **_named(catalogue.rows[row])} for row in shown]
+        examples = [{"row": row, **_named(search_index.rows[row])} for row in shown]
         return {
             "count": count,
-            "dim": catalogue.embedder.dim,
-            "encoder": str(catalogue.embedder),
+            "dim": search_index.embedder.dim,
+            "encoder": str(search_index.embedder),
             "most_k": min(MOST_K, count),
             "examples": examples,
         }
 
     def search_bytes(self) -> dict[str, Any]:
-        data, k = request.get_data(cache=False), self._k(len(self._catalogue))
+        data, k = request.get_data(cache=False), self._k(len(self._search_index))
         if not data:
             raise ValueError("the request has no body: send an image file")
         with self._turn():
-            (neighbours,) = self._catalogue.search(self._catalogue.embed(data), k)
+            (neighbours,) = self._search_index.search(self._search_index.embed(data), k)
         return _answer(neighbours)
 
     def search_row(self) -> dict[str, Any]:
         row = self._row(request.args.get("row", ""))
-        k = self._k(len(self._catalogue) - 1)
-        query = self._catalogue.embeddings[row : row + 1]
-        (neighbours,) = self._catalogue.search(query, k + 1)
-        others = [each for each in neighbours if each.row != row][:k]
-        return {**_answer(others), "query": {"row": row, **_named(self._catalogue.rows[row])}}
+        k = self._k(len(self._search_index) - 1)
+        query = self._search_index.embeddings[row : row + 1]
+        (neighbours,) = self._search_index.search(query, k + 1)
+        others = [neighbour for neighbour in neighbours if neighbour.row != row][:k]
+        return {**_answer(others), "query": {"row": row, **_named(self._search_index.rows[row])}}
 
     def image(self, row: int) -> Response:
         response = Response(self._thumbnail(self._row(str(row))), mimetype="image/jpeg")
@@ -106,7 +106,7 @@ class _Service:
     def _make_thumbnail(self, row: int) -> bytes:
         try:
             with self._turn():
-                image = decode(self._catalogue.images.read(row))
+                image = decode(self._search_index.images.read(row))
                 image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
         except (ValueError, OSError, UserError) as error:
             raise LookupError("the file of this image is missing") from error
@@ -133,8 +133,8 @@ class _Service:
     def _row(self, text: str) -> int:
         if not text.isdecimal():
             raise ValueError(f"row is {text[:20]!r}: it must be an integer")
-        if int(text) >= len(self._catalogue):
-            raise LookupError(f"there is no image {text[:20]}: this index has {len(self._catalogue):,}")
+        if int(text) >= len(self._search_index):
+            raise LookupError(f"there is no image {text[:20]}: this index has {len(self._search_index):,}")
         return int(text)
 
 
@@ -149,14 +149,14 @@ def loopback_names(host: str) -> frozenset[str]:
 
 
 def _refuse_strangers(names: frozenset[str]) -> None:
-    found = re.fullmatch(r"\[([0-9a-fA-F:]+)\](?::\d+)?|([\w.-]+)(?::\d+)?", request.headers.get("Host", ""))
-    name = (found[1] or found[2]).lower() if found else ""
+    host = re.fullmatch(r"\[([0-9a-fA-F:]+)\](?::\d+)?|([\w.-]+)(?::\d+)?", request.headers.get("Host", ""))
+    name = (host[1] or host[2]).lower() if host else ""
     if names and name not in names:
         raise BadRequest(f"this server only accepts the host names {', '.join(sorted(names))}")
 
 
 def _answer(neighbours: list[Neighbour]) -> dict[str, Any]:
-    return {"neighbours": [each.as_dict() for each in neighbours]}
+    return {"neighbours": [neighbour.as_dict() for neighbour in neighbours]}
 
 
 def _named(row: dict[str, Any]) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class Cluster:
             # `setup` and `python` are shell commands by design, of one line each.
             for text in _texts(value):
                 refuse_control_characters(f"--{_option(name)}", text)
-        for name in (each.name for each in fields(self) if each.type is int):
+        for name in (option.name for option in fields(self) if option.type is int):
             if (value := getattr(self, name)) < least.get(name, 0):
                 raise UserError(f"--{_option(name)} is {value}: it must be at least {least.get(name, 0)}")
         if self.tasks_per_node and self.gpus_per_node not in (0, self.tasks_per_node):
@@ -110,14 +110,14 @@ def refuse_control_characters(name: str, text: str) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """An option for each key of the schema, and `--cluster FILE` for their defaults."""
     parser.add_argument("--cluster", type=Path, metavar="FILE", help="defaults of these options, configs/clusters/*")
-    meanings = {each.arg_name: each.description for each in docstring_parser.parse(str(Cluster.__doc__)).params}
-    for each in fields(Cluster):
-        several = each.type in (list[str], dict[str, str])
+    meanings = {param.arg_name: param.description for param in docstring_parser.parse(str(Cluster.__doc__)).params}
+    for option in fields(Cluster):
+        several = option.type in (list[str], dict[str, str])
         parser.add_argument(
-            f"--{_option(each.name)}",
+            f"--{_option(option.name)}",
             action="append" if several else "store",
-            metavar="KEY[=VALUE]" if each.type == dict[str, str] else each.name.rpartition("_")[2].upper(),
-            help=f"{meanings[each.name]}{' Repeatable.' if several else ''}",
+            metavar="KEY[=VALUE]" if option.type == dict[str, str] else option.name.rpartition("_")[2].upper(),
+            help=f"{meanings[option.name]}{' Repeatable.' if several else ''}",
         )
 
 
@@ -128,24 +128,24 @@ def cluster_of(options: argparse.Namespace) -> Cluster:
         UserError: A key or value does not match the schema.
     """
     values = _read(Path(shipped(str(options.cluster)))) if options.cluster else {}
-    for each in fields(Cluster):
-        given: Any = getattr(options, each.name)
+    for option in fields(Cluster):
+        given: Any = getattr(options, option.name)
         if given is None:
             continue
-        before = values.get(each.name)
-        if each.type == dict[str, str]:
+        before = values.get(option.name)
+        if option.type == dict[str, str]:
             given = {**(before or {}), **dict(pair.partition("=")[::2] for pair in given)}
-        elif each.type == list[str]:
+        elif option.type == list[str]:
             given = [*(before or []), *given]
-        values[each.name] = given
+        values[option.name] = given
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Cluster, as_group=False)
     try:
-        found = parser.instantiate(parser.parse_object(values)).as_dict()
+        parsed = parser.instantiate(parser.parse_object(values)).as_dict()
     except Exception as error:  # jsonargparse derives its error from Exception alone
         where = f"{options.cluster}, or an option: " if options.cluster else ""
         raise UserError(where + " ".join(str(error).split())) from error
-    return replace(Cluster(), **found).checked()
+    return replace(Cluster(), **parsed).checked()
 
 
 def seconds(time: str) -> int:

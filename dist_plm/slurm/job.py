@@ -20,8 +20,8 @@ from submitit.helpers import TorchDistributedEnvironment
 from dist_plm.cli import run_command
 from dist_plm.distributed.preemption import PREEMPTED
 from dist_plm.errors import RunFailure
-from dist_plm.slurm import events
 from dist_plm.slurm.restarts import Restarts
+from dist_plm.telemetry import events
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,16 @@ def _export(environment: submitit.JobEnvironment) -> None:
     Raises:
         RunFailure: The name of the first node can't be resolved.
     """
-    found = TorchDistributedEnvironment()
-    found.export(set_cuda_visible_devices=False, overwrite=True)
+    torch_environment = TorchDistributedEnvironment()
+    torch_environment.export(set_cuda_visible_devices=False, overwrite=True)
     if environment.cluster == "local":
         os.environ["MASTER_ADDR"] = "127.0.0.1"
     try:
         socket.getaddrinfo(os.environ["MASTER_ADDR"], None)
     except OSError as error:  # torch would retry for minutes
-        raise RunFailure(f"{socket.gethostname()} can't resolve the first node {found.master_addr}: {error}") from error
+        raise RunFailure(
+            f"{socket.gethostname()} can't resolve the first node {torch_environment.master_addr}: {error}"
+        ) from error
 
 
 def _status(command: Callable[[], int]) -> int:

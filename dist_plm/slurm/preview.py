@@ -7,8 +7,9 @@ from pathlib import Path
 from rich.console import Console
 
 from dist_plm.config import Config
-from dist_plm.slurm import events, record, script, sweep
+from dist_plm.slurm import record, script, sweep
 from dist_plm.slurm.cluster import Cluster
+from dist_plm.telemetry import events
 
 RECENT = 100  # step events for the throughput
 
@@ -20,7 +21,7 @@ def batch_script(base: Path, cluster: Cluster, jobs: int) -> str:
     return script.render(folder, asked, cluster, jobs)
 
 
-def show(runs: Sequence[sweep.Run], base: Path, cluster: Cluster) -> None:
+def show(runs: Sequence[sweep.SweepRun], base: Path, cluster: Cluster) -> None:
     """Print script, configuration and resources of the first run, and the list of a sweep's runs."""
     from dist_plm.training.resources import estimate
     from dist_plm.training.run_directory import dump

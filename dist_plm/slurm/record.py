@@ -60,10 +60,10 @@ def load(run: Path) -> Record | None:
     if not path.exists():
         return None
     try:
-        found = Record(**read_document(path))
+        loaded = Record(**read_document(path))
         # The number is used in file names and arguments of Slurm commands.
-        if not re.fullmatch(r"[0-9]{1,18}(_[0-9]{1,9})?", found.job) or not isinstance(found.folder, str):
-            raise ValueError(f"job {found.job!a:.80}")
+        if not re.fullmatch(r"[0-9]{1,18}(_[0-9]{1,9})?", loaded.job) or not isinstance(loaded.folder, str):
+            raise ValueError(f"job {loaded.job!a:.80}")
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not a record of a job ({error}): delete it if it is not yours") from error
-    return found
+    return loaded

@@ -75,7 +75,7 @@ class Restarts:
         return "time limit" if left <= self.notice_seconds + SLACK_SECONDS else "preempted"
 
     def _ask(self) -> str:
-        end = scheduler.end_of_go(self.environment.job_id, self.number - 1)
+        end = scheduler.end_of_attempt(self.environment.job_id, self.number - 1)
         known = {"NODE_FAIL": "node failure", "PREEMPTED": "preempted", "REQUEUED": "requeued by Slurm or a user"}
         return f"{known.get(end, end.lower()) or 'requeued by Slurm or a user'}, without notice"
 

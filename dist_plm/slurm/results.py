@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.errors import UserError
-from dist_plm.slurm import events, record, sweep
+from dist_plm.slurm import record, sweep
+from dist_plm.telemetry import events
 
 
 def report(base: Path) -> str:
@@ -32,9 +33,11 @@ def report(base: Path) -> str:
 
 def measured(run: Path) -> dict[str, float]:
     """Metrics of the student's newest evaluation, shares in [0, 1]."""
-    found: dict[str, Any] = events.last(run, "eval", model="student")
-    numbers = {f"R@{k}": share for k, share in found.get("recall", {}).items()}
-    return numbers | {title: found[key] for key, title in (("map_at_r", "MAP@R"), ("nmi", "NMI")) if found.get(key)}
+    evaluation: dict[str, Any] = events.last(run, "eval", model="student")
+    numbers = {f"R@{k}": share for k, share in evaluation.get("recall", {}).items()}
+    return numbers | {
+        title: evaluation[key] for key, title in (("map_at_r", "MAP@R"), ("nmi", "NMI")) if evaluation.get(key)
+    }
 
 
 def _over_seeds(rows: list[tuple[dict[str, str], dict[str, float]]], keys: list[str], names: list[str]) -> str:
@@ -43,8 +46,12 @@ def _over_seeds(rows: list[tuple[dict[str, str], dict[str, float]]], keys: list[
         if numbers:
             groups.setdefault(tuple(values.get(key, "") for key in keys), []).append(numbers)
     lines = [
-        [*group, str(len(found)), *(_mean([each[name] for each in found if name in each]) for name in names)]
-        for group, found in groups.items()
+        [
+            *group,
+            str(len(members)),
+            *(_mean([numbers[name] for numbers in members if name in numbers]) for name in names),
+        ]
+        for group, members in groups.items()
     ]
     return _table([*keys, "seeds", *names], lines)
 
@@ -61,10 +68,10 @@ def _percent(value: float | None) -> str:
 
 def progress(run: Path) -> str:
     """Progress of a run."""
-    found = events.read(run)
-    if found and found[-1]["event"] == "end":
+    written = events.read(run)
+    if written and written[-1]["event"] == "end":
         return "done"
-    steps = [event["step"] for event in found if event["event"] == "step"]
+    steps = [event["step"] for event in written if event["event"] == "step"]
     return f"step {steps[-1]}" if steps else "not started"
 
 

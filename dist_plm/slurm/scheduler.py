@@ -12,7 +12,7 @@ from dist_plm.slurm.cluster import Cluster, seconds
 ANSWER_SECONDS = 60.0
 
 
-class Row(NamedTuple):
+class Partition(NamedTuple):
     """Nodes of one kind in a partition."""
 
     partition: str
@@ -97,7 +97,7 @@ def seconds_left(job: str) -> float:
     return seconds(left) if left and left[0].isdigit() else float("inf")
 
 
-def end_of_go(job: str, number: int) -> str:
+def end_of_attempt(job: str, number: int) -> str:
     """Final state of an attempt of a job (0: the first), by accounting; empty without it."""
     return dict(enumerate(_accounted(job, "-D"))).get(number, "")
 
@@ -107,7 +107,7 @@ def _accounted(job: str, *arguments: str) -> list[str]:
     return _ask("sacct", "-X", "-n", "-P", "-j", job, *arguments, "-o", "State").splitlines() or [""]
 
 
-def _rows() -> list[Row]:
+def _rows() -> list[Partition]:
     text = _ask("sinfo", "-h", "-o", "%P|%D|%G|%c|%l")
     if not text:
         raise UserError("Slurm does not respond (`sinfo` fails): try again later, or ask its administrators")
@@ -115,7 +115,7 @@ def _rows() -> list[Row]:
     for line in text.splitlines():
         name, nodes, gres, cpus, limit = line.split("|")
         gpus = [int(count) for count in re.findall(r"gpu(?::[^:,(]+)?:(\d+)", gres)]
-        rows.append(Row(name.rstrip("*"), "*" in name, int(nodes), sum(gpus), int(cpus.rstrip("+")), limit))
+        rows.append(Partition(name.rstrip("*"), "*" in name, int(nodes), sum(gpus), int(cpus.rstrip("+")), limit))
     return rows
 
 

@@ -45,8 +45,8 @@ def commit() -> str:
 
 def _files(root: Path) -> list[Path]:
     """Sources and package data below `root`, sorted, configs/ behind its link too; not what Python compiled."""
-    found = (Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
-    return sorted(path for path in found if path.is_file() and BYTECODE not in path.parts)
+    paths = (Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
+    return sorted(path for path in paths if path.is_file() and BYTECODE not in path.parts)
 
 
 def _digest(files: list[Path], root: Path) -> str:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.errors import UserError
-from dist_plm.slurm import events, record, results, scheduler, sweep
+from dist_plm.slurm import record, results, scheduler, sweep
 from dist_plm.slurm.record import Record
+from dist_plm.telemetry import events
 
 TAIL = 15  # lines
 BAD = ("FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT", "CANCELLED", "BOOT_FAIL", "DEADLINE", "LAUNCH_FAILED", "")
@@ -24,26 +25,26 @@ def report(run: Path) -> str:
 
 
 def _report(run: Path) -> str:
-    found, written = record.load(run), events.read(run)
-    if found is None and not written:
+    entry, written = record.load(run), events.read(run)
+    if entry is None and not written:
         raise UserError(f"{run} is not a run: name its run_dir")
-    state = found.state if found else ""
+    state = entry.state if entry else ""
     ended = bool(written) and written[-1]["event"] == "end"
-    lines = [str(run), f"  state      {_state(found, state, ended)}"]
+    lines = [str(run), f"  state      {_state(entry, state, ended)}"]
     for event in [event for event in written if event["event"] == "requeued"]:
         lines.append(f"  restart {event['restart']}  {event['reason']}")
     lines += [f"  {title:<9}  {text}" for title, text in _numbers(run).items()]
-    if found and not ended and state.split(" ")[0].rstrip("+") in BAD:
-        lines += _failure(found)
+    if entry and not ended and state.split(" ")[0].rstrip("+") in BAD:
+        lines += _failure(entry)
     return "\n".join(lines)
 
 
-def _state(found: Record | None, state: str, ended: bool) -> str:
-    if found is None:
+def _state(entry: Record | None, state: str, ended: bool) -> str:
+    if entry is None:
         return "finished" if ended else "started without launch/slurm.py"
     if state == "PENDING":
-        state = f"PENDING ({scheduler.pending_reason(found.job)})"
-    return f"{'finished, ' if ended else ''}job {found.job} {state or 'is no longer in the queue'}"
+        state = f"PENDING ({scheduler.pending_reason(entry.job)})"
+    return f"{'finished, ' if ended else ''}job {entry.job} {state or 'is no longer in the queue'}"
 
 
 def _numbers(run: Path) -> dict[str, str]:
@@ -61,18 +62,18 @@ def _numbers(run: Path) -> dict[str, str]:
     return texts
 
 
-def _failure(found: Record) -> list[str]:
+def _failure(entry: Record) -> list[str]:
     """The end of the log of the first failed rank, or, if it is empty, of rank 0."""
-    folder = Path(found.folder)
-    first = folder / f"{found.job}_0_log.err"
+    folder = Path(entry.folder)
+    first = folder / f"{entry.job}_0_log.err"
     if not first.exists():
         return [f"  no log in {folder}: perhaps it is not shared with the nodes; choose a shared --run_dir"]
-    failed = re.findall(r"^srun: error: \S+: tasks? (\d+)", _last_go(first), re.MULTILINE)
-    logs = [folder / f"{found.job}_{rank}_log.err" for rank in failed[:1]]
-    log = next((log for log in logs if _last_go(log).strip()), first)
-    return [f"  {log}:", *(f"  | {line}" for line in _last_go(log).splitlines()[-TAIL:])]
+    failed = re.findall(r"^srun: error: \S+: tasks? (\d+)", _last_attempt(first), re.MULTILINE)
+    logs = [folder / f"{entry.job}_{rank}_log.err" for rank in failed[:1]]
+    log = next((log for log in logs if _last_attempt(log).strip()), first)
+    return [f"  {log}:", *(f"  | {line}" for line in _last_attempt(log).splitlines()[-TAIL:])]
 
 
-def _last_go(log: Path) -> str:
+def _last_attempt(log: Path) -> str:
     """The part of the log since the last restart."""
     return log.read_text(errors="replace").rpartition("\nrestart ")[2] if log.exists() else ""

@@ -24,7 +24,7 @@ Job = submitit.Job[int]
 RELAY_SECONDS = 0.5  # polling interval of the logs of local jobs
 
 
-def train(runs: Sequence[sweep.Run], base: Path, cluster: Cluster, *, local: bool) -> list[Job]:
+def train(runs: Sequence[sweep.SweepRun], base: Path, cluster: Cluster, *, local: bool) -> list[Job]:
     """Submit the runs, several as a job array.
 
     Args:
@@ -99,7 +99,7 @@ def _submit(
     executor.update_parameters(**asked, **extra)
     try:
         with executor.batch():
-            return [executor.submit(each) for each in work]
+            return [executor.submit(task) for task in work]
     except (FailedJobError, FailedSubmissionError) as error:
         said = re.findall(r"sbatch: error: (.+)", str(error)) or str(error).splitlines()[-1:]
         raise UserError(f"sbatch refuses: {'; '.join(dict.fromkeys(said))}") from error
@@ -107,11 +107,11 @@ def _submit(
 
 def _token(path: Path) -> str:
     """A token by which a node checks that it sees this folder; an existing one is kept for pending jobs."""
-    found = path.read_text(errors="replace") if path.is_file() else ""
-    if not re.fullmatch(r"[0-9a-f]{16}", found):  # the folder is untrusted
-        found = secrets.token_hex(8)
-        path.write_text(found)
-    return found
+    token = path.read_text(errors="replace") if path.is_file() else ""
+    if not re.fullmatch(r"[0-9a-f]{16}", token):  # the folder is untrusted
+        token = secrets.token_hex(8)
+        path.write_text(token)
+    return token
 
 
 def _start(work: Sequence[Callable[[], int]], folder: Path, cluster: Cluster, code: Path) -> list[Job]:
@@ -124,7 +124,7 @@ def _start(work: Sequence[Callable[[], int]], folder: Path, cluster: Cluster, co
         gpus_per_node=cluster.gpus_per_node,
         signal_delay_s=cluster.notice_seconds,
     )
-    return [executor.submit(each) for each in work]
+    return [executor.submit(task) for task in work]
 
 
 @contextmanager
@@ -153,6 +153,6 @@ def _note(paths: Sequence[Path], jobs: Sequence[Job], folder: Path) -> None:
 
 def _refuse_active(paths: Sequence[Path]) -> None:
     for path in paths:
-        found = record.load(path)
-        if found and found.is_active:
-            raise UserError(f"{path} already has job {found.job}: wait for it, or `scancel {found.job}` first")
+        entry = record.load(path)
+        if entry and entry.is_active:
+            raise UserError(f"{path} already has job {entry.job}: wait for it, or `scancel {entry.job}` first")

@@ -19,7 +19,7 @@ SWEEP = "sweep.json"
 
 
 @dataclass(frozen=True)
-class Run:
+class SweepRun:
     """A run to be submitted.
 
     Args:
@@ -35,7 +35,7 @@ class Run:
     values: dict[str, str] = field(default_factory=dict)
 
 
-def runs(arguments: list[str], sweeps: list[str], ranks: int, *, build: bool) -> list[Run]:
+def runs(arguments: list[str], sweeps: list[str], ranks: int, *, build: bool) -> list[SweepRun]:
     """The checked runs of a command, in the order of the product; one run without a sweep.
 
     Args:
@@ -49,17 +49,19 @@ def runs(arguments: list[str], sweeps: list[str], ranks: int, *, build: bool) ->
     base = Path(config_of(parser, parser.parse_args(arguments)).run_dir).absolute()
     axes = [parse(text) for text in sweeps]
     keys = [key for key, _ in axes]
-    swept = [dict(zip(keys, each, strict=True)) for each in itertools.product(*(values for _, values in axes))]
+    swept = [
+        dict(zip(keys, combination, strict=True)) for combination in itertools.product(*(values for _, values in axes))
+    ]
     if len({_name(values) for values in swept}) < len(swept):
         raise UserError("--sweep names the same run twice: give each key and each value once")
-    found = []
+    swept_runs = []
     for values in swept:
         path = base / _name(values) if values else base
         overrides = [word for key, value in values.items() for word in (f"--{key}", value)]
         resolved = [*arguments, *overrides, "--run_dir", str(path)]
         config = checked_config(parser, parser.parse_args(resolved), ranks, build=build)
-        found.append(Run(path, resolved, config, values))
-    return found
+        swept_runs.append(SweepRun(path, resolved, config, values))
+    return swept_runs
 
 
 def parse(text: str) -> tuple[str, list[str]]:
@@ -75,21 +77,21 @@ def parse(text: str) -> tuple[str, list[str]]:
         listed = []
     if not key.strip() or not listed:
         raise UserError(f"--sweep {text}: write key=value,value,... or key=first..last, such as seed=0..4")
-    found: list[str] = []
+    items: list[str] = []
     for value in listed:
         limits = re.fullmatch(r"(-?\d+)\.\.(-?\d+)", value) if isinstance(value, str) else None
         if limits:
-            found += map(str, range(int(limits[1]), int(limits[2]) + 1))
+            items += map(str, range(int(limits[1]), int(limits[2]) + 1))
         else:
-            found.append(value if isinstance(value, str) else json.dumps(value).replace('"', ""))
-    if not found:
+            items.append(value if isinstance(value, str) else json.dumps(value).replace('"', ""))
+    if not items:
         raise UserError(f"--sweep {text}: the range is empty")
-    return key.strip(), found
+    return key.strip(), items
 
 
-def save(folder: Path, found: list[Run]) -> None:
+def save(folder: Path, swept_runs: list[SweepRun]) -> None:
     """Save the list of runs of a sweep, added to runs of earlier commands."""
-    table = {str(run.path): run.values for run in found}
+    table = {str(run.path): run.values for run in swept_runs}
     known = {path: values for path, values in load(folder) if path not in table}
     with replacing(folder / SWEEP) as file:
         file.write(json.dumps({**known, **table}, indent=1).encode())
@@ -99,12 +101,12 @@ def load(folder: Path) -> list[tuple[str, dict[str, str]]]:
     """(run directory, swept values) of each run of a sweep; empty if there is none."""
     path = folder / SWEEP
     try:
-        found = read_document(path) if path.exists() else {}
-        if not all(isinstance(values, dict) for values in found.values()):
+        saved = read_document(path) if path.exists() else {}
+        if not all(isinstance(values, dict) for values in saved.values()):
             raise ValueError("no values by run")
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a list of runs ({error}): choose another folder") from error
-    return list(found.items())
+    return list(saved.items())
 
 
 def _name(values: dict[str, str]) -> str:

@@ -45,9 +45,9 @@ def main() -> int:
 
     from dist_plm.data.opening import open_split
     from dist_plm.distributed.connection import connect, disconnect
-    from dist_plm.supervision.table import show
+    from dist_plm.supervision.display import show
     from dist_plm.telemetry.progress import Display
-    from dist_plm.training.precision import resolve_precision
+    from dist_plm.training.auto_precision import resolve_precision
 
     with open_split(config.data, config.data.test_split) as store:
         if options.clusters > len(store):

@@ -17,7 +17,7 @@ from dist_plm.methods.piecewise import Pieces, batch_pieces, member_ids, similar
 BLOCK = 512  # points per block
 
 
-class View(NamedTuple):
+class Similarities(NamedTuple):
     """The estimate for some of the points.
 
     Args:
@@ -29,7 +29,7 @@ class View(NamedTuple):
     sets: list[Tensor]
 
 
-class Estimate(ABC):
+class SimilarityEstimate(ABC):
     """An estimate of the similarity of all pairs of n points, and of a group for each point.
 
     Attributes:
@@ -41,27 +41,27 @@ class Estimate(ABC):
     scaled = False
 
     @abstractmethod
-    def view(self, rows: Tensor) -> View:
+    def view(self, rows: Tensor) -> Similarities:
         """The estimate for the points `rows` (int64 [r])."""
 
-    def within(self, batch: Tensor) -> "Estimate":
+    def within(self, batch: Tensor) -> "SimilarityEstimate":
         """The estimate within a batch, int64 [b]; a method that uses all points for it still does."""
         return _Within(self, batch)
 
 
-class _Within(Estimate):
-    def __init__(self, whole: Estimate, batch: Tensor) -> None:
+class _Within(SimilarityEstimate):
+    def __init__(self, whole: SimilarityEstimate, batch: Tensor) -> None:
         self.whole, self.batch, self.largest = whole, batch, min(whole.largest, len(batch))
 
-    def view(self, rows: Tensor) -> View:
+    def view(self, rows: Tensor) -> Similarities:
         seen = self.whole.view(self.batch[rows])
         place = torch.full((seen.similarity.shape[1],), -1)
         place[self.batch] = torch.arange(len(self.batch))
         places = [place[ids] for ids in seen.sets]
-        return View(seen.similarity[:, self.batch], [each[each >= 0] for each in places])
+        return Similarities(seen.similarity[:, self.batch], [group[group >= 0] for group in places])
 
 
-class Clusters(Estimate):
+class Clusters(SimilarityEstimate):
     """1 for a pair in one cluster, 0 otherwise; with a hierarchy, the mean over its levels.
 
     Args:
@@ -74,13 +74,13 @@ class Clusters(Estimate):
         self.members = order.split(self.levels[0].bincount().tolist())
         self.largest = max(map(len, self.members))
 
-    def view(self, rows: Tensor) -> View:
+    def view(self, rows: Tensor) -> Similarities:
         clusters = [(row, self.members[int(self.levels[0, row])]) for row in rows]
         sets = [torch.cat([row[None], cluster[cluster != row]]) for row, cluster in clusters]
-        return View(torch.stack([(level[rows, None] == level).float() for level in self.levels]).mean(0), sets)
+        return Similarities(torch.stack([(level[rows, None] == level).float() for level in self.levels]).mean(0), sets)
 
 
-class Walk(Estimate):
+class Walk(SimilarityEstimate):
     """The affinities of MOM's random walk; a point's group is itself and the points that its walk visits most.
 
     Args:
@@ -93,31 +93,31 @@ class Walk(Estimate):
         self.largest = 1 + self.neighbours
         self.walk = random_walk(embeddings, neighbours=self.neighbours)
 
-    def view(self, rows: Tensor) -> View:
+    def view(self, rows: Tensor) -> Similarities:
         affinities = torch.from_numpy(np.ascontiguousarray(self.walk.affinities(rows.numpy())))
         others = affinities.clone()
         others[torch.arange(len(rows)), rows] = 0
         most = others.topk(self.neighbours, dim=1)
         reached = (ids[value > 0] for ids, value in zip(most.indices, most.values, strict=True))
-        return View(affinities, [torch.cat([row[None], ids]) for row, ids in zip(rows, reached, strict=True)])
+        return Similarities(affinities, [torch.cat([row[None], ids]) for row, ids in zip(rows, reached, strict=True)])
 
 
-class Distance(Estimate):
+class Distance(SimilarityEstimate):
     """Control: similarity 1 - |x_i - x_j| / 2 and the k nearest, without any method."""
 
     def __init__(self, embeddings: Tensor, k: int) -> None:
         self.points, self.largest = embeddings, 1 + k
 
-    def view(self, rows: Tensor) -> View:
+    def view(self, rows: Tensor) -> Similarities:
         d = distance(self.points[rows], self.points)
         near = d.scatter(1, rows[:, None], -1).sort(dim=1, stable=True).indices[:, : self.largest]
-        return View(1 - d / 2, list(near))
+        return Similarities(1 - d / 2, list(near))
 
-    def within(self, batch: Tensor) -> Estimate:
+    def within(self, batch: Tensor) -> SimilarityEstimate:
         return Distance(self.points[batch], self.largest - 1)
 
 
-class Manifold(Estimate):
+class Manifold(SimilarityEstimate):
     """The paper's: X_i of section 3.2 among the k nearest of all points, s of section 3.3.
 
     Args:
@@ -133,27 +133,29 @@ class Manifold(Estimate):
         self.points, self.config, self.whole, self.largest = embeddings, config, whole, 1 + config.k
         blocks = torch.arange(len(embeddings)).split(BLOCK)
         # Without the distances, which are those of all pairs.
-        found = [batch_pieces(embeddings[rows], embeddings, rows, config)._replace(distances=None) for rows in blocks]
-        self.found = Pieces(
-            torch.cat([each.basis for each in found]),
-            torch.cat([each.members for each in found]),
-            torch.cat([each.projected for each in found]),
-            torch.cat([each.indices for each in found if each.indices is not None]),
+        blockwise = [
+            batch_pieces(embeddings[rows], embeddings, rows, config)._replace(distances=None) for rows in blocks
+        ]
+        self.pieces = Pieces(
+            torch.cat([block.basis for block in blockwise]),
+            torch.cat([block.members for block in blockwise]),
+            torch.cat([block.projected for block in blockwise]),
+            torch.cat([block.indices for block in blockwise if block.indices is not None]),
             None,
         )
 
-    def view(self, rows: Tensor) -> View:
-        found = self.found
-        assert found.indices is not None
-        s = similarity(found.projected, found.basis, member_ids(found), rows, self.config)
-        return View(s, [found.indices[row][found.members[row]] for row in rows])
+    def view(self, rows: Tensor) -> Similarities:
+        pieces = self.pieces
+        assert pieces.indices is not None
+        s = similarity(pieces.projected, pieces.basis, member_ids(pieces), rows, self.config)
+        return Similarities(s, [pieces.indices[row][pieces.members[row]] for row in rows])
 
-    def within(self, batch: Tensor) -> Estimate:
+    def within(self, batch: Tensor) -> SimilarityEstimate:
         """In a batch the neighbours are those of the batch, as in training, unless they are to be those of all."""
         return super().within(batch) if self.whole else Manifold(self.points[batch], self.config, whole=False)
 
 
-def build_estimate(name: str, embeddings: Tensor, clusters: int, config: Config) -> Estimate:
+def build_estimate(name: str, embeddings: Tensor, clusters: int, config: Config) -> SimilarityEstimate:
     """The estimate called `name` from embeddings [n, D].
 
     Ward's has a second level, of half the clusters. `plm`, `gallery` and `projected` differ in a batch: neighbours from

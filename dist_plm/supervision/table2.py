@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from dist_plm.evaluation.pair_quality import Attraction, PairMoments, Purity, Ranking
 from dist_plm.manifold.distance import distance
-from dist_plm.supervision.estimates import Estimate
+from dist_plm.supervision.estimates import SimilarityEstimate
 
 ROWS = 256  # points per block
 
@@ -48,13 +48,13 @@ class Judgement:
 
     def result(self) -> dict[str, Any]:
         """The numbers as a JSON object."""
-        own, control, attraction = self.purity.means, self.control.means, self.attraction
+        purity, control, attraction = self.purity.means, self.control.means, self.attraction
         return {
-            "purity": own["purity"],
+            "purity": purity["purity"],
             "purity_control": control["purity"],
-            "same_label": own["same_label"],
+            "same_label": purity["same_label"],
             "same_label_control": control["same_label"],
-            "mean_size": own["size"],
+            "mean_size": purity["size"],
             "correlation": self.moments.correlation,
             "pairs": self.moments.count,
             "positive_share": self.moments.mean_y,
@@ -65,7 +65,7 @@ class Judgement:
 
 
 def judge(
-    estimate: Estimate,
+    estimate: SimilarityEstimate,
     points: Tensor,
     labels: Tensor,
     neighbours: Tensor,
@@ -92,23 +92,23 @@ def judge(
         d, attraction = distance(points[rows], points), Attraction()
         if estimate.scaled:
             attraction = Attraction.of(delta * (1 - similarity), d, positive, pairs)
-        size = torch.tensor([len(each) for each in sets])
+        size = torch.tensor([len(group) for group in sets])
         nearest = torch.cat([rows[:, None], neighbours[rows]], 1)[:, : int(size.max())]
-        found, count = size.unique(return_counts=True)
+        sizes, count = size.unique(return_counts=True)
         total += Judgement(
             PairMoments.of(similarity[pairs], positive[pairs]),
-            Purity.of(*_padded([labels[each] for each in sets])),
+            Purity.of(*_padded([labels[group] for group in sets])),
             Purity.of(labels[nearest], torch.arange(nearest.shape[1]) < size[:, None]),
             attraction,
             Ranking.of(similarity, d, positive & pairs, rows),
-            dict(zip(found.tolist(), count.tolist(), strict=True)),
+            dict(zip(sizes.tolist(), count.tolist(), strict=True)),
         )
         progress(len(rows))
     return total
 
 
 def judge_batches(
-    estimate: Estimate,
+    estimate: SimilarityEstimate,
     points: Tensor,
     labels: Tensor,
     batches: Tensor,

@@ -40,7 +40,7 @@ def duration(seconds: float) -> str:
 
 
 class Horizon:
-    """When a run of many phases ends, by its pace since it began in this process, sweeps and evaluations included."""
+    """Remaining time of a run of several phases, from its pace in this process, including sweeps and evaluations."""
 
     def __init__(self, done: int, total: int) -> None:
         self._total, self._first, self._started = total, done, time.monotonic()
@@ -75,8 +75,8 @@ class Task:
         memory = f"{peak_memory(self.display.device):.1f} GB"
         number = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
         text = "  ".join(part for part in (f"{number} {self.unit}/s", note, memory) if part)
-        own = (self.total - self.done) * (now - self._started) / max(self.done - self._first, 1)
-        left = f"{duration(own)} left" if run_left is None else f"run ends in {duration(run_left)}"
+        remaining = (self.total - self.done) * (now - self._started) / max(self.done - self._first, 1)
+        left = f"{duration(remaining)} left" if run_left is None else f"run ends in {duration(run_left)}"
         if self.display.bars and self._bar is not None:
             self.display.bars.update(self._bar, advance=count, note=text, left=left)
         elif self.display.console and now - self._last_line >= LINE_SECONDS:
@@ -89,19 +89,19 @@ class Task:
 
 
 class Cut(ProgressColumn):
-    """A text of one line that gives way, before the columns that do not wrap, where the terminal is narrow."""
+    """A one-line text that is truncated before other columns on a narrow terminal."""
 
     def __init__(self, field: str) -> None:
         self._field = field
         super().__init__()
 
     def render(self, task: RichTask) -> Text:
-        """The text of a task, ended by an ellipsis where it is cut."""
+        """The text of a task, with an ellipsis if truncated."""
         return Text(str(task.fields[self._field]), no_wrap=True, overflow="ellipsis")
 
 
 def columns() -> list[ProgressColumn]:
-    """Of the bar, step and time left whole at any width."""
+    """Columns of the progress bar; step and remaining time are never truncated."""
     whole = Column(no_wrap=True)
     title, left = (TextColumn(f"{{task.{name}}}", table_column=whole) for name in ("description", "fields[left]"))
     return [SpinnerColumn(), title, MofNCompleteColumn(table_column=whole), left, BarColumn(bar_width=12), Cut("note")]
@@ -119,12 +119,12 @@ class Display:
             self.bars.start()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line above the progress bar."""
         if self.console:
             self.console.print(text, markup=False)
 
     def show(self, table: Table) -> None:
-        """A table that stays."""
+        """Print a table above the progress bar."""
         if self.console:
             self.console.print(table)
 

@@ -24,9 +24,9 @@ def differences(run: Path, config: Config) -> dict[str, list[Any]]:
         return {}
     stored = load_config(run / "config.yaml")
     # `auto` resolves to the backbone's filter, which is also what older versions used, who did not store it.
-    settled = [replace(each, views=with_filter(each.model, each.views)) for each in (stored, config)]
-    before, now = ({key: plain(value) for key, value, rules in entries(each) if not rules.free} for each in settled)
-    idle = tuple(f"{name}." for name in set.intersection(*(unused_sections(asdict(each)) for each in settled)))
+    both = [replace(c, views=with_filter(c.model, c.views)) for c in (stored, config)]
+    before, now = ({key: plain(value) for key, value, rules in entries(c) if not rules.free} for c in both)
+    idle = tuple(f"{name}." for name in set.intersection(*(unused_sections(asdict(c)) for c in both)))
     return {key: [before[key], now[key]] for key in sorted(now) if before[key] != now[key] and not key.startswith(idle)}
 
 

@@ -27,9 +27,9 @@ from dist_plm.data.loader import Batch
 from dist_plm.data.store import Store
 from dist_plm.data.views import train_view
 from dist_plm.distributed.world import World
+from dist_plm.index.batch_sources import Source, from_images, from_rows
 from dist_plm.index.embedding_files import Embeddings
 from dist_plm.index.embedding_pass import sweep
-from dist_plm.index.sources import Source, from_images, from_rows
 from dist_plm.model.digest import digest
 from dist_plm.telemetry.progress import Display
 from dist_plm.training.learner import Learner
@@ -49,8 +49,8 @@ class CachedViews:
         assert learner.frozen is not None
         self._config, self._frozen, self._world, self._display = config, learner.frozen, world, display
         self._learner = learner
-        own = bool(config.data.cache_dir) and world.size == world.node_size
-        self.folder = Path(config.data.cache_dir if own else config.run_dir) / "features"
+        shared_cache = bool(config.data.cache_dir) and world.size == world.node_size
+        self.folder = Path(config.data.cache_dir if shared_cache else config.run_dir) / "features"
         self._weights = digest(learner.frozen_state())
         size, weight = config.views.size, learner.encoder.head.weight
         image = torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype)
@@ -76,7 +76,7 @@ class CachedViews:
 
     def batches(
         self, plan_rows: np.ndarray, labels: np.ndarray | None, around: Around | None, *, epoch: int, first_step: int
-    ) -> "Rows":
+    ) -> "CachedBatches":
         """The batches of an epoch from `first_step` on, as from Loader.
 
         Args:
@@ -86,7 +86,7 @@ class CachedViews:
         """
         count, candidates = self._config.views.count, len(self._train)
         chosen = chosen_views(count, candidates, len(self._train[0]), seed=self._config.seed, epoch=epoch)
-        return Rows(self._train, self.shape, plan_rows, chosen, labels, around, first_step)
+        return CachedBatches(self._train, self.shape, plan_rows, chosen, labels, around, first_step)
 
     def _swept(self, store: Store, name: str, title: str, view: int | None = None) -> Embeddings:
         config = self._config
@@ -115,7 +115,7 @@ class CachedViews:
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
-class Rows:
+class CachedBatches:
     """Batches of an epoch from cached features. Made by `CachedViews.batches`.
 
     Attributes:

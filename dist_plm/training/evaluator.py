@@ -40,27 +40,27 @@ class Evaluator:
         deciding, config = None, self.run.config
         # The baseline that training has to beat: the pretrained features.
         frozen = when == "start" and bool(config.model.weights or not learner.encoder.known)
-        found: dict[str, np.ndarray] = {}
+        hits: dict[str, np.ndarray] = {}
         for name in [*["raw pixels"] * with_pixels, *["frozen"] * frozen]:
             embed, weights = _baseline(name, learner)
-            self._recall(name, embed, weights, at, when, found)
+            self._recall(name, embed, weights, at, when, hits)
         for name in ("student", "teacher"):
             network = learner.whole(name)
             embed, front, score = learner.embed_with(network), self._front(learner), None
-            recall = self._recall(name, embed, digest(network), at, when, found)
+            recall = self._recall(name, embed, digest(network), at, when, hits)
             if when != "start":
-                score = self.judge.look(embed, front, at, name, when, found.get(name))
+                score = self.judge.look(embed, front, at, name, when, hits.get(name))
             elif name == "student":
-                self.judge.start(embed, front, at, {"start" if each == name else each: found[each] for each in found})
+                self.judge.start(embed, front, at, {"start" if model == name else model: hits[model] for model in hits})
             if name == config.checkpoint.keep_best:
                 by_views = config.checkpoint.best_by == "label_free" or recall is None
                 deciding = score if by_views and config.checkpoint.best_by != "recall" else recall
         return deciding
 
     def _recall(
-        self, name: str, embed: Embed, weights: str, at: Position, when: str, found: dict[str, np.ndarray]
+        self, name: str, embed: Embed, weights: str, at: Position, when: str, hits: dict[str, np.ndarray]
     ) -> float | None:
-        """Recall at the smallest K on the test split, None without labels; adds the hits to `found`."""
+        """Recall at the smallest K on the test split, None without labels; adds the hits to `hits`."""
         run, display, started = self.run, self.run.log.display, time.monotonic()
         folder = run.directory.sweep(weights)
         source = self.views.source if self.views and name != "raw pixels" else None
@@ -69,7 +69,7 @@ class Evaluator:
             if when == "start" and name == "student" and run.config.data.test_split:
                 display.say("no recall: no query of the test split has another image of its class")
             return None
-        result, found[name] = evaluation.result, evaluation.hits
+        result, hits[name] = evaluation.result, evaluation.hits
         seconds = time.monotonic() - started
         run.log.metrics.write("eval", step=at.step, epoch=at.epochs, model=name, when=when, **result, seconds=seconds)
         recall = "  ".join(f"R@{k} {100 * share:5.2f}" for k, share in result["recall"].items())
@@ -77,7 +77,7 @@ class Evaluator:
         return next(iter(result["recall"].values()))
 
     def _front(self, learner: Learner) -> Embed | None:
-        """What stands before the network from images, where the trained part reads cached features."""
+        """The frozen part, if the trained part reads cached features; else None."""
         frozen = learner.frozen
         if self.views is None or frozen is None:
             return None

@@ -35,17 +35,17 @@ class Rates:
 
     @classmethod
     def told(cls, images_per_second: float, config: Config) -> "Rates":
-        """From the rate that a run shows (images_per_second in metrics.jsonl)."""
+        """Rates from the throughput that a run logs (images_per_second in metrics.jsonl)."""
         return cls(images_per_second, images_per_second * STEP_PASSES * config.views.count, "as given")
 
     @classmethod
-    def measured(cls, found: "Rehearsal", config: Config, world_size: int) -> "Rates":
+    def measured(cls, rehearsal: "Rehearsal", config: Config, world_size: int) -> "Rates":
         """From passes of one rank on this machine."""
         images = config.batch.images
-        seconds = (images / found.step_rate + found.loss) / world_size
+        seconds = (images / rehearsal.step_rate + rehearsal.loss) / world_size
         ranks = f" on {world_size} such ranks" if world_size > 1 else ""
-        source = f"measured here with {found.points} views on the {found.device}{ranks}"
-        return cls(images / seconds, found.embed_rate * world_size, source)
+        source = f"measured here with {rehearsal.points} views on the {rehearsal.device}{ranks}"
+        return cls(images / seconds, rehearsal.embed_rate * world_size, source)
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,14 @@ def forecast(config: Config, images: int, test_images: int, rates: Rates) -> For
 
 def time_rows(config: Config, images: int, rates: Rates) -> list[tuple[str, str]]:
     """Lines of `--plan`: the rate, and the time of the run, of an epoch, of a sweep and of an evaluation."""
-    found = forecast(config, images, _test_images(config), rates)
-    parts = {"an epoch's steps": found.epoch, "a sweep": found.sweep, "caching of features": found.cache,
-             "an evaluation": found.evaluation}  # fmt: skip
+    times = forecast(config, images, _test_images(config), rates)
+    parts = {"an epoch's steps": times.epoch, "a sweep": times.sweep, "caching of features": times.cache,
+             "an evaluation": times.evaluation}  # fmt: skip
     listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items() if seconds)
     return [
         ("rate", f"{rates.step:,.1f} images/s in steps, {rates.embed:,.1f} in sweeps ({rates.source})"),
         ("time: parts", listed),
-        ("time: whole run", f"{duration(found.total)} ({found.total / 3_600:,.2f} hours)"),
+        ("time: whole run", f"{duration(times.total)} ({times.total / 3_600:,.2f} hours)"),
     ]
 
 

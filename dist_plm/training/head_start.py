@@ -58,13 +58,13 @@ def fit_heads(student: Encoder, config: ModelConfig, features: Callable[[], Rows
     """
     if config.head_start == "orthogonal":
         return
-    found = features()
+    rows = features()
     for head in (student.head, student.wide_head):
         if head is not None:
             # The wide head has about as many dimensions as the features: whitening would amplify the noise of the last.
             whiten = config.head_start == "whitened" and head is student.head
             # All ranks fit, and so raise the same error; near-equal eigenvalues may differ, so rank 0's result is used.
-            fitted = principal_projection(found, head.out_features, whiten=whiten)
-            weight, bias = (world.from_first(each.cpu) for each in fitted)
+            fitted = principal_projection(rows, head.out_features, whiten=whiten)
+            weight, bias = (world.from_first(tensor.cpu) for tensor in fitted)
             head.weight.copy_(weight)
             head.bias.copy_(bias)

@@ -1,9 +1,9 @@
 """Held-out images that a run embeds at its start and at every evaluation, to compare networks without labels.
 
-They are images of the test split, whose labels are not read; without a test split a fixed draw of the training images,
-in views that training never draws. Those are the images that will be searched, and they are not taken out of training.
+They are images of the test split, whose labels are not read; without a test split a fixed sample of the training
+images, in views that training never draws. These images are also trained on, since they are the ones to be searched.
 
-What the network before the first step makes of them lies in RUN/start, see start_record.py.
+Their embeddings by the initial network are stored in RUN/start (start_record.py).
 """
 
 from collections.abc import Iterator
@@ -103,33 +103,33 @@ class HeldOut:
         """
         world, size = self._run.world, self._run.config.evaluation.batch_size
         parts = np.split(self.ids, range(size, len(self.ids), size))
-        own: dict[int, np.ndarray] = {}
+        local_parts: dict[int, np.ndarray] = {}
         with self._run.log.display.phase("held-out images", len(parts), "batches") as bar:
             for number in range(world.rank, len(parts), world.size):
                 if world.told:
                     break
                 rows = [embed(views.to(world.device)).float().cpu() for views in self._entering(parts[number], front)]
-                own[number] = torch.stack(rows).numpy()
+                local_parts[number] = torch.stack(rows).numpy()
                 bar.advance(scale=world.size)
         world.leave_if_told()
-        found: dict[int, np.ndarray] = {}
-        for each in world.gather_objects(own):
-            found |= each
-        whole = torch.from_numpy(np.concatenate([found[number] for number in range(len(parts))], axis=1))
+        by_part: dict[int, np.ndarray] = {}
+        for rank_parts in world.gather_objects(local_parts):
+            by_part |= rank_parts
+        whole = torch.from_numpy(np.concatenate([by_part[number] for number in range(len(parts))], axis=1))
         return HeldOutViews(*whole)
 
     def _entering(self, ids: np.ndarray, front: Embed | None) -> Iterator[Tensor]:
-        """What `embed` takes of some images, by VIEWS; the front's features are computed once, if they fit."""
+        """Inputs of `embed` for some images, in the order of VIEWS; features of `front` are cached if they fit."""
         if front is None:
             yield from self._views(ids)
         elif (kept := self._features.get(int(ids[0]))) is not None:
             yield from kept
         else:
-            found = [front(views.to(self._run.world.device)).cpu() for views in self._views(ids)]
-            held = sum(each.nbytes for features in (*self._features.values(), found) for each in features)
+            features = [front(views.to(self._run.world.device)).cpu() for views in self._views(ids)]
+            held = sum(part.nbytes for parts in (*self._features.values(), features) for part in parts)
             if held <= KEPT_BYTES:
-                self._features[int(ids[0])] = found
-            yield from found
+                self._features[int(ids[0])] = features
+            yield from features
 
     def _views(self, ids: np.ndarray) -> Iterator[Tensor]:
         """Views uint8 [b, 3, s, s] of some images, by VIEWS."""
@@ -150,7 +150,7 @@ class HeldOut:
 
 
 def held_out_count(config: Config, images: int) -> int:
-    """How many images a run may embed at each evaluation: FEWEST, or more where that costs SHARE of its training."""
+    """Number of held-out images: at least FEWEST, more while they cost at most SHARE of the training time."""
     train, views = config.train, config.views.count
     epochs, steps = config.warm_up.epochs + train.epochs, run_steps(config, images)
     evaluations = 2 + bool(config.warm_up.epochs) + epochs // train.evaluate_epochs

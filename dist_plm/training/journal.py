@@ -78,10 +78,10 @@ class Journal:
         Raises:
             RunFailure: There was one and `train.non_finite` is stop.
         """
-        own, anywhere, first = learner.void.take()
+        rows, anywhere, first = learner.void.take()
         if not anywhere:
             return
-        at, ranks = self._at, [rank for rank, count in enumerate(self._run.world.gather_objects(own)) if count]
+        at, ranks = self._at, [rank for rank, count in enumerate(self._run.world.gather_objects(rows)) if count]
         batch = first - at.epoch * len(plan)
         step = at.step - at.batch + batch + 1
         path = self._run.directory.path / f"non_finite_step_{step:08d}.json"

@@ -28,7 +28,7 @@ class Judge:
 
     @cached_property
     def record(self) -> StartRecord:
-        """What the run keeps of its start."""
+        """Stored results of the initial network."""
         return StartRecord(self.run.directory.path / "start")
 
     @cached_property
@@ -47,8 +47,8 @@ class Judge:
         views = self._views(embed, front)
         if not self.run.world.is_first:
             return
-        for name, found in hits.items():
-            self.record.save_hits(name, found)
+        for name, model_hits in hits.items():
+            self.record.save_hits(name, model_hits)
         if views is not None:
             self.record.save_views(self.held_out.ids, views)
             if not is_url(self.run.config.data.shards):  # of which each line is a request
@@ -61,7 +61,7 @@ class Judge:
     def look(
         self, embed: Embed, front: Embed | None, at: Position, model: str, when: str, hits: np.ndarray | None
     ) -> float | None:
-        """Compare a network with the start, and say the verdict. A collective.
+        """Compare a network with the start, and print the verdict. A collective.
 
         Returns:
             How often the other view of an image is found, mean of random and strong views; None for too few images.
@@ -90,9 +90,9 @@ class Judge:
         return score
 
     def _baselines(self, queries: int) -> dict[str, np.ndarray]:
-        """Hits of what needs no training, by its name for people."""
-        found = {said: self.record.hits(name) for name, said in BASELINES.items()}
-        return {said: hits for said, hits in found.items() if hits is not None and len(hits) == queries}
+        """Hits of the baselines without training, by display name."""
+        baselines = {said: self.record.hits(name) for name, said in BASELINES.items()}
+        return {said: hits for said, hits in baselines.items() if hits is not None and len(hits) == queries}
 
     def _without_labels(self, views: HeldOutViews, at: Position, model: str, when: str) -> tuple[Verdict | None, float]:
         values, start = views.statistics(), self.record.views()
@@ -111,8 +111,10 @@ class Judge:
     ) -> None:  # fmt: skip
         """The statistics and their standard errors."""
         numbers = {"values": values} if changes is None else {"values": values, "changes": changes}
-        parts = {name: {key: each.value for key, each in found.items()} for name, found in numbers.items()}
-        parts |= {f"{name}_error": {key: each.error for key, each in found.items()} for name, found in numbers.items()}
+        parts: dict[str, dict[str, float]] = {}
+        for name, estimates in numbers.items():
+            parts[name] = {key: estimate.value for key, estimate in estimates.items()}
+            parts[f"{name}_error"] = {key: estimate.error for key, estimate in estimates.items()}
         self.run.log.metrics.write(
             "label_free", step=at.step, epoch=at.epochs, model=model, when=when, images=len(views.first),
             split=self.held_out.store.split, **parts, **more,

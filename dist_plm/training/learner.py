@@ -135,7 +135,7 @@ class Learner:
             student.head_parameters(),
             self.method.trained(),
             config.optimiser,
-            own_lr_scale=config.proxies.lr_scale,
+            method_lr_scale=config.proxies.lr_scale,
             layers=self._split.scales(student, config.optimiser.layer_decay),
         )
         with self.world.waiting("comparison of the networks"):  # by DDP and DeepSpeed
@@ -232,14 +232,14 @@ class Learner:
     def relabel(self, gallery: np.ndarray, labels: np.ndarray) -> None:
         """Pass new pseudo-labels [n] of the training images to the method, and reset its optimizer moments."""
         self.method.relabel(gallery, labels)
-        if self.strategy.updates.own:
-            forget(self.strategy.updates.own)
+        if self.strategy.updates.method:
+            forget(self.strategy.updates.method)
 
     def describe(self, report: Report) -> dict[str, float]:
         """Loss terms and statistics of a step over the global batch. A collective; synchronises the device."""
-        loss, own = report.loss, len(report.z) / self.shares.total
+        loss, local_share = report.loss, len(report.z) / self.shares.total
         shares = {"loss": loss.share.detach(), **{f"loss_{name}": value for name, value in loss.terms.items()}}
-        means = {name: value * own for name, value in loss.statistics.items()}
+        means = {name: value * local_share for name, value in loss.statistics.items()}
         names = [*shares, *means]
         totals = self.world.sum(torch.stack([*shares.values(), *means.values()])).tolist()
         z = self.world.gather_rows(report.z, self.shares)
@@ -274,7 +274,7 @@ class Learner:
         }
         state = {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.method.named_parameters()}
-        moments = state_by_name(strategy.updates.own, names) if strategy.updates.own else {}
+        moments = state_by_name(strategy.updates.method, names) if strategy.updates.method else {}
         for name, value in moments.items():
             rows = owned.get(name.rpartition(".")[0])
             # Moments have their parameter's shape and sharding; Adam's step counter is a scalar.

@@ -1,4 +1,4 @@
-"""How many operators the host launches in a step: a small step on a fast GPU is bound by them."""
+"""Counts the operators that the host launches in a step, which bound a small step on a fast GPU."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ CPU time with what they compute (Intel Xeon, one thread of a busy machine, torch
 
 
 class _Counted(TorchDispatchMode):
-    """Counts the operators that launch something: views and questions for metadata do not."""
+    """Counts the operators that launch something: views and metadata queries do not."""
 
     def __init__(self) -> None:
         super().__init__()

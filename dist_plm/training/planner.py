@@ -169,8 +169,8 @@ class Planner:
         at.labels = made(lambda: self.run.directory.save_labels(learner.method.cluster(gallery)))
         labels = load_plan(self.run.directory.labels(at.labels), at.labels)
         learner.relabel(gallery, labels)
-        found, left_out = len(np.unique(labels[labels >= 0])), int((labels < 0).sum())
-        self.run.log.metrics.write("clusters", step=at.step, epoch=at.epochs, clusters=found, left_out=left_out,
+        clusters, left_out = len(np.unique(labels[labels >= 0])), int((labels < 0).sum())
+        self.run.log.metrics.write("clusters", step=at.step, epoch=at.epochs, clusters=clusters, left_out=left_out,
                            sha256=at.labels, seconds=time.monotonic() - started)  # fmt: skip
 
     def _labels(self, at: Position, learner: Learner) -> np.ndarray | None:

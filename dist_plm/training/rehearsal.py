@@ -20,8 +20,8 @@ from dist_plm.manifold.precision import ieee_products
 from dist_plm.methods import Points
 from dist_plm.model.split import Joined
 from dist_plm.telemetry.progress import GB, peak_memory
+from dist_plm.training.auto_precision import resolve_precision
 from dist_plm.training.learner import Learner, phases
-from dist_plm.training.precision import resolve_precision
 
 MOST_POINTS = 1_024  # of the loss that is measured
 POINTS = {"cpu": 16, "cuda": 128}  # views in a measured pass at most
@@ -32,7 +32,7 @@ SECONDS, PASSES = 2.0, 3  # a measurement ends when both are reached
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What one rank was measured to do.
+    """Measurements of one rank.
 
     Attributes:
         train: Images a second in steps: forward and backward of the student, forward of the momentum encoder.
@@ -148,12 +148,12 @@ class _Passes:
 
     def kept_bytes(self) -> int:
         """Bytes of the distinct tensors that autograd keeps of the student's forward, without its parameters."""
-        own = {parameter.untyped_storage().data_ptr() for parameter in self._learner.student.parameters()}
+        parameters = {parameter.untyped_storage().data_ptr() for parameter in self._learner.student.parameters()}
         kept: dict[int, int] = {}
 
         def pack(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
+            if storage.data_ptr() not in parameters:
                 kept[storage.data_ptr()] = storage.nbytes()
             return tensor
 
@@ -168,7 +168,7 @@ class _Passes:
             return self._learner.student(self._through(views))
 
     def _through(self, views: int | None) -> Tensor:
-        """What enters the trained part."""
+        """Input of the trained part."""
         frozen, entering = self._learner.frozen, self.entering[:views]
         if frozen is None or self._learner.config.views.cached:
             return entering
@@ -197,11 +197,11 @@ def _loss_seconds(learner: Learner) -> float:
     ids = torch.arange(images, device=device).repeat_interleave(views)
 
     def step() -> None:
-        own = z.detach().requires_grad_()
+        leaf = z.detach().requires_grad_()
         prepared = method.prepare(x[:, :dim], shares, around) if method.reads_teacher else None
         points = Points(
-            own[:, :dim], x[:, :dim], views, shares, ids,
-            student_wide=own[:, dim:], teacher_wide=x[:, dim:], prepared=prepared,
+            leaf[:, :dim], x[:, :dim], views, shares, ids,
+            student_wide=leaf[:, dim:], teacher_wide=x[:, dim:], prepared=prepared,
         )  # fmt: skip
         method(points).share.backward()
 

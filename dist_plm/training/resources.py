@@ -45,10 +45,10 @@ def batch_arithmetic(config: Config, world_size: int) -> str:
     """The global batch in one line."""
     batch, views = config.batch, config.views.count
     shares = batch_shares(config, world_size).times(views)
-    each = f"{shares.largest}" if shares.equal else f"{min(shares.sizes)} to {shares.largest}"
+    per_rank = f"{shares.largest}" if shares.equal else f"{min(shares.sizes)} to {shares.largest}"
     return (
         f"{batch.groups} groups x {batch.group_size} images = {batch.images} images x {views} views = "
-        f"{shares.total} points, {each} per rank"
+        f"{shares.total} points, {per_rank} per rank"
     )
 
 
@@ -114,7 +114,7 @@ def _rows(config: Config, world_size: int, images_per_second: float, measure: bo
 
 
 def views_at_once(config: Config, world_size: int) -> int:
-    """Views whose activations a rank keeps at once: its share, or a piece of it."""
+    """Views whose activations a rank keeps at once: its share, or a micro-batch of it."""
     pieces = config.batch.micro_batches
     if config.runtime.strategy == "reproducible":  # a lane at a time
         pieces = max(pieces, -(-config.runtime.lanes // world_size))

@@ -15,7 +15,7 @@ from dist_plm.training.run_directory import RunDirectory
 
 def newest(
     config: Config, directory: RunDirectory, store: Store, phases: list[Phase], world: World
-) -> checkpoint.Found | None:
+) -> checkpoint.FoundCheckpoint | None:
     """The newest checkpoint of a run directory that is intact together with its plan; None in a new run. A collective.
 
     Raises:
@@ -25,21 +25,21 @@ def newest(
     def judge(summary: dict[str, Any]) -> str:
         return _plan_fault(Position.read(summary["position"]), directory, len(store))
 
-    found = checkpoint.find(directory.checkpoints, world, judge)
-    if not found:
+    latest = checkpoint.find(directory.checkpoints, world, judge)
+    if not latest:
         return None
-    if found.summary["data"] != store.fingerprint:
+    if latest.summary["data"] != store.fingerprint:
         raise UserError(
-            f"{found.path} was trained on a data set other than {config.data.shards} "
+            f"{latest.path} was trained on a data set other than {config.data.shards} "
             "(fingerprints differ): use that data set, or another --run_dir"
         )
-    there, here = found.summary["phases"], [phase.name for phase in phases]
+    there, here = latest.summary["phases"], [phase.name for phase in phases]
     if there != here:
         raise UserError(
-            f"{found.path} is of a run of the phases {', '.join(there)}, this configuration has {', '.join(here)} "
+            f"{latest.path} is of a run of the phases {', '.join(there)}, this configuration has {', '.join(here)} "
             "(train.method, warm_up.epochs): use those, or another --run_dir"
         )
-    return found
+    return latest
 
 
 def _plan_fault(at: Position, directory: RunDirectory, images: int) -> str:

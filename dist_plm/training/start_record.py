@@ -1,4 +1,4 @@
-"""What a run keeps of its start, to compare every later network with it: RUN/start, a few MB.
+"""Results of the initial network, with which later networks are compared: RUN/start, a few MB.
 
 held_out.csv                     path,label of the held-out images, to be filled in for `evaluate --labels`
 held_out.npy, held_out_ids.npy   float32 [5, n, D], embeddings of the held-out images, and their ids int64 [n]
@@ -59,7 +59,7 @@ class StartRecord:
         self._save(_file(name), hits)
 
     def hits(self, name: str) -> np.ndarray | None:
-        """What `save_hits` kept, int8 [Q]."""
+        """Hits stored by `save_hits`, int8 [Q]."""
         hits = self._load(_file(name))
         return None if hits is None or hits.ndim != 1 else np.array(hits)
 

@@ -24,12 +24,12 @@ from dist_plm.model.digest import digest
 from dist_plm.telemetry.metrics import Metrics
 from dist_plm.telemetry.profile import Profiler
 from dist_plm.telemetry.progress import Clock, Display, Horizon
-from dist_plm.training.cached_views import CachedViews, Rows
+from dist_plm.training.cached_views import CachedBatches, CachedViews
 from dist_plm.training.context import RunContext, RunLog
 from dist_plm.training.evaluator import Evaluator
 from dist_plm.training.journal import Journal
 from dist_plm.training.learner import Learner, Phase
-from dist_plm.training.opening import OpenedRun
+from dist_plm.training.opened_run import OpenedRun
 from dist_plm.training.phases import run_steps
 from dist_plm.training.planner import Plan, Planner
 from dist_plm.training.warnings import batch_norm_warning, start_warning
@@ -54,8 +54,8 @@ class Trainer:
         self.shares = batch_shares(config, world.size)
         # First, since it detects weights of another network: a wrong command then creates and changes no folder.
         self.learner = Learner(config, world, self.phase, len(opened.store.classes))
-        if opened.found:
-            state, path = self.learner.state(), opened.found.path
+        if opened.resumed_from:
+            state, path = self.learner.state(), opened.resumed_from.path
             world.together(lambda: checkpoint.check(path, state))  # before the collectives of the reading
             with world.waiting("reading of the checkpoint"):
                 checkpoint.load(path, state)
@@ -90,13 +90,13 @@ class Trainer:
             self.metrics.fault,
             self.metrics.add_wandb(wandb) if wandb else "",
             batch_norm_warning(self.learner),
-            "" if self.opened.found else start_warning(self.learner),
+            "" if self.opened.resumed_from else start_warning(self.learner),
         ):
             if warning:
                 self.journal.warn(warning)
-        if found := self.opened.found:
+        if resumed_from := self.opened.resumed_from:
             self.world.at(self.at.step)
-            self.journal.resumed(found.path, rejected=found.rejected)
+            self.journal.resumed(resumed_from.path, rejected=resumed_from.rejected)
 
     def run(self) -> None:
         """Train to the end.
@@ -141,7 +141,7 @@ class Trainer:
         """All phases, with an evaluation at the start, at the end of each, and every `train.evaluate_epochs`."""
         if self.views:
             self.views.fill(self.store)
-        if not self.opened.found:
+        if not self.opened.resumed_from:
             self._start_heads()
             self._evaluate("start", with_pixels=self.config.evaluation.raw_pixels)
         self.horizon = Horizon(self.at.step, run_steps(self.config, len(self.store)))
@@ -203,7 +203,7 @@ class Trainer:
                 if self.opened.stopped:
                     break
 
-    def _loader(self, plan: Plan, first: int) -> "Loader | Rows":
+    def _loader(self, plan: Plan, first: int) -> "Loader | CachedBatches":
         """The batches of the epoch from step `first` on."""
         config, rows = self.config, rank_rows(plan.ids, self.shares, self.world.rank)
         around = plan.nearest.around if plan.nearest else None

@@ -12,32 +12,20 @@ import torch
 from benchmarks.common import on_ranks
 from dist_plm.checkpoint.checkpoint import staged
 from dist_plm.config import (
-    BatchConfig,
-    Config,
-    ManifoldConfig,
-    ModelConfig,
-    ProxiesConfig,
     RuntimeConfig,
-    WarmUpConfig,
 )
 from dist_plm.data.loader import Batch
 from dist_plm.distributed.shares import batch_shares
 from dist_plm.distributed.world import World
 from dist_plm.training.learner import Learner, phases
+from tests.settings import small_config
 
 IMAGES, STEPS, STOP = 10, 4, 2
 
 
 def differing(world: World, strategy: str) -> list[str]:
     """Names of the tensors that differ after STEPS steps from those of a run resumed after STOP of them."""
-    config = Config(
-        model=ModelConfig(backbone="small", dim=8),
-        batch=BatchConfig(groups=5, group_size=2),
-        manifold=ManifoldConfig(k=5, n_alpha=4.0),
-        warm_up=WarmUpConfig(epochs=0),
-        proxies=ProxiesConfig(count=5),
-        runtime=RuntimeConfig(strategy=strategy),
-    )
+    config = small_config(groups=5, runtime=RuntimeConfig(strategy=strategy))
     shares, random = batch_shares(config, world.size), torch.Generator().manual_seed(0)
     assert not shares.equal
     first, count = shares.offsets[world.rank], shares.sizes[world.rank]

@@ -7,21 +7,15 @@ import torch
 
 from benchmarks.common import on_ranks
 from dist_plm.checkpoint.checkpoint import staged
-from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, ProxiesConfig, WarmUpConfig
 from dist_plm.data.loader import Batch
 from dist_plm.distributed.world import World
 from dist_plm.training.learner import Learner, phases
+from tests.settings import small_config
 
 
 def steps_with_one_bad(world: World) -> dict[str, Any]:
     """Three steps of training, in the second of which rank 1 embeds NaN."""
-    config = Config(
-        model=ModelConfig(backbone="small", dim=8),
-        batch=BatchConfig(groups=4, group_size=2),
-        manifold=ManifoldConfig(k=5, n_alpha=4.0),
-        warm_up=WarmUpConfig(epochs=0),
-        proxies=ProxiesConfig(count=5),
-    )
+    config = small_config()
     learner = Learner(config, world, phases(config)[0])
     generator = torch.Generator().manual_seed(world.rank)
     views = [torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8, generator=generator) for _ in range(3)]

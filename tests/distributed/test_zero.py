@@ -13,15 +13,11 @@ from benchmarks.common import on_ranks
 from dist_plm.checkpoint.checkpoint import Sharded
 from dist_plm.checks.settings import _check_strategy
 from dist_plm.config import (
-    BatchConfig,
     Config,
-    ManifoldConfig,
     ModelConfig,
     OptimiserConfig,
-    ProxiesConfig,
     RuntimeConfig,
     TrainConfig,
-    WarmUpConfig,
     ZeroConfig,
 )
 from dist_plm.data.loader import Batch
@@ -31,14 +27,11 @@ from dist_plm.errors import UserError
 from dist_plm.model import torchvision_backbone
 from dist_plm.model.digest import digest
 from dist_plm.training.learner import Learner, phases
+from tests.settings import small_config
 
 STEPS, STAGES = 20, (1, 2, 3)
-DDP = Config(
+DDP = small_config(
     model=ModelConfig(backbone="small", dim=8, momentum=0.9),
-    batch=BatchConfig(groups=4, group_size=2),
-    manifold=ManifoldConfig(k=5, n_alpha=4.0),
-    warm_up=WarmUpConfig(epochs=0),
-    proxies=ProxiesConfig(count=5),
     optimiser=OptimiserConfig(name="sgd", lr=5e-4, backbone_lr_scale=0.5),
 )
 

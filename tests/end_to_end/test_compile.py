@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import on_ranks
+from tests.commands import killed, on_ranks
 from tests.end_to_end.conftest import STEPS_PER_EPOCH, events, train
 from tests.end_to_end.test_resume import assert_same_end, last_step
 
@@ -26,10 +26,8 @@ def test_trains_and_resumes(tmp_path: Path, tiny: Path, finished: Path) -> None:
     assert losses[0][:2] == pytest.approx(losses[1][:2], rel=1e-4)
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
-    (rank,) = on_ranks(1, "dist_plm.train", "--config", tiny, "--run_dir", broken, "--runtime.compile", True)
-    rank.until(lambda: last_step(broken) >= STEPS_PER_EPOCH + 3)
-    rank.kill()
-    rank.wait()
+    ranks = on_ranks(1, "dist_plm.train", "--config", tiny, "--run_dir", broken, "--runtime.compile", True)
+    killed(ranks, lambda: last_step(broken) >= STEPS_PER_EPOCH + 3)
     train(1, tiny, broken, "--runtime.compile", True)
     assert events(broken, "resumed")
     assert_same_end(broken, whole)

@@ -15,7 +15,7 @@ from dist_plm.encoders.networks import locate
 from dist_plm.errors import UserError
 from dist_plm.fit import __main__ as fit
 from dist_plm.fit import run as running
-from dist_plm.search_index.search_index import Catalogue
+from dist_plm.search_index.search_index import SearchIndex
 from tests.commands import on_ranks
 from tests.end_to_end.conftest import events
 
@@ -67,10 +67,10 @@ def test_a_folder_becomes_an_index_through_a_kill(photos, tmp_path, here, forked
     assert again.status == 0, again
     assert "settings of its first start" in again.out and f"dist-plm serve {run / 'index'}" in again.out
     assert events(run, "resumed") and events(run, "end")
-    assert len(Catalogue(run / "index")) == 41
+    assert len(SearchIndex(run / "index")) == 41
     assert "broken.jpg" in (run / "shards/rejected.jsonl").read_text()
     (newest, *_) = candidates(run / "checkpoints")
-    assert locate(newest).found.path == newest
+    assert locate(newest).latest.path == newest
     with pytest.raises(UserError, match="step_00000099"):
         locate(run / "checkpoints/step_00000099")
     count = len(printed)
@@ -86,7 +86,7 @@ def test_a_folder_becomes_an_index_through_a_kill(photos, tmp_path, here, forked
     cleaned = here(clean.main, run, "--yes")
     assert cleaned.status == 0 and not (run / "sweeps").exists() and not (run / "plans").exists()
     assert len(list((run / "checkpoints").glob("step_*"))) in (1, 2)  # the newest, and the best
-    assert len(Catalogue(run / "index")) == 41
+    assert len(SearchIndex(run / "index")) == 41
 
 
 def test_a_plan_trains_nothing(photos, tmp_path, here, forked):

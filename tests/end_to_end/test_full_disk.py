@@ -18,7 +18,7 @@ from dist_plm import train as training
 from dist_plm.checkpoint import checkpoint
 from dist_plm.distributed.world import World
 from dist_plm.search_index.build import Builder
-from dist_plm.search_index.search_index import Catalogue
+from dist_plm.search_index.search_index import SearchIndex
 from dist_plm.training import learner
 from tests.end_to_end.conftest import STEPS, events, refused
 
@@ -127,7 +127,7 @@ def test_an_index_does_not_fit(finished, demo, small_disk, here, monkeypatch):
         ballast.unlink()
     monkeypatch.setattr(Builder, "_block", None)
     assert here(embedding.main, *arguments).status == 0
-    assert len(Catalogue(out)) == 140
+    assert len(SearchIndex(out)) == 140
 
 
 def test_an_export_does_not_fit(finished, small_disk, here):

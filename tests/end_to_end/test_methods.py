@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.commands import on_ranks
+from tests.commands import killed, on_ranks
 from tests.end_to_end.conftest import STEPS_PER_EPOCH, events, tensors
 from tests.end_to_end.test_resume import assert_same_end, last_step
 
@@ -44,12 +44,7 @@ def test_trains_and_resumes(method: str, tmp_path: Path, tiny: Path) -> None:
     assert judged[-1] > judged[0] + 0.05, "STML's loss follows its own teacher and need not fall, but recall rises"
 
     # Between two refreshes of the pseudo-labels, after the warm-up of the discriminators.
-    ranks = on_ranks(2, *command(tiny, broken, method))
-    ranks[0].until(lambda: last_step(broken) >= STEPS_PER_EPOCH + 3)
-    for rank in ranks:
-        rank.kill()
-    for rank in ranks:
-        rank.wait()
+    killed(on_ranks(2, *command(tiny, broken, method)), lambda: last_step(broken) >= STEPS_PER_EPOCH + 3)
     assert not events(broken, "end")
     done(*command(tiny, broken, method))
     assert events(broken, "resumed")

@@ -14,7 +14,7 @@ from dist_plm import search as searching
 from dist_plm import train as training
 from dist_plm.data.store import Store
 from dist_plm.report import __main__ as reporting
-from dist_plm.search_index.search_index import Catalogue
+from dist_plm.search_index.search_index import SearchIndex
 from dist_plm.supervision import __main__ as supervision
 
 NAMES = [os.fsdecode(name) for name in ("latté/café.jpg".encode(), b"lat\xe9/caf\xe9.jpg")]
@@ -39,10 +39,10 @@ def test_a_folder(photos, finished, tmp_path, here):
     assert outcome.status == 0 and "2 images" in outcome.out and "1 unreadable" in outcome.out, outcome
     assert json.loads((out / "unreadable.jsonl").read_text())["name"] == "\udce9.png"
     assert "latté/café.jpg" in (out / "images.jsonl").read_text(encoding="utf-8")
-    catalogue = Catalogue(out)
-    assert [row["name"] for row in catalogue.rows] == NAMES
+    search_index = SearchIndex(out)
+    assert [row["name"] for row in search_index.rows] == NAMES
     for row, name in enumerate(NAMES):
-        assert catalogue.images.read(row) == (photos / name).read_bytes()
+        assert search_index.images.read(row) == (photos / name).read_bytes()
         outcome = here(searching.main, out, "--image", photos / name, "--k", 2, "--sheet", sheet)
         assert outcome.status == 0 and all(name in outcome.out for name in SHOWN), outcome
         assert sheet.stat().st_size > 1_000
@@ -62,7 +62,7 @@ def test_shards(demo, finished, tmp_path, here, monkeypatch):
     out = tmp_path / "index"
     outcome = here(embedding.main, "--checkpoint", finished, "--shards", demo, "--out", out)
     assert outcome.status == 0, outcome.err
-    assert [row["name"] for row in Catalogue(out).rows] == [f"caf\udce9/{id}.jpg" for id in range(140)]
+    assert [row["name"] for row in SearchIndex(out).rows] == [f"caf\udce9/{id}.jpg" for id in range(140)]
 
 
 def test_what_is_written_beside_odd_names(photos, finished, tmp_path, here):

@@ -42,19 +42,25 @@ def learned(run: Path) -> dict[str, Tensor]:
     return {name: value for name, value in tensors(run).items() if not name.startswith("optimiser.")}
 
 
+def assert_alike(alone: Path, others: list[Path], *, loss_bound: float, bound: float) -> None:
+    """Plans are the same; losses and tensors differ by at most these relative distances."""
+    expected = learned(alone)
+    for other in others:
+        assert plans(other) == plans(alone)
+        assert losses(other) == pytest.approx(losses(alone), rel=loss_bound)
+        found = learned(other)
+        assert found.keys() == expected.keys()
+        far = {name: distance(expected[name], found[name]) for name in expected}
+        assert max(far.values()) < bound, sorted(far.items(), key=lambda entry: -entry[1])[:3]
+
+
 @pytest.mark.parametrize(("optimiser", "bound"), [("sgd", 1e-13), ("adam", 1e-11)])
 def test_float64_is_the_same_to_rounding(tmp_path, tiny, optimiser, bound):
     alone, *others = runs(tmp_path, tiny, "--train.precision", "fp64", "--optimiser.name", optimiser)
     expected = learned(alone)
     assert len(plans(alone)) == 3 and len(losses(alone)) == STEPS
     assert {name.partition(".")[0] for name in expected} == {"student", "teacher", "method"}
-    for other in others:
-        assert plans(other) == plans(alone)
-        assert losses(other) == pytest.approx(losses(alone), rel=1e-12)
-        found = learned(other)
-        assert found.keys() == expected.keys()
-        far = {name: distance(expected[name], found[name]) for name in expected}
-        assert max(far.values()) < bound, sorted(far.items(), key=lambda entry: -entry[1])[:3]
+    assert_alike(alone, others, loss_bound=1e-12, bound=bound)
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adam"])
@@ -63,9 +69,4 @@ def test_reproducible_is_the_same_in_float32(tmp_path, tiny, optimiser):
     alone, *others = runs(tmp_path, tiny, *arguments)
     expected = learned(alone)
     assert expected["student.head.weight"].dtype == torch.float32 and len(losses(alone)) == STEPS
-    for other in others:
-        assert plans(other) == plans(alone)
-        assert losses(other) == pytest.approx(losses(alone), rel=1e-9)
-        found = learned(other)
-        far = {name: distance(expected[name], found[name]) for name in expected}
-        assert max(far.values()) < 1e-5, sorted(far.items(), key=lambda entry: -entry[1])[:3]
+    assert_alike(alone, others, loss_bound=1e-9, bound=1e-5)

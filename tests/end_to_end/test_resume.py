@@ -5,7 +5,6 @@ import math
 import random
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,7 +17,7 @@ from dist_plm import train as training
 from dist_plm.checkpoint import checkpoint
 from dist_plm.distributed.preemption import PREEMPTED
 from dist_plm.distributed.world import World
-from tests.commands import alone, on_ranks, under_torchrun
+from tests.commands import alone, killed, on_ranks, under_torchrun
 from tests.end_to_end.conftest import STEPS, STEPS_PER_EPOCH, build_demo, contents, events, tensors, timeless, train
 
 
@@ -93,12 +92,7 @@ def test_killed_in_every_phase(tmp_path, tiny, finished):
     }
     for happened in moments.values():
         ranks = on_ranks(2, "dist_plm.train", "--config", tiny, "--run_dir", run)
-        ranks[0].until(happened)
-        time.sleep(draw.uniform(0, 0.02))
-        for rank in ranks:
-            rank.kill()
-        for rank in ranks:
-            rank.wait()
+        killed(ranks, happened, draw.uniform(0, 0.02))
         assert not events(run, "end")
     train(2, tiny, run)
     assert_same_end(run, finished)

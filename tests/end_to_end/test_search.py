@@ -17,7 +17,7 @@ from dist_plm import search as searching
 from dist_plm.data.store import Store
 from dist_plm.errors import UserError
 from dist_plm.search_index.build import Builder
-from dist_plm.search_index.search_index import Catalogue
+from dist_plm.search_index.search_index import SearchIndex
 from tests.commands import Command, on_ranks, together
 from tests.end_to_end.conftest import contents, events, refused
 
@@ -54,25 +54,25 @@ def embed(out: Path, *arguments: object) -> None:
 
 
 def test_the_index_holds_what_the_encoder_gives(indexed, finished, demo):
-    catalogue = Catalogue(indexed)
+    search_index = SearchIndex(indexed)
     with Store(demo, "test") as store:
         pictures = [store.read(id) for id in range(len(store))]
         labels = [store.classes[label] for label in store.labels]
         sources = [store.about(id)["source"] for id in range(len(store))]
     expected = dist_plm.embed_images(dist_plm.load_encoder(finished), pictures, batch_size=20)
-    assert np.abs(catalogue.embeddings - expected).max() < 1e-6
+    assert np.abs(search_index.embeddings - expected).max() < 1e-6
     assert np.abs(np.linalg.norm(expected, axis=1) - 1).max() < 1e-6
-    assert [row["label"] for row in catalogue.rows] == labels
-    assert [row["name"] for row in catalogue.rows] == sources
+    assert [row["label"] for row in search_index.rows] == labels
+    assert [row["name"] for row in search_index.rows] == sources
     index = faiss.read_index(str(indexed / "index.faiss"))
-    assert np.array_equal(index.reconstruct_n(0, 140), catalogue.embeddings)
+    assert np.array_equal(index.reconstruct_n(0, 140), search_index.embeddings)
     assert not list(indexed.parent.glob(".*"))
 
 
 def test_neighbours_are_those_of_a_full_sort(indexed):
-    catalogue = Catalogue(indexed)
-    points = np.asarray(catalogue.embeddings, dtype=np.float64)
-    for row, neighbours in zip((0, 57, 139), catalogue.search(points[[0, 57, 139]], 25), strict=True):
+    search_index = SearchIndex(indexed)
+    points = np.asarray(search_index.embeddings, dtype=np.float64)
+    for row, neighbours in zip((0, 57, 139), search_index.search(points[[0, 57, 139]], 25), strict=True):
         distances = np.linalg.norm(points - points[row], axis=1)
         assert [each.row for each in neighbours] == np.argsort(distances, kind="stable")[:25].tolist()
         assert [each.rank for each in neighbours] == list(range(1, 26))
@@ -82,10 +82,10 @@ def test_neighbours_are_those_of_a_full_sort(indexed):
 
 
 def test_recall_of_the_index_is_that_of_the_evaluation(indexed, finished):
-    catalogue = Catalogue(indexed)
-    classes = {name: number for number, name in enumerate(sorted({row["label"] for row in catalogue.rows}))}
-    labels = [classes[row["label"]] for row in catalogue.rows]
-    found = dist_plm.evaluate_embeddings(np.asarray(catalogue.embeddings), labels)
+    search_index = SearchIndex(indexed)
+    classes = {name: number for number, name in enumerate(sorted({row["label"] for row in search_index.rows}))}
+    labels = [classes[row["label"]] for row in search_index.rows]
+    found = dist_plm.evaluate_embeddings(np.asarray(search_index.embeddings), labels)
     reported = events(finished, "eval")[-2]
     assert {str(k): share for k, share in found["recall"].items()} == reported["recall"]
     assert found["map_at_r"] == pytest.approx(reported["map_at_r"], rel=1e-9)
@@ -113,12 +113,12 @@ def test_a_folder_with_files_that_are_no_images(photos, finished, tmp_path, here
         "notes.txt": "not an image",
         "text.jpg": "not an image",
     }
-    catalogue = Catalogue(out)
+    search_index = SearchIndex(out)
     for row in (0, 29):
-        path = photos / catalogue.rows[row]["name"]
-        assert catalogue.images.read(row) == path.read_bytes()
-        assert catalogue.rows[row]["label"] == path.parent.name
-        assert dist_plm.search_images(catalogue, [path], k=1)[0][0].row == row
+        path = photos / search_index.rows[row]["name"]
+        assert search_index.images.read(row) == path.read_bytes()
+        assert search_index.rows[row]["label"] == path.parent.name
+        assert dist_plm.search_images(search_index, [path], k=1)[0][0].row == row
 
 
 def test_a_killed_build_goes_on(photos, finished, tmp_path, monkeypatch, indexed):
@@ -203,7 +203,7 @@ def test_a_damaged_index_is_refused(tmp_path, indexed, demo):
         shutil.copytree(indexed, tmp_path / "index")
         change(tmp_path / "index")
         with pytest.raises(UserError, match=match):
-            _ = Catalogue(tmp_path / "index", images=images).images
+            _ = SearchIndex(tmp_path / "index", images=images).images
 
     def told(**values):
         def change(folder: Path) -> None:

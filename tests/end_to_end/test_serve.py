@@ -11,48 +11,41 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from flask.testing import FlaskClient
 from PIL import Image
 from waitress import create_server
 
 import dist_plm
 from dist_plm import serve as serving
-from dist_plm.config import ModelConfig, ViewsConfig
 from dist_plm.distributed.world import World
-from dist_plm.encoders.embedder import Embedder, ready
-from dist_plm.model import Encoder
 from dist_plm.search_index.build import Builder
 from dist_plm.search_index.images import FolderImages
-from dist_plm.search_index.search_index import Catalogue
+from dist_plm.search_index.search_index import SearchIndex
 from dist_plm.search_index.web import create_app
 from dist_plm.telemetry.progress import Display
 from tests.commands import Command
 from tests.end_to_end.conftest import refused
+from tests.untrained import untrained
 
 MOST_BYTES = 200_000
 
 
 @pytest.fixture(scope="module")
-def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+def search_index(tmp_path_factory: pytest.TempPathFactory) -> SearchIndex:
     """20 plain colours in four folders, embedded by an untrained network."""
     folder = tmp_path_factory.mktemp("colours")
     for number, colour in enumerate(np.random.default_rng(0).integers(0, 256, (20, 3))):
         path = folder / "photos" / f"<b>class {number % 4}</b>" / f"{number:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (30 + number, 24), tuple(colour.tolist())).save(path)
-    model = ModelConfig(backbone="small", dim=8)
-    source = {"run": "colours", "model": "student", "step": 1, "epochs": 1}
-    network = ready(Encoder(model), "fp32", torch.device("cpu"))
-    embedder = Embedder(network, model, ViewsConfig(size=16, resize=16), "fp32", source)
     images = FolderImages(folder / "photos")
-    Builder(images, embedder, folder / "index", 1, World(), Display(World())).build()
-    return Catalogue(folder / "index")
+    Builder(images, untrained(run="colours"), folder / "index", 1, World(), Display(World())).build()
+    return SearchIndex(folder / "index")
 
 
 @pytest.fixture
-def client(catalogue: Catalogue) -> FlaskClient:
-    return create_app(catalogue, most_bytes=MOST_BYTES, host="127.0.0.1").test_client()
+def client(search_index: SearchIndex) -> FlaskClient:
+    return create_app(search_index, most_bytes=MOST_BYTES, host="127.0.0.1").test_client()
 
 
 def told(response, status: int, words: str) -> None:
@@ -60,29 +53,29 @@ def told(response, status: int, words: str) -> None:
     assert words in response.get_json()["error"] and "Traceback" not in response.text
 
 
-def test_a_picture_finds_its_neighbours(client, catalogue):
-    data = catalogue.images.read(7)
+def test_a_picture_finds_its_neighbours(client, search_index):
+    data = search_index.images.read(7)
     answer = client.post("/search?k=5", data=data)
-    expected = dist_plm.search_images(catalogue, [data], k=5)[0]
+    expected = dist_plm.search_images(search_index, [data], k=5)[0]
     assert answer.status_code == 200
     assert answer.get_json()["neighbours"] == [each.as_dict() for each in expected]
     assert expected[0].row == 7
 
 
-def test_an_image_of_the_index_finds_the_others(client, catalogue):
+def test_an_image_of_the_index_finds_the_others(client, search_index):
     answer = client.get("/search?row=7&k=100").get_json()
-    points = np.asarray(catalogue.embeddings, dtype=np.float64)
+    points = np.asarray(search_index.embeddings, dtype=np.float64)
     order = np.argsort(np.linalg.norm(points - points[7], axis=1), kind="stable")
     assert [each["row"] for each in answer["neighbours"]] == [row for row in order if row != 7]
-    assert answer["query"] == {"row": 7, "name": catalogue.rows[7]["name"], "label": catalogue.rows[7]["label"]}
+    assert answer["query"] == {"row": 7, "name": search_index.rows[7]["name"], "label": search_index.rows[7]["label"]}
 
 
-def test_images_come_as_small_jpegs(client, catalogue):
+def test_images_come_as_small_jpegs(client, search_index):
     response = client.get("/images/3")
     with Image.open(io.BytesIO(response.data)) as image:
         assert image.format == "JPEG" and max(image.size) <= 480
         shown = np.asarray(image).mean((0, 1))
-    with Image.open(io.BytesIO(catalogue.images.read(3))) as image:
+    with Image.open(io.BytesIO(search_index.images.read(3))) as image:
         assert np.abs(np.asarray(image).mean((0, 1)) - shown).max() < 4
 
 
@@ -93,15 +86,15 @@ def bomb() -> bytes:
     return buffer.getvalue()
 
 
-def test_what_a_stranger_may_send(client, catalogue):
+def test_what_a_stranger_may_send(client, search_index):
     assert len(bomb()) < MOST_BYTES
     told(client.post("/search", data=b"text, not an image"), 400, "not an image")
-    told(client.post("/search", data=catalogue.images.read(0)[:60]), 400, "damaged image")
+    told(client.post("/search", data=search_index.images.read(0)[:60]), 400, "damaged image")
     told(client.post("/search", data=bomb()), 400, "too large")
     told(client.post("/search", data=b""), 400, "no body")
     told(client.post("/search", data=b"x" * (MOST_BYTES + 1)), 413, "0.2 MB at most")
     for k in ("0", "101", "-1", "ten", "1e9", ""):
-        told(client.post(f"/search?k={k}", data=catalogue.images.read(0)), 400, "k is")
+        told(client.post(f"/search?k={k}", data=search_index.images.read(0)), 400, "k is")
     for row in ("20", "9" * 30):
         told(client.get(f"/search?row={row}"), 404, "there is no image")
         told(client.get(f"/images/{row}"), 404, "there is no image")
@@ -122,8 +115,8 @@ def test_pages_elsewhere_can_not_reach_it(client):
     assert "Access-Control-Allow-Origin" not in response.headers
 
 
-def test_an_image_that_has_gone(client, catalogue):
-    path = Path(catalogue.summary["images"]["folder"]) / catalogue.rows[11]["name"]
+def test_an_image_that_has_gone(client, search_index):
+    path = Path(search_index.summary["images"]["folder"]) / search_index.rows[11]["name"]
     data = path.read_bytes()
     path.unlink()
     try:
@@ -133,8 +126,8 @@ def test_an_image_that_has_gone(client, catalogue):
         path.write_bytes(data)
 
 
-def test_the_command(catalogue, here):
-    command = Command(["-u", "-m", "dist_plm.serve", catalogue.folder, "--port", "0", "--max_upload_mb", "0.1"])
+def test_the_command(search_index, here):
+    command = Command(["-u", "-m", "dist_plm.serve", search_index.folder, "--port", "0", "--max_upload_mb", "0.1"])
     try:
         command.until(lambda: "\n" in command.printed.out)
         line = command.printed.out
@@ -143,7 +136,7 @@ def test_the_command(catalogue, here):
         with urllib.request.urlopen(f"{url}about", timeout=60) as response:
             assert json.load(response)["count"] == 20
         taken = url.rstrip("/").rpartition(":")[2]
-        refused(here(serving.main, catalogue.folder, "--port", taken), "choose another --port")
+        refused(here(serving.main, search_index.folder, "--port", taken), "choose another --port")
         with pytest.raises((urllib.error.HTTPError, ConnectionError, urllib.error.URLError)):
             urllib.request.urlopen(f"{url}search", data=b"x" * 300_000, timeout=60)
         command.send(signal.SIGTERM)
@@ -152,25 +145,25 @@ def test_the_command(catalogue, here):
         command.kill()
 
 
-def test_wrong_uses(catalogue, tmp_path, here, monkeypatch):
+def test_wrong_uses(search_index, tmp_path, here, monkeypatch):
     refused(here(serving.main, tmp_path), "is not an index")
-    refused(here(serving.main, catalogue.folder, "--port", "70000"), "--port is 70000")
-    refused(here(serving.main, catalogue.folder, "--max_upload_mb", "0"), "--max_upload_mb")
-    refused(here(serving.main, catalogue.folder, "--host", "no.such.host.invalid"), "cannot listen on")
+    refused(here(serving.main, search_index.folder, "--port", "70000"), "--port is 70000")
+    refused(here(serving.main, search_index.folder, "--max_upload_mb", "0"), "--max_upload_mb")
+    refused(here(serving.main, search_index.folder, "--host", "no.such.host.invalid"), "cannot listen on")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    refused(here(serving.main, catalogue.folder), "[serve]")
+    refused(here(serving.main, search_index.folder), "[serve]")
 
 
 @pytest.fixture
-def served(catalogue: Catalogue) -> Iterator[str]:
-    server = create_server(create_app(catalogue, most_bytes=MOST_BYTES, host="127.0.0.1"), host="127.0.0.1", port=0)
+def served(search_index: SearchIndex) -> Iterator[str]:
+    server = create_server(create_app(search_index, most_bytes=MOST_BYTES, host="127.0.0.1"), host="127.0.0.1", port=0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.effective_port}/"
     server.close()
 
 
-def test_in_a_browser(served, catalogue, tmp_path, browser):
+def test_in_a_browser(served, search_index, tmp_path, browser):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -184,10 +177,10 @@ def test_in_a_browser(served, catalogue, tmp_path, browser):
     assert "20 images" in browser.find_element(By.ID, "about").text
 
     query = tmp_path / "query.png"
-    query.write_bytes(catalogue.images.read(5))
+    query.write_bytes(search_index.images.read(5))
     browser.find_element(By.ID, "file").send_keys(str(query))
     wait.until(lambda _: len(tiles("#neighbours")) == 12)
-    expected = dist_plm.search_images(catalogue, [query], k=12)[0]
+    expected = dist_plm.search_images(search_index, [query], k=12)[0]
     shown = [tile.find_element(By.TAG_NAME, "img").get_attribute("src") for tile in tiles("#neighbours")]
     assert shown == [f"{served}images/{each.row}" for each in expected]
     # A name is text, whatever it looks like.

@@ -92,7 +92,7 @@ def test_wrong_use_is_one_line(here, demo, arguments, told):
 
 def test_a_table_that_cannot_be_kept_was_printed(tmp_path, tiny, here, monkeypatch):
     monkeypatch.setattr(supervision, "_judge", lambda *_: {"event": "supervision"})
-    monkeypatch.setattr("dist_plm.supervision.table.show", lambda _: None)
+    monkeypatch.setattr("dist_plm.supervision.display.show", lambda _: None)
     outcome = here(supervision.main, "--config", tiny, "--out", tmp_path)
     assert outcome.status == 1 and json.loads(outcome.out) == {"event": "supervision"}
     assert outcome.err == f"error: --out {tmp_path} can't be written (Is a directory): see the output\n"

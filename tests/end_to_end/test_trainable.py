@@ -10,7 +10,7 @@ from dist_plm import evaluate as evaluation
 from dist_plm import export as exporting
 from dist_plm import train as training
 from dist_plm.encoders.networks import load_network, locate
-from tests.commands import on_ranks
+from tests.commands import killed, on_ranks
 from tests.end_to_end.conftest import STEPS, events, tensors, train
 
 PART = ("--model.trainable", "blocks:1", "--views.cached", "2", "--model.head_start", "whitened")
@@ -79,10 +79,8 @@ def test_adapters_of_a_transformer_killed_and_resumed_end_the_same_and_are_expor
     )
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert here(training.main, "--config", tiny, "--run_dir", whole, *part).status == 0
-    (rank,) = on_ranks(1, "dist_plm.train", "--config", tiny, "--run_dir", parts, *part)
-    rank.until(lambda: any((parts / "checkpoints").glob("step_*[468]/checkpoint.json")))  # the last step is 21
-    rank.kill()
-    rank.wait()
+    ranks = on_ranks(1, "dist_plm.train", "--config", tiny, "--run_dir", parts, *part)
+    killed(ranks, lambda: any((parts / "checkpoints").glob("step_*[468]/checkpoint.json")))  # the last step is 21
     assert here(training.main, "--config", tiny, "--run_dir", parts, *part).status == 0
     assert events(parts, "resumed") and losses(parts) == losses(whole)
     found, expected = tensors(parts), tensors(whole)

@@ -11,21 +11,19 @@ import torch
 
 from dist_plm import train as training
 from dist_plm.cli import load_config
-from dist_plm.config import ModelConfig, ViewsConfig
 from dist_plm.data.format import Manifest
 from dist_plm.data.shard_files import Shard
 from dist_plm.data.tar import images
 from dist_plm.datasets.tree import Tree
-from dist_plm.encoders.embedder import Embedder, ready
-from dist_plm.encoders.exported import read_export, write_description, write_weights
+from dist_plm.encoders.exported import read_export
 from dist_plm.errors import UserError
 from dist_plm.files.names import printable
 from dist_plm.files.reading import file_digest
-from dist_plm.model.encoder import Encoder
 from dist_plm.model.weights import read_file
 from dist_plm.slurm.cluster import _read
 from tests.end_to_end.conftest import refused
 from tests.hostile.limits import limited
+from tests.untrained import export_to, untrained
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join(10 * [f'*{before}'])}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
@@ -67,15 +65,7 @@ def test_the_same_on_the_command_line_and_for_a_cluster(tmp_path, here, monkeypa
 @pytest.fixture
 def export(tmp_path) -> Path:
     """An export of a small network with random weights."""
-    model = ModelConfig(backbone="small", dim=8)
-    source = {"run": "r", "model": "student", "step": 1, "epochs": 1}
-    network = ready(Encoder(model), "fp32", torch.device("cpu"))
-    embedder = Embedder(network, model, ViewsConfig(size=16, resize=16), "fp32", source)
-    folder = tmp_path / "export"
-    folder.mkdir()
-    write_weights(folder, embedder)
-    write_description(folder, embedder, {})
-    return folder
+    return export_to(tmp_path / "export", untrained())
 
 
 def change(folder: Path, **changes: object) -> None:

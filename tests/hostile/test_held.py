@@ -21,7 +21,8 @@ from dist_plm.errors import UserError
 from dist_plm.files.reading import file_digest, map_array
 from dist_plm.model.caffemodel import _network, read_caffemodel
 from dist_plm.model.weights import read_file
-from dist_plm.slurm import events, record
+from dist_plm.slurm import record
+from dist_plm.telemetry import events
 from tests.hostile.limits import limited
 from tests.hostile.test_launcher import Made
 

@@ -10,16 +10,16 @@ import pytest
 
 from dist_plm import search as searching
 from dist_plm.errors import UserError
-from dist_plm.search_index.search_index import Catalogue
+from dist_plm.search_index.search_index import SearchIndex
 from tests.end_to_end.conftest import refused
-from tests.end_to_end.test_serve import catalogue  # noqa: F401
+from tests.end_to_end.test_serve import search_index  # noqa: F401
 from tests.hostile.limits import limited
 
 
 @pytest.fixture
-def index(catalogue, tmp_path) -> Path:  # noqa: F811
+def index(search_index, tmp_path) -> Path:  # noqa: F811
     """A copy of an index that this account made, which a test may change."""
-    return shutil.copytree(catalogue.folder, tmp_path / "index")
+    return shutil.copytree(search_index.folder, tmp_path / "index")
 
 
 def change(index: Path, **values) -> None:
@@ -28,7 +28,7 @@ def change(index: Path, **values) -> None:
 
 
 def opened(folder: Path) -> list[list[int]]:
-    found = Catalogue(folder)
+    found = SearchIndex(folder)
     return [[each.row for each in row] for row in found.search(np.asarray(found.embeddings[:3]), 5)]
 
 
@@ -53,43 +53,43 @@ def mapped(index: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [on_disk, mapped, lambda index: (index / "index.faiss").write_bytes(b"IxF2" * 100)])
-def test_index_faiss_is_for_other_programs(index, catalogue, spoil):  # noqa: F811
-    expected = opened(catalogue.folder)
+def test_index_faiss_is_for_other_programs(index, search_index, spoil):  # noqa: F811
+    expected = opened(search_index.folder)
     spoil(index)
     change(index, files={})
     found = limited(opened, index, seconds=20, megabytes=500)
     assert not found.error and found.value == expected, found
 
 
-def test_only_a_folder_that_was_named_here_is_shown(index, catalogue, tmp_path, here, monkeypatch):  # noqa: F811
+def test_only_a_folder_that_was_named_here_is_shown(index, search_index, tmp_path, here, monkeypatch):  # noqa: F811
     private = tmp_path / "private"
-    photo = catalogue.images.read(0)
-    for row in catalogue.rows:
+    photo = search_index.images.read(0)
+    for row in search_index.rows:
         path = private / row["name"]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(photo)
     change(index, images={"kind": "folder", "folder": str(private)})
     with pytest.raises(UserError, match="was not made by this account"):
-        _ = Catalogue(index).images
-    sheet = ("--image", private / catalogue.rows[0]["name"], "--sheet", tmp_path / "sheet.png")
+        _ = SearchIndex(index).images
+    sheet = ("--image", private / search_index.rows[0]["name"], "--sheet", tmp_path / "sheet.png")
     refused(here(searching.main, index, *sheet), "show that folder, name it with --images")
     assert not (tmp_path / "sheet.png").exists()
     assert here(searching.main, index, *sheet[:2]).status == 0  # a table alone shows nothing
     assert here(searching.main, index, *sheet, "--images", private).status == 0
-    assert Catalogue(index, images=private).images.read(3) == photo
+    assert SearchIndex(index, images=private).images.read(3) == photo
     # Another account, or a machine without the key, is asked too.
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     with pytest.raises(UserError, match="was not made by this account"):
-        _ = Catalogue(catalogue.folder).images
+        _ = SearchIndex(search_index.folder).images
 
 
 def test_images_within_the_index_are_its_own(index):
     (index / "photos").mkdir()
     change(index, images={"kind": "folder", "folder": str(index / "photos")}, signature="")
-    assert len(Catalogue(index).images) == 20
+    assert len(SearchIndex(index).images) == 20
     change(index, images={"kind": "folder", "folder": str(index / "photos" / ".." / "..")})
     with pytest.raises(UserError, match="was not made by this account"):
-        _ = Catalogue(index).images
+        _ = SearchIndex(index).images
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/x", "reference::file:///x", "file:///etc"])
@@ -97,7 +97,7 @@ def test_no_url_of_a_stranger_is_asked(index, url):
     place = {"kind": "shards", "folder": url, "split": "test", "fingerprint": "0" * 64}
     change(index, images=place)
     with pytest.raises(UserError, match="was not made by this account"):
-        _ = Catalogue(index).images
+        _ = SearchIndex(index).images
 
 
 PLACES = [None, 7, [], {}, {"kind": "shards", "folder": "x"}, {"kind": []}, "x"]
@@ -108,7 +108,7 @@ def test_a_place_that_is_none(index, place, tmp_path):
     change(index, images=place)
     for images in ("", tmp_path):
         with pytest.raises(UserError):
-            _ = Catalogue(index, images=images).images
+            _ = SearchIndex(index, images=images).images
 
 
 def rows(index: Path, make) -> None:
@@ -150,7 +150,7 @@ def test_embeddings_that_are_none(index, name):
     EMBEDDINGS[name](index)
     change(index, files={})
     with pytest.raises(UserError) as refusal:
-        Catalogue(index)
+        SearchIndex(index)
     assert "embeddings.npy" in str(refusal.value) or "damaged index" in str(refusal.value)
 
 
@@ -171,7 +171,7 @@ def test_lines_that_are_none(index, number):
     (index / "images.jsonl").write_bytes(LINES[number] + b"\n" + text)
     change(index, files={})
     with pytest.raises(UserError, match="is a damaged index"):
-        Catalogue(index)
+        SearchIndex(index)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_lines_that_are_none(index, number):
 def test_a_summary_that_is_none(index, text):
     (index / "index.json").write_bytes(text)
     with pytest.raises(UserError, match=r"index.json is damaged"):
-        Catalogue(index)
+        SearchIndex(index)
 
 
 def test_a_summary_of_a_gigabyte_is_not_read(index):
@@ -193,9 +193,9 @@ def test_a_summary_of_a_gigabyte_is_not_read(index):
 @pytest.mark.parametrize(
     "make", [lambda q: q * 3, lambda q: q * 0, lambda q: q * np.nan, lambda q: q / 2, lambda q: q[0]]
 )
-def test_a_query_is_of_unit_length_and_finite(catalogue, make):  # noqa: F811
-    queries = np.asarray(catalogue.embeddings[:2])
+def test_a_query_is_of_unit_length_and_finite(search_index, make):  # noqa: F811
+    queries = np.asarray(search_index.embeddings[:2])
     with pytest.raises(UserError, match="quer"):
-        catalogue.search(make(queries), 3)
+        search_index.search(make(queries), 3)
     with pytest.raises(UserError, match="for an index of dimension 8"):
-        catalogue.search(queries[:, :5], 3)
+        search_index.search(queries[:, :5], 3)

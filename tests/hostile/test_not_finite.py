@@ -5,36 +5,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import dist_plm
 from dist_plm import embed as embedding
 from dist_plm import search as searching
-from dist_plm.config import ModelConfig, ViewsConfig
-from dist_plm.encoders.embedder import Embedder, ready
-from dist_plm.encoders.exported import write_description, write_weights
 from dist_plm.errors import RunFailure, UserError
-from dist_plm.model.encoder import Encoder
-from dist_plm.search_index.search_index import Catalogue
+from dist_plm.search_index.search_index import SearchIndex
 from tests.commands import on_ranks
 from tests.end_to_end.conftest import contents
-from tests.end_to_end.test_serve import catalogue  # noqa: F401
+from tests.end_to_end.test_serve import search_index  # noqa: F401
+from tests.untrained import export_to, untrained
 
 
 @pytest.fixture
 def diverged(tmp_path) -> Path:
     """An export whose network gives NaN."""
-    model = ModelConfig(backbone="small", dim=8)
-    network = ready(Encoder(model), "fp32", torch.device("cpu"))
-    network.head.weight.fill_(math.nan)
-    source = {"run": "r", "model": "student", "step": 1, "epochs": 1}
-    embedder = Embedder(network, model, ViewsConfig(size=16, resize=16), "fp32", source)
-    folder = tmp_path / "diverged"
-    folder.mkdir()
-    write_weights(folder, embedder)
-    write_description(folder, embedder, {})
-    return folder
+    embedder = untrained()
+    embedder.network.head.weight.fill_(math.nan)
+    return export_to(tmp_path / "diverged", embedder)
 
 
 @pytest.fixture
@@ -45,20 +34,20 @@ def photo(tmp_path) -> Path:
     return path
 
 
-def test_on_one_rank(tmp_path, diverged, photo, here, catalogue):  # noqa: F811
+def test_on_one_rank(tmp_path, diverged, photo, here, search_index):  # noqa: F811
     before = contents(tmp_path)
     outcome = here(embedding.main, "--checkpoint", diverged, "--images", photo.parents[1], "--out", tmp_path / "index")
     assert outcome.status == 1 and "is not finite: the weights are damaged or training diverged" in outcome.err, outcome
     assert outcome.err.count("\n") <= 2 and "Traceback" not in outcome.err and contents(tmp_path) == before
     with pytest.raises(RunFailure, match="1 embeddings are not finite"):
         dist_plm.embed_images(dist_plm.load_encoder(diverged), [photo])
-    opened = Catalogue(catalogue.folder)
+    opened = SearchIndex(search_index.folder)
     opened.embedder.network.head.weight.fill_(math.nan)
     with pytest.raises(RunFailure, match="is not finite"):
         opened.embed(photo.read_bytes())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dist_plm.search_index.search_index.Catalogue", lambda *_, **__: opened)
-        outcome = here(searching.main, catalogue.folder, "--image", photo)
+        patch.setattr("dist_plm.search_index.search_index.SearchIndex", lambda *_, **__: opened)
+        outcome = here(searching.main, search_index.folder, "--image", photo)
     assert outcome.status == 1 and "not finite" in outcome.err and outcome.out == "", outcome
 
 

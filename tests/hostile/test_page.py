@@ -12,20 +12,20 @@ from waitress import create_server
 from dist_plm import serve
 from dist_plm.search_index import web
 from dist_plm.search_index.web import create_app, loopback_names
-from tests.end_to_end.test_serve import catalogue  # noqa: F401
+from tests.end_to_end.test_serve import search_index  # noqa: F401
 
 
-def test_who_waits_for_a_slow_image_is_told_so(catalogue, monkeypatch):  # noqa: F811
-    data, entered, leave = catalogue.images.read(3), threading.Event(), threading.Event()
-    client = create_app(catalogue, most_bytes=10**6, host="127.0.0.1").test_client()
-    embed = type(catalogue).embed
+def test_who_waits_for_a_slow_image_is_told_so(search_index, monkeypatch):  # noqa: F811
+    data, entered, leave = search_index.images.read(3), threading.Event(), threading.Event()
+    client = create_app(search_index, most_bytes=10**6, host="127.0.0.1").test_client()
+    embed = type(search_index).embed
 
     def slow(self, image):
         entered.set()
         assert leave.wait(60)
         return embed(self, image)
 
-    monkeypatch.setattr(type(catalogue), "embed", slow)
+    monkeypatch.setattr(type(search_index), "embed", slow)
     monkeypatch.setattr(web, "BUSY_SECONDS", 0.05)
     answers = []
     first = threading.Thread(target=lambda: answers.append(client.post("/search", data=data)))
@@ -40,8 +40,8 @@ def test_who_waits_for_a_slow_image_is_told_so(catalogue, monkeypatch):  # noqa:
     assert client.get("/images/3").status_code == 200  # the failure before is not remembered
 
 
-def test_connections_that_are_half_open_hold_nobody_up(catalogue):  # noqa: F811
-    app = create_app(catalogue, most_bytes=10**6, host="127.0.0.1")
+def test_connections_that_are_half_open_hold_nobody_up(search_index):  # noqa: F811
+    app = create_app(search_index, most_bytes=10**6, host="127.0.0.1")
     server = create_server(app, host="127.0.0.1", port=0, **serve.BOUNDS)
     threading.Thread(target=server.run, daemon=True).start()
     with ExitStack() as stack:
@@ -74,8 +74,8 @@ STRANGERS = [
 
 
 @pytest.mark.parametrize("host", NAMES)
-def test_pages_elsewhere_reach_no_form_of_loopback(catalogue, host):  # noqa: F811
-    client = create_app(catalogue, most_bytes=10**6, host=host).test_client()
+def test_pages_elsewhere_reach_no_form_of_loopback(search_index, host):  # noqa: F811
+    client = create_app(search_index, most_bytes=10**6, host=host).test_client()
     for name in NAMES[host]:
         assert client.get("/about", headers={"Host": name}).status_code == 200, name
     for name in STRANGERS:

@@ -8,21 +8,16 @@ import torch
 from PIL import Image
 
 import dist_plm
-from dist_plm.config import ModelConfig, ViewsConfig
-from dist_plm.encoders.embedder import Embedder, ready
+from dist_plm.encoders.embedder import Embedder
 from dist_plm.errors import UserError
-from dist_plm.model.encoder import Encoder
 from tests.unit.test_decode import encoded, photograph
+from tests.untrained import untrained
 
 
 @pytest.fixture(scope="module")
 def encoder() -> Embedder:
     torch.manual_seed(0)
-    model = ModelConfig(backbone="small", dim=8)
-    source = {"run": "none", "model": "student", "step": 0}
-    return Embedder(
-        ready(Encoder(model), "fp32", torch.device("cpu")), model, ViewsConfig(size=16, resize=20), "fp32", source
-    )
+    return untrained(resize=20)
 
 
 EXIF = Image.Exif()

@@ -12,8 +12,8 @@ from dist_plm.cli import OneLineParser, add_threads
 from dist_plm.config import Config, RuntimeConfig, TrainConfig
 from dist_plm.distributed.process import limit_threads, prepare_process
 from dist_plm.distributed.world import World
-from dist_plm.training import precision
-from dist_plm.training.precision import has_native_bf16, resolve_precision
+from dist_plm.training import auto_precision
+from dist_plm.training.auto_precision import has_native_bf16, resolve_precision
 from dist_plm.training.run_directory import dump
 
 
@@ -25,7 +25,7 @@ def resolved(folder: Path, asked: str = "auto", strategy: str = "ddp") -> tuple[
 
 @pytest.fixture(params=[True, False], ids=["native", "emulated"])
 def native(request, monkeypatch):
-    monkeypatch.setattr(precision, "has_native_bf16", lambda device: request.param)
+    monkeypatch.setattr(auto_precision, "has_native_bf16", lambda device: request.param)
     return request.param
 
 

@@ -4,12 +4,12 @@ import pytest
 
 from dist_plm.slurm import scheduler
 from dist_plm.slurm.cluster import Cluster
-from dist_plm.slurm.scheduler import Row, with_cores
+from dist_plm.slurm.scheduler import Partition, with_cores
 
 ROWS = [
-    Row("gpu", True, 4, 8, 128, "infinite"),
-    Row("gpu", True, 2, 4, 48, "infinite"),
-    Row("cpu", False, 9, 0, 256, "infinite"),
+    Partition("gpu", True, 4, 8, 128, "infinite"),
+    Partition("gpu", True, 2, 4, 48, "infinite"),
+    Partition("cpu", False, 9, 0, 256, "infinite"),
 ]
 
 

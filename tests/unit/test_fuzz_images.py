@@ -12,23 +12,20 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, UnidentifiedImageError
 
-from dist_plm.config import ModelConfig, ViewsConfig
 from dist_plm.data.decode import extension
 from dist_plm.data.format import Manifest
 from dist_plm.data.formats import _has_heif
 from dist_plm.data.picture import open_picture
 from dist_plm.datasets import build
 from dist_plm.distributed.world import World
-from dist_plm.encoders.embedder import Embedder, ready
-from dist_plm.model.encoder import Encoder
 from dist_plm.search_index.build import Builder
 from dist_plm.search_index.images import FolderImages
 from dist_plm.telemetry.progress import Display
+from tests.untrained import untrained
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "F")
 FORMS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", *(["HEIF"] if _has_heif() else []))
@@ -147,11 +144,7 @@ def test_none_is_lost_from_the_account(tmp_path, capsys):
     rejected = {json.loads(line)["source"] for line in (out / "rejected.jsonl").read_text().splitlines()}
     assert rejected == {name for name, good in expected.items() if not good}
     assert sum(info.samples for info in Manifest.load(out).splits.values()) + len(rejected) == len(expected)
-    model = ModelConfig(backbone="small", dim=8)
-    network = ready(Encoder(model), "fp32", torch.device("cpu"))
-    source = {"run": "none", "model": "student", "step": 0, "epochs": 0}
-    embedder = Embedder(network, model, ViewsConfig(size=16, resize=16), "fp32", source)
-    Builder(FolderImages(root), embedder, index, 1, World(), Display(World())).build()
+    Builder(FolderImages(root), untrained(), index, 1, World(), Display(World())).build()
     named = {json.loads(line)["name"] for line in (index / "unreadable.jsonl").read_text().splitlines()}
     taken = {json.loads(line)["name"] for line in (index / "images.jsonl").read_text().splitlines()}
     assert named == rejected and taken | named == set(expected)

@@ -10,19 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from dist_plm.config import ModelConfig, ViewsConfig
 from dist_plm.datasets.order import order_by
 from dist_plm.datasets.plain import folder
 from dist_plm.distributed.world import World
-from dist_plm.encoders.embedder import Embedder, ready
 from dist_plm.errors import UserError
-from dist_plm.model.encoder import Encoder
 from dist_plm.search_index import build, embedding, generation
 from dist_plm.search_index.build import Builder
 from dist_plm.search_index.images import FolderImages
 from dist_plm.search_index.maintenance import add, changes, remove, update
-from dist_plm.search_index.search_index import Catalogue
+from dist_plm.search_index.search_index import SearchIndex
 from dist_plm.telemetry.progress import Display
+from tests.untrained import untrained
 
 
 def put(path: Path, number: int, size: int = 20) -> None:
@@ -43,29 +41,25 @@ def photos(tmp_path) -> Path:
 DISPLAY = Display(World())
 
 
-def embed(photos: Path, out: Path) -> Catalogue:
+def embed(photos: Path, out: Path) -> SearchIndex:
     torch.manual_seed(0)
-    model = ModelConfig(backbone="small", dim=8)
-    source = {"run": "none", "model": "student", "step": 0, "epochs": 0}
-    network = ready(Encoder(model), "fp32", torch.device("cpu"))
-    embedder = Embedder(network, model, ViewsConfig(size=16, resize=16), "fp32", source)
-    Builder(FolderImages(photos), embedder, out, 1, World(), DISPLAY).build()
-    return Catalogue(out)
+    Builder(FolderImages(photos), untrained(), out, 1, World(), DISPLAY).build()
+    return SearchIndex(out)
 
 
 def content(index: Path) -> dict[str, tuple[list[float], str | None]]:
     """Embedding and label by name."""
-    catalogue = Catalogue(index)
+    search_index = SearchIndex(index)
     found = {
         row["name"]: (np.round(vector, 5).tolist(), row.get("label"))
-        for row, vector in zip(catalogue.rows, catalogue.embeddings, strict=True)
+        for row, vector in zip(search_index.rows, search_index.embeddings, strict=True)
     }
-    assert len(found) == len(catalogue)
+    assert len(found) == len(search_index)
     return found
 
 
 def lists(index: Path, name: str) -> list[str]:
-    return sorted(json.loads(line)["name"] for line in Catalogue(index).file(name).read_text().splitlines())
+    return sorted(json.loads(line)["name"] for line in SearchIndex(index).file(name).read_text().splitlines())
 
 
 def test_an_update_gives_what_a_fresh_index_would(photos, tmp_path, monkeypatch):
@@ -87,17 +81,17 @@ def test_an_update_gives_what_a_fresh_index_would(photos, tmp_path, monkeypatch)
         return view(images, config, number)
 
     monkeypatch.setattr(embedding, "_view", counted)
-    assert str(changes(Catalogue(index))) == "4 files new or changed, 2 deleted"
-    assert update(Catalogue(index), 1, DISPLAY) == "2 embedded, 1 moved or copied, 1 unreadable, 2 deleted"
+    assert str(changes(SearchIndex(index))) == "4 files new or changed, 2 deleted"
+    assert update(SearchIndex(index), 1, DISPLAY) == "2 embedded, 1 moved or copied, 1 unreadable, 2 deleted"
     assert sorted(embedded) == ["class 2/02", "new/60", "new/cut"], "what moved is not embedded again"
     monkeypatch.undo()
     embed(photos, tmp_path / "fresh")
     assert content(index) == content(tmp_path / "fresh")
     for name in ("unreadable.jsonl", "ignored.jsonl"):
         assert lists(index, name) == lists(tmp_path / "fresh", name)
-    assert update(Catalogue(index), 1, DISPLAY) == "up to date"
-    query = np.asarray(Catalogue(index).embeddings[3:4])
-    assert Catalogue(index).search(query, 1)[0][0].row == 3
+    assert update(SearchIndex(index), 1, DISPLAY) == "up to date"
+    query = np.asarray(SearchIndex(index).embeddings[3:4])
+    assert SearchIndex(index).search(query, 1)[0][0].row == 3
 
 
 def test_readers_are_not_disturbed(photos, tmp_path):
@@ -105,16 +99,16 @@ def test_readers_are_not_disturbed(photos, tmp_path):
     reading = embed(photos, index)
     rows, first = list(reading.rows), np.array(reading.embeddings)
     summary = (index / "index.json").read_bytes()
-    remove(Catalogue(index), ["class 0/00"])
+    remove(SearchIndex(index), ["class 0/00"])
     # Who read index.json before the change opens the files of before.
     changed = (index / "index.json").read_bytes()
     (index / "index.json").write_bytes(summary)
-    assert [row["name"] for row in Catalogue(index).rows] == [row["name"] for row in rows]
+    assert [row["name"] for row in SearchIndex(index).rows] == [row["name"] for row in rows]
     (index / "index.json").write_bytes(changed)
-    remove(Catalogue(index), ["class 1"])
+    remove(SearchIndex(index), ["class 1"])
     assert np.array_equal(reading.embeddings, first) and reading.search(first[:1], 3)[0][0].row == 0
     assert not (index / "embeddings.npy").exists(), "two changes later it goes"
-    assert (index / "embeddings.2.npy").exists() and len(Catalogue(index)) == 7
+    assert (index / "embeddings.2.npy").exists() and len(SearchIndex(index)) == 7
     assert json.loads((index / "index.json").read_text())["format"] == 2
     assert len({entry.source for entry in order_by(folder(photos), index).entries()}) == 13
 
@@ -126,22 +120,22 @@ def test_add_and_remove(photos, tmp_path, monkeypatch):
     put(photos / "new" / "b", 71)
     put(photos / "other", 72)
     monkeypatch.chdir(photos)
-    assert add(Catalogue(index), [Path("new/a")], 1, DISPLAY).startswith("1 embedded")
-    assert add(Catalogue(index), [photos / "new"], 1, DISPLAY).startswith("1 embedded")
-    assert add(Catalogue(index), [photos / "class 0"], 1, DISPLAY) == "nothing to add"
-    assert add(Catalogue(index), [Path(".")], 1, DISPLAY).startswith("1 embedded")
-    assert remove(Catalogue(index), ["new/", "class 0/00"]).startswith("3 removed")
-    names = [row["name"] for row in Catalogue(index).rows]
+    assert add(SearchIndex(index), [Path("new/a")], 1, DISPLAY).startswith("1 embedded")
+    assert add(SearchIndex(index), [photos / "new"], 1, DISPLAY).startswith("1 embedded")
+    assert add(SearchIndex(index), [photos / "class 0"], 1, DISPLAY) == "nothing to add"
+    assert add(SearchIndex(index), [Path(".")], 1, DISPLAY).startswith("1 embedded")
+    assert remove(SearchIndex(index), ["new/", "class 0/00"]).startswith("3 removed")
+    names = [row["name"] for row in SearchIndex(index).rows]
     assert len(names) == 12 and "other" in names and "new/a" not in names
     for call, named in (
-        (lambda: add(Catalogue(index), [tmp_path], 1, DISPLAY), "lies outside of"),
-        (lambda: add(Catalogue(index), [photos / "none"], 1, DISPLAY), "no such file"),
-        (lambda: remove(Catalogue(index), ["new/a"]), "has no image 'new/a'"),
-        (lambda: remove(Catalogue(index), names), "would have no images left"),
+        (lambda: add(SearchIndex(index), [tmp_path], 1, DISPLAY), "lies outside of"),
+        (lambda: add(SearchIndex(index), [photos / "none"], 1, DISPLAY), "no such file"),
+        (lambda: remove(SearchIndex(index), ["new/a"]), "has no image 'new/a'"),
+        (lambda: remove(SearchIndex(index), names), "would have no images left"),
     ):
         with pytest.raises(UserError, match=named):
             call()
-    assert [row["name"] for row in Catalogue(index).rows] == names
+    assert [row["name"] for row in SearchIndex(index).rows] == names
 
 
 def test_a_change_that_is_stopped_leaves_the_index_as_it_was(photos, tmp_path, monkeypatch):
@@ -156,13 +150,13 @@ def test_a_change_that_is_stopped_leaves_the_index_as_it_was(photos, tmp_path, m
     for step in ("write_vectors", "write_lines", "write_summary"):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(generation, step, stop)
-            update(Catalogue(index), 1, DISPLAY)
+            update(SearchIndex(index), 1, DISPLAY)
         assert content(index) == before
-    assert update(Catalogue(index), 1, DISPLAY).startswith("1 embedded") and len(Catalogue(index)) == 13
+    assert update(SearchIndex(index), 1, DISPLAY).startswith("1 embedded") and len(SearchIndex(index)) == 13
 
 
 def test_two_changes_do_not_mix(photos, tmp_path):
-    one, two = embed(photos, tmp_path / "index"), Catalogue(tmp_path / "index")
+    one, two = embed(photos, tmp_path / "index"), SearchIndex(tmp_path / "index")
     remove(one, ["class 0"])
     with pytest.raises(UserError, match="was just changed"):
         remove(two, ["class 1"])
@@ -180,9 +174,9 @@ def test_an_old_index_is_brought_up_to_date(photos, tmp_path):
     del summary["generation"], summary["ignored"], summary["files"]["ignored.jsonl"]
     summary["files"]["images.jsonl"] = len(old)
     (index / "index.json").write_text(json.dumps(summary))
-    assert len(Catalogue(index)) == 12
-    assert update(Catalogue(index), 1, DISPLAY).startswith("12 embedded")
-    assert update(Catalogue(index), 1, DISPLAY) == "up to date"
+    assert len(SearchIndex(index)) == 12
+    assert update(SearchIndex(index), 1, DISPLAY).startswith("12 embedded")
+    assert update(SearchIndex(index), 1, DISPLAY) == "up to date"
 
 
 @pytest.mark.parametrize("how", ["swap", "touch", "rewrite"])

@@ -7,7 +7,6 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 
-from dist_plm.checks.method import check_method
 from dist_plm.config import (
     Config,
     DataConfig,
@@ -17,7 +16,7 @@ from dist_plm.config import (
 )
 from dist_plm.config.fields import rules_of
 from dist_plm.errors import UserError
-from dist_plm.methods import METHODS
+from dist_plm.methods import METHODS, check_method
 
 
 class Labels:

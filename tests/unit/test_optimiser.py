@@ -32,8 +32,8 @@ def test_cosine_ends_at_0_and_constant_stays():
 def test_the_backbone_rests_and_then_moves(name):
     backbone, head, own = (nn.Parameter(torch.ones(3)) for _ in range(3))
     config = OptimiserConfig(name=name, head_only_epochs=2)
-    updates = build_updates([backbone], [head], [own], config, own_lr_scale=7.0)
-    rules = [begun(updates.network), updates.own]
+    updates = build_updates([backbone], [head], [own], config, method_lr_scale=7.0)
+    rules = [begun(updates.network), updates.method]
     for epoch, resting in ((0, True), (1, True), (2, False)):
         updates.set_learning_rate(0.1, epoch)
         assert [group["lr"] for rule in rules for group in rule.param_groups] == pytest.approx(
@@ -50,10 +50,10 @@ def test_the_backbone_rests_and_then_moves(name):
 
 def test_moments_begin_anew():
     own = nn.Parameter(torch.ones(2))
-    updates = build_updates([nn.Parameter(torch.ones(3))], [], [own], OptimiserConfig(), own_lr_scale=1.0)
+    updates = build_updates([nn.Parameter(torch.ones(3))], [], [own], OptimiserConfig(), method_lr_scale=1.0)
     updates.set_learning_rate(0.1)
     own.grad = torch.ones(2)
-    update(updates.own, torch.zeros(()))
-    assert all(value.any() for value in updates.own.state[own].values())
-    forget(updates.own)
-    assert not any(value.any() for value in updates.own.state[own].values())
+    update(updates.method, torch.zeros(()))
+    assert all(value.any() for value in updates.method.state[own].values())
+    forget(updates.method)
+    assert not any(value.any() for value in updates.method.state[own].values())

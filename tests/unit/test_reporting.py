@@ -18,8 +18,8 @@ from dist_plm.report.history import History, read_all
 from dist_plm.report.landscape import hues, landscape
 from dist_plm.report.pictures import Pictures
 from dist_plm.report.retrieved import Retrieved
-from dist_plm.report.summary import evaluations, label_free, tiles
-from dist_plm.report.test_split import Embedded, require_finite
+from dist_plm.report.tables import evaluations, label_free, tiles
+from dist_plm.report.test_split import EmbeddedSplit, require_finite
 from dist_plm.training.run_directory import dump
 
 
@@ -110,7 +110,7 @@ def test_numbers_that_are_not_finite_were_not_measured(tmp_path):
 
 def test_a_collapsed_network_is_one_point_of_the_map():
     split = Split([0] * 12, "a")
-    embedded = Embedded(split, np.ones((12, 4), np.float32) / 2)  # type: ignore[arg-type]
+    embedded = EmbeddedSplit(split, np.ones((12, 4), np.float32) / 2)  # type: ignore[arg-type]
     found = landscape(Retrieved(embedded, embedded, np.arange(12), np.zeros((12, 1), int)), seed=0)
     assert found is not None and np.array_equal(found[1], np.full((12, 2), 0.5))
 

@@ -119,7 +119,7 @@ def test_targets_of_the_gallery_are_the_same_in_a_batch():
     mean = torch.cat([x[:1], x[order_of(x)[0, :5]]]).mean(0)
     flat = build_estimate("projected", x, 5, Config(manifold=ManifoldConfig(dim=2, k=5, threshold=0)))
     basis = torch.linalg.svd(torch.cat([x[:1], x[order_of(x)[0, :5]]]) - mean).Vh[:2]
-    assert torch.allclose(flat.found.projected[0], mean + basis.T @ (basis @ (x[0] - mean)), atol=1e-5)
+    assert torch.allclose(flat.pieces.projected[0], mean + basis.T @ (basis @ (x[0] - mean)), atol=1e-5)
 
 
 def test_the_other_view_of_an_image_counts_for_nothing():

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from dist_plm.checks.settings import check
 from dist_plm.config import Config, LoraConfig, ModelConfig, ViewsConfig
-from dist_plm.encoders.exported import read_export, write_description, write_weights
+from dist_plm.encoders.exported import read_export
 from dist_plm.encoders.frozen import frozen_encoder
 from dist_plm.errors import UserError
 from dist_plm.model import Encoder, build_backbone, check_model
@@ -17,6 +17,7 @@ from dist_plm.model.adapters import check_adapters, merge_adapters
 from dist_plm.model.own_backbone import allow
 from dist_plm.model.preprocessing import check_size, own_pooling, own_views
 from dist_plm.model.split import split
+from tests.untrained import export_to, untrained
 
 timm = pytest.importorskip("timm")
 IMAGES = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -207,16 +208,11 @@ def test_networks_of_ones_own(tmp_path, monkeypatch):
 
 
 def test_an_export_of_ones_own_network_imports_nothing_unasked(tmp_path, monkeypatch):
-    from dist_plm.encoders.embedder import Embedder, ready
-
     name = "tests.networks:vit_16"
     allow(name)
     model = ModelConfig(backbone=name, dim=4, pooling="cls")
-    network = ready(Encoder(model), "fp32", torch.device("cpu"))
-    source = {"run": "r", "model": "student", "step": 1, "epochs": 1}
-    embedder = Embedder(network, model, ViewsConfig(size=16, resize=16), "fp32", source)
-    write_weights(tmp_path, embedder)
-    write_description(tmp_path, embedder, {})
+    embedder = untrained(model)
+    export_to(tmp_path, embedder)
     found = read_export(tmp_path, torch.device("cpu"))
     assert torch.equal(found.embed(IMAGES[..., :16, :16]), embedder.embed(IMAGES[..., :16, :16]))
     monkeypatch.setattr("dist_plm.model.own_backbone._allowed", set())

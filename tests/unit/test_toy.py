@@ -30,7 +30,7 @@ def test_the_curves_touch_in_the_plane_alone_and_come_apart():
 def test_segments_lie_on_the_neighbourhoods_and_hold_their_point():
     frames, _ = toy.train(1, 20, seed=1, frames=1)
     ends = toy._segments(frames[-1])
-    points, u = frames[-1].points, frames[-1].found.basis[:, :, 0]
+    points, u = frames[-1].points, frames[-1].neighbourhoods.basis[:, :, 0]
     offsets = ends - points[:, None]
     across = offsets[..., 0] * u[:, None, 1] - offsets[..., 1] * u[:, None, 0]
     assert torch.allclose(across, torch.zeros_like(across), atol=1e-6)

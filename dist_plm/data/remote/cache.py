@@ -108,15 +108,15 @@ class ImageCache:
 
     def _found(self) -> list[tuple[int, int]]:
         """(id, bytes) of this rank's images from earlier runs; removes incomplete files."""
-        found = []
+        files = []
         for folder in os.scandir(self._folder):
             for file in os.scandir(folder) if folder.is_dir() else ():
                 with suppress(FileNotFoundError):  # another run on this node removed it
                     if file.name.startswith(f".{self.part}-"):
                         os.unlink(file)
                     elif file.name.isdecimal() and int(file.name) % self.parts == self.part:
-                        found.append((int(file.name), file.stat().st_size))
-        return found
+                        files.append((int(file.name), file.stat().st_size))
+        return files
 
     def _path(self, id: int) -> Path:
         return self._folder / str(id // FOLDER) / str(id)

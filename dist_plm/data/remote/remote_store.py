@@ -86,7 +86,7 @@ class RemoteStore(Store):
 
     @contextmanager
     def prefetch(self, rows: np.ndarray) -> Iterator[RemotePrefetcher]:
-        """RemotePrefetcher `rows` into the node's cache."""
+        """Prefetch `rows` into the node's cache."""
         prefetch = RemotePrefetcher(self._cache, rows, self.offsets["size"], self.fetch)
         try:
             yield prefetch

@@ -75,7 +75,7 @@ class Remote:
         Raises:
             StoreFailure: A file is missing, permanently damaged, or unavailable for `retry_seconds`.
         """
-        found: dict[int, bytes] = {}
+        answers: dict[int, bytes] = {}
         waiting, wrong, asked, pause = list(range(len(spans))), dict.fromkeys(range(len(spans)), 0), 0.0, FIRST_PAUSE
         while waiting:
             faults, began = {}, time.monotonic()
@@ -87,7 +87,7 @@ class Remote:
                 if fault:
                     faults[number] = fault
                 else:
-                    found[number] = answer
+                    answers[number] = answer
             waiting = list(faults)
             if waiting:
                 asked = asked or began
@@ -98,7 +98,7 @@ class Remote:
                 # Jitter, so that ranks don't retry simultaneously.
                 time.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE)
-        return [found[number] for number in range(len(spans))]
+        return [answers[number] for number in range(len(spans))]
 
     def _ask(self, spans: list[Span]) -> list[Any]:
         """Bytes, or the exception of each request."""

@@ -1,4 +1,4 @@
-"""The seam between what is learnt and how it lies on the ranks."""
+"""Interface of parallel strategies: how student, gradients and optimizer state are laid out over the ranks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -20,11 +20,11 @@ PRECISIONS = {
 
 
 class Strategy(ABC):
-    """The student on all ranks: embeds a rank's views, pushes the gradient of its embeddings back, and moves.
+    """The student on all ranks: embeds a rank's views, backpropagates from the embeddings, and steps the optimizer.
 
-    A method's loss is a function of embeddings, and each rank holds dL/dz of its own rows for the *global* L. So
-    backward starts at z and not at a scalar. The method's own parameters are not the strategy's to lay out: each is
-    held by one rank and moved by torch's rule there, so that their learning rate is theirs under any strategy.
+    A method's loss is a function of embeddings, and each rank holds dL/dz of its own rows for the *global* L, so
+    backward starts at z instead of a scalar. A strategy does not partition the method's parameters: each is held by
+    one rank and updated there by a torch optimizer, with the same learning rate under any strategy.
 
     Attributes:
         student: The network, which may be embedded with outside of training only as `whole` returns it.
@@ -78,36 +78,36 @@ class Strategy(ABC):
 
     @abstractmethod
     def move(self, void: Tensor) -> None:
-        """One step of the student, none if `void` is not 0; gradients are forgotten. May be a collective."""
+        """Optimizer step of the student, skipped if `void` is not 0; clears the gradients. May be a collective."""
 
     def finite(self) -> Tensor:
         """Whether all gradients that this rank keeps are finite (scalar bool)."""
-        norms = torch._foreach_norm([part for part in (*self.gradients(), *self._own_gradients()) if part.numel()])
+        norms = torch._foreach_norm([part for part in (*self.gradients(), *self._method_gradients()) if part.numel()])
         return torch.stack([norm.to(self.world.device) for norm in norms]).isfinite().all()
 
     @torch.no_grad()
     def step(self, void: Tensor) -> None:
-        """Move the student and the method's own parameters, unless `void` (scalar, alike on all ranks) is not 0."""
+        """Update the student and the method's parameters if `void` (scalar, equal on all ranks) is 0."""
         if self.updates.clip_norm:
             self._clip()
         self.move(void)
-        if self.updates.own:
-            update(self.updates.own, void)
+        if self.updates.method:
+            update(self.updates.method, void)
 
     def _clip(self) -> None:
-        """Scale all gradients, the student's and the owned, by one number so that their norm is at most `clip_norm`."""
-        own = self._own_gradients()
-        total = self.squared_norm() + self.world.sum(sum_of_squares(own).to(self.world.device))
+        """Scale all gradients, the student's and the method's, so that their norm is at most `clip_norm`."""
+        gradients = self._method_gradients()
+        total = self.squared_norm() + self.world.sum(sum_of_squares(gradients).to(self.world.device))
         factor = (self.updates.clip_norm * total.rsqrt()).clamp(max=1.0)  # a norm of 0 gives infinity, and so 1
         alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-        for part in (*self.gradients(), *own):
+        for part in (*self.gradients(), *gradients):
             alike.setdefault((part.device, part.dtype), []).append(part)
         for parts in alike.values():
             torch._foreach_mul_(parts, factor.to(parts[0]))
 
-    def _own_gradients(self) -> list[Tensor]:
-        groups = self.updates.own.param_groups if self.updates.own else []
-        return [each.grad for group in groups for each in group["params"] if each.grad is not None]
+    def _method_gradients(self) -> list[Tensor]:
+        groups = self.updates.method.param_groups if self.updates.method else []
+        return [parameter.grad for group in groups for parameter in group["params"] if parameter.grad is not None]
 
     def state(self) -> dict[str, Tensor]:
         """Tensors of the strategy's own that a resumed run needs."""
@@ -119,7 +119,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def put_weights(self, network: nn.Module, weights: State) -> None:
-        """Take back what `weights` returned after it was filled. A collective."""
+        """Set the weights from the result of `weights`, filled from a checkpoint. A collective."""
 
     @abstractmethod
     def moments(self) -> State:
@@ -127,7 +127,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def put_moments(self, moments: State) -> None:
-        """Take back what `moments` returned after it was filled. A collective."""
+        """Set the moments from the result of `moments`, filled from a checkpoint. A collective."""
 
     @abstractmethod
     def local(self, network: nn.Module) -> dict[str, Tensor]:

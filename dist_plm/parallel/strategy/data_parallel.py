@@ -12,7 +12,7 @@ from dist_plm.distributed.world import World
 from dist_plm.parallel.compiled import compiled
 from dist_plm.parallel.loss_scale import LossScale
 from dist_plm.parallel.optimiser import Updates
-from dist_plm.parallel.strategy.pieces import Pieces
+from dist_plm.parallel.strategy.micro_batches import MicroBatches
 from dist_plm.parallel.strategy.replicated import Replicated
 
 # torch 2.14 renamed the option and warns about the old name.
@@ -26,7 +26,7 @@ class DataParallel(Replicated):
     """The student replicated on each rank, its gradient all-reduced during the backward pass.
 
     Args:
-        micro_batches: Micro-batches of a rank's share, as in `Pieces`.
+        micro_batches: Micro-batches of a rank's share, as in `MicroBatches`.
         compile: Use compiled kernels.
 
     Attributes:
@@ -39,7 +39,7 @@ class DataParallel(Replicated):
         precision: str, micro_batches: int, compile: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(student, updates, world, precision=precision)
-        self._pieces = Pieces(micro_batches, world.device)
+        self._micro_batches = MicroBatches(micro_batches, world.device)
         self.loss_scale = LossScale(world.device) if precision == "fp16" else None
         ids = [world.device.index] if world.device.type == "cuda" else None
         self.ddp: DistributedDataParallel | None = None
@@ -56,7 +56,11 @@ class DataParallel(Replicated):
     def embed(self, views: Tensor) -> Tensor:
         self._settle_buckets(views[:1])
         with self.autocast():
-            return self._replica(views) if self._pieces.count == 1 else self._pieces.embed(self._alone, views)
+            return (
+                self._replica(views)
+                if self._micro_batches.count == 1
+                else self._micro_batches.embed(self._alone, views)
+            )
 
     def _settle_buckets(self, view: Tensor) -> None:
         """Make a resumed run reduce gradients in the order of an uninterrupted one, before the first step of either.
@@ -89,10 +93,10 @@ class DataParallel(Replicated):
         gradient = gradient * self.world.size
         if self.loss_scale:
             gradient = gradient * self.loss_scale.scale
-        if self._pieces.count == 1:
+        if self._micro_batches.count == 1:
             z.backward(gradient)
         else:
-            for piece, piece_gradient, last in self._pieces.again(views, gradient):
+            for piece, piece_gradient, last in self._micro_batches.again(views, gradient):
                 with self._synchronised(last), self.autocast():
                     self._replica(piece).backward(piece_gradient)
         if self.loss_scale:

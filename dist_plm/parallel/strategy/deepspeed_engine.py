@@ -109,9 +109,9 @@ class Engine:
         if self._stage < 3:
             safe_set_full_optimizer_state(parameter, value, name)
         else:
-            own = slice_of(parameter)
-            assert own is not None
-            safe_set_local_optimizer_state(parameter, cut(value, own.numel(), rank), name)
+            local = slice_of(parameter)
+            assert local is not None
+            safe_set_local_optimizer_state(parameter, cut(value, local.numel(), rank), name)
 
     def counters(self) -> list[tuple[list[nn.Parameter], dict[str, Tensor]]]:
         """For each slice its parameters, on any rank, and the scalars that they share in the optimizer state, such as

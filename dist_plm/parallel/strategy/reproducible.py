@@ -37,12 +37,12 @@ class Reproducible(Replicated):
     ) -> None:
         super().__init__(student, updates, world, precision=precision)
         self._sizes = list(pieces)
-        self._pieces: list[Tensor] = []
+        self._micro_batches: list[Tensor] = []
 
     def embed(self, views: Tensor) -> Tensor:
         with self.autocast():
-            self._pieces = [self.student(piece) for piece in views.split(self._sizes)]
-        return torch.cat(self._pieces)
+            self._micro_batches = [self.student(piece) for piece in views.split(self._sizes)]
+        return torch.cat(self._micro_batches)
 
     def embed_constant(self, network: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
         with self.autocast():
@@ -52,11 +52,11 @@ class Reproducible(Replicated):
         sizes = [parameter.numel() for parameter in self._parameters]
         total = torch.zeros(sum(sizes), dtype=torch.float64, device=z.device)
         slices = [part.view_as(p) for part, p in zip(total.split(sizes), self._parameters, strict=True)]
-        for piece, piece_gradient in zip(self._pieces, gradient.to(z.dtype).split(self._sizes), strict=True):
+        for piece, piece_gradient in zip(self._micro_batches, gradient.to(z.dtype).split(self._sizes), strict=True):
             gradients = torch.autograd.grad(piece, self._parameters, piece_gradient)
-            torch._foreach_add_(slices, [each.double() for each in gradients])
-        self._pieces = []
+            torch._foreach_add_(slices, [part.double() for part in gradients])
+        self._micro_batches = []
         for parameter, part in zip(self._parameters, self.world.sum(total).split(sizes), strict=True):
             parameter.grad = part.view_as(parameter).to(parameter)
-        for own in self._own_gradients():
-            own.copy_(own.to(z.dtype))
+        for method_gradient in self._method_gradients():
+            method_gradient.copy_(method_gradient.to(z.dtype))

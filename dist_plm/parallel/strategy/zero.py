@@ -12,7 +12,7 @@ from dist_plm.distributed.world import World
 from dist_plm.parallel.optimiser import Updates
 from dist_plm.parallel.strategy.base import Strategy, sum_of_squares
 from dist_plm.parallel.strategy.deepspeed_engine import Engine, Follower, cut, shape_of, slice_of
-from dist_plm.parallel.strategy.pieces import Pieces
+from dist_plm.parallel.strategy.micro_batches import MicroBatches
 
 
 class Zero(Strategy):
@@ -42,7 +42,7 @@ class Zero(Strategy):
         *, precision: str, micro_batches: int,
     ) -> None:  # fmt: skip
         super().__init__(student, updates, world, precision=precision)
-        self._pieces = Pieces(micro_batches, world.device)
+        self._micro_batches = MicroBatches(micro_batches, world.device)
         self._blank = {network: copy.deepcopy(network).to("meta") for network in (student, teacher)}
         self._engine = Engine(student, updates.network, zero, precision, world.device)
         self._follower = Follower(teacher, precision, world.device) if zero.stage == 3 else None
@@ -50,10 +50,10 @@ class Zero(Strategy):
     def embed(self, views: Tensor) -> Tensor:
         views = _channels_last(views)  # the same convolution kernels as DDP
         with self.world.waiting("all-gather of weights"):
-            if self._pieces.count == 1:
+            if self._micro_batches.count == 1:
                 return self._engine(views)
             with self.autocast():
-                return self._pieces.embed(self.student, views)
+                return self._micro_batches.embed(self.student, views)
 
     def embed_constant(self, network: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
         with self.world.waiting("all-gather of weights"):
@@ -63,10 +63,10 @@ class Zero(Strategy):
         """See `Strategy.backward`. DeepSpeed averages over the ranks like DDP: hence the factor W."""
         gradient = gradient * self.world.size
         views = _channels_last(views)
-        if self._pieces.count == 1:
+        if self._micro_batches.count == 1:
             self._engine.backward(z, gradient, last=True)
             return
-        for piece, piece_gradient, last in self._pieces.again(views, gradient):
+        for piece, piece_gradient, last in self._micro_batches.again(views, gradient):
             self._engine.backward(self._engine(piece), piece_gradient, last)
 
     def gradients(self) -> list[Tensor]:
@@ -91,9 +91,9 @@ class Zero(Strategy):
     @torch.no_grad()
     def put_weights(self, network: nn.Module, weights: State) -> None:
         for name, parameter in network.named_parameters():
-            own = slice_of(parameter)
-            if own is not None:
-                own.copy_(cut(self._joined(weights[name]), own.numel(), self.world.rank))
+            local = slice_of(parameter)
+            if local is not None:
+                local.copy_(cut(self._joined(weights[name]), local.numel(), self.world.rank))
         if network is self.student:
             self._engine.refresh()
 
@@ -124,7 +124,7 @@ class Zero(Strategy):
         return {
             **dict(network.named_parameters()),
             **dict(network.named_buffers()),
-            **{name: own for name, own in slices.items() if own is not None},
+            **{name: local for name, local in slices.items() if local is not None},
         }
 
     def whole(self, network: nn.Module) -> nn.Module:
@@ -149,8 +149,8 @@ class Zero(Strategy):
 
     @torch.no_grad()
     def _gathered(self, parameter: nn.Parameter) -> Tensor:
-        own, shape = slice_of(parameter), shape_of(parameter)
-        return parameter if own is None else self.world.gather_rows(own)[: shape.numel()].view(shape)
+        local, shape = slice_of(parameter), shape_of(parameter)
+        return parameter if local is None else self.world.gather_rows(local)[: shape.numel()].view(shape)
 
     def _rows(self, whole: Tensor) -> "Tensor | Sharded":
         """This rank's rows, in host memory; a tensor with fewer rows than ranks is kept complete."""

@@ -1,4 +1,4 @@
-"""Where a sweep takes its batches from: the images of the shards, or rows that were computed from them before."""
+"""Batch sources of an embedding pass: images of the shards, or rows computed from them earlier."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 
@@ -31,7 +31,7 @@ def from_images(config: Config, cut: Cut | None = None) -> Source:
 
 
 def from_rows(rows: Embeddings, shape: tuple[int, ...], batch_size: int) -> Source:
-    """Rows that a sweep of the same store has left, float [b, *shape]."""
+    """Rows stored by an earlier sweep of the same store, float [b, *shape]."""
 
     def read(store: Store, shards: Sequence[int]) -> Generator[tuple[int, Iterator[Tensor]], None, None]:
         for number in shards:

@@ -28,9 +28,9 @@ def interface_towards(host: str) -> str:
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((host, 9))
-            own = probe.getsockname()[0]
+            address = probe.getsockname()[0]
             for _, name in socket.if_nameindex():
-                if _address(probe, name) == own:
+                if _address(probe, name) == address:
                     return name
     except OSError:
         pass

@@ -13,14 +13,14 @@ def tiles(history: History) -> list[tuple[str, str, str]]:
         return [(f"R@{k} {event['model']}", f"{100 * share:.1f} %", f"MAP@R {100 * event['map_at_r']:.1f} %")
                 for event in history.of("eval") for k, share in [next(iter(event["recall"].items()))]]  # fmt: skip
     verdicts = {event["model"]: event for event in history.of("verdict")}
-    found = [tile for model in ("student", "teacher") for tile in _judged(history, model, verdicts.get(model))]
+    shown = [tile for model in ("student", "teacher") for tile in _judged(history, model, verdicts.get(model))]
     steps = history.of("step")
-    found.append(("steps", f"{history.last_step:,}", _ending(history)))
+    shown.append(("steps", f"{history.last_step:,}", _ending(history)))
     if steps:
         rates = sorted(event["images_per_second"] for event in steps)
         waiting = sum(event["wait_share"] for event in steps) / len(steps)
-        found.append(("images per second", f"{rates[len(rates) // 2]:,.0f}", f"median; {100 * waiting:.1f} % waiting"))
-    return found
+        shown.append(("images per second", f"{rates[len(rates) // 2]:,.0f}", f"median; {100 * waiting:.1f} % waiting"))
+    return shown
 
 
 def _judged(history: History, model: str, verdict: Event | None) -> list[tuple[str, str, str]]:
@@ -90,9 +90,9 @@ def differences(histories: list[History]) -> list[tuple[str, list[str]]]:
     """(key, value in each run) of the settings that differ, except the run directory."""
     settings = [flat(asdict(history.config)) for history in histories]
     return [
-        (key, [str(each.get(key, "")) for each in settings])
+        (key, [str(values.get(key, "")) for values in settings])
         for key in settings[0]
-        if key != "run_dir" and len({str(each.get(key, "")) for each in settings}) > 1
+        if key != "run_dir" and len({str(values.get(key, "")) for values in settings}) > 1
     ]
 
 

@@ -22,15 +22,15 @@ def show(result: dict[str, Any]) -> None:
         table.add_column(head, justify="left" if head == "method" else "right", no_wrap=True)
     for name, row in result["methods"].items():
         every, batch = row["all"], row["batches"]["correlation"]
-        numbers = [f"{every[each]:.3f}" for each in ("purity", "purity_control")]
+        numbers = [f"{every[key]:.3f}" for key in ("purity", "purity_control")]
         numbers += [
             f"{every['mean_size']:.1f}",
             f"{every['correlation']:.3f}",
             f"{batch:.3f}",
             f"{every['map_at_r']:.3f}",
         ]
-        known = [paper.get(name, {}).get(each) for each in ("purity", "correlation")]
-        printed = ["-" if each is None else f"{each:.2f}" for each in known]
+        known = [paper.get(name, {}).get(key) for key in ("purity", "correlation")]
+        printed = ["-" if value is None else f"{value:.2f}" for value in known]
         table.add_row(name, *numbers, *printed)
     console.print(table)
     plm = result["methods"]["plm"]

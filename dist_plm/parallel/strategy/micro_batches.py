@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Pieces:
+class MicroBatches:
     """Embeds a batch without gradient, then, given dL/dz, each micro-batch again with gradient.
 
     Each micro-batch adds dz/dtheta' dL/dz, which sum to the exact gradient of the whole batch; a sum of losses over

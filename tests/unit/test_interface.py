@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from dist_plm.distributed import network
-from dist_plm.distributed.network import choose_interface, interface_towards
+from dist_plm.distributed import interface
+from dist_plm.distributed.interface import choose_interface, interface_towards
 
 
 def test_the_route_to_this_machine_is_its_loopback_interface():
@@ -23,11 +23,11 @@ def test_the_route_to_this_machine_is_its_loopback_interface():
     ],
 )
 def test_an_interface_is_named_where_the_host_name_is_loopback(own, master, before, after, monkeypatch):
-    for variable in network._VARIABLES:
+    for variable in interface._VARIABLES:
         monkeypatch.setenv(variable, before or "")  # what is set is taken back, what was not there is not
         if not before:
             monkeypatch.delenv(variable)
-    monkeypatch.setattr(network, "_is_loopback", lambda host: master if host == "master" else own)
-    monkeypatch.setattr(network, "interface_towards", lambda host: "eth7")
+    monkeypatch.setattr(interface, "_is_loopback", lambda host: master if host == "master" else own)
+    monkeypatch.setattr(interface, "interface_towards", lambda host: "eth7")
     choose_interface("master")
-    assert [os.environ.get(variable) for variable in network._VARIABLES] == [after, after]
+    assert [os.environ.get(variable) for variable in interface._VARIABLES] == [after, after]

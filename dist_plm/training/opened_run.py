@@ -21,7 +21,7 @@ class OpenedRun:
 
     Attributes:
         store: The training split.
-        found: The checkpoint to resume from; None in a new run.
+        resumed_from: The checkpoint to resume from; None in a new run.
         at: Its position, or the initial one. The trainer advances it.
     """
 
@@ -30,7 +30,7 @@ class OpenedRun:
     directory: RunDirectory
     store: Store
     phases: list[Phase]
-    found: checkpoint.Found | None
+    resumed_from: checkpoint.FoundCheckpoint | None
     at: Position
 
     def __enter__(self) -> Self:
@@ -48,7 +48,7 @@ class OpenedRun:
     @property
     def finished(self) -> bool:
         """Whether the run was trained and evaluated to its end before."""
-        return bool(self.found) and self.stopped and self.directory.ended
+        return bool(self.resumed_from) and self.stopped and self.directory.ended
 
 
 def open_run(config: Config, world: World, *, force: bool) -> OpenedRun:
@@ -65,12 +65,12 @@ def open_run(config: Config, world: World, *, force: bool) -> OpenedRun:
     try:
         store, planned = world.together(lambda: open_split(config.data, config.data.train_split)), phases(config)
         compare(store, config.data.shards, world)
-        found = newest(config, directory, store, planned, world)
-        at = Position.read(found.summary["position"]) if found else Position()
+        resumed_from = newest(config, directory, store, planned, world)
+        at = Position.read(resumed_from.summary["position"]) if resumed_from else Position()
     except BaseException:
         directory.release()
         raise
-    return OpenedRun(config, world, directory, store, planned, found, at)
+    return OpenedRun(config, world, directory, store, planned, resumed_from, at)
 
 
 def compare(store: Store, place: str, world: World) -> None:
