@@ -1,19 +1,30 @@
-"""What the checks of benchmarks/gpu.sh share: choosing one by name, its line of Markdown, and its exit status."""
+"""What the checks of benchmarks/gpu.sh share: choosing one by name, its line of Markdown, and its exit status.
+
+    python -m benchmarks.gpu_common
+
+prints the facts by which the script chooses its steps: card, number of GPUs, 1 if runtime.compile is supported, and the
+packages that are installed. It exits with 2 where a GPU is evident and torch can't use it.
+"""
 
 import argparse
+import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from statistics import median
 
 import torch
 
+from dist_plm.distributed.device import gpu_evidence
 from dist_plm.telemetry.parts import Stopwatch
 
 REPEATS = 20
 OK, FAILED, NOT_CHECKED = 0, 1, 77  # exit statuses, as benchmarks/gpu.sh reads them
 WORDS = {OK: "ok", FAILED: "FAILED", NOT_CHECKED: "not checked"}
+PACKAGES = ("faiss", "jsonargparse", "matplotlib", "timm", "webdataset")  # without which steps are left out
 
 
 @dataclass(frozen=True)
@@ -72,3 +83,19 @@ def milliseconds(act: Callable[[], object], device: torch.device, repeats: int =
         act()
         times.append(1e3 * clock.whole)
     return median(times[3:])
+
+
+def facts() -> str:
+    """Card, number of GPUs, whether runtime.compile is supported, installed packages: a line of words."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not gpus and gpu_evidence() and os.environ.get("SMALL", "0") != "1":
+        sys.exit(
+            f"there is a GPU ({gpu_evidence()}) that torch {torch.__version__} (CUDA {torch.version.cuda}) can't use"
+        )
+    card = torch.cuda.get_device_name().replace(" ", "_") if gpus else "CPU"
+    compiles = "isolate_recompiles" in inspect.signature(torch.compile).parameters
+    return " ".join([card, str(gpus), str(int(compiles)), *(name for name in PACKAGES if find_spec(name))])
+
+
+if __name__ == "__main__":
+    print(facts())

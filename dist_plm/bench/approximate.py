@@ -1,7 +1,6 @@
 """P11: recall of an approximate index, or that it is below the floor."""
 
 from dataclasses import replace
-from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from dist_plm.bench.searching import NEIGHBOURS, clustered
 from dist_plm.bench.setting import Setting
 from dist_plm.errors import RunFailure
 from dist_plm.index.embedding_files import Embeddings
+from dist_plm.index.faiss_library import find_faiss, missing_faiss
 from dist_plm.index.flat import nearest
 from dist_plm.index.global_index import GlobalIndex
 from dist_plm.index.placement import place
@@ -23,8 +23,8 @@ def recall(setting: Setting) -> list[Ratio]:
 
     The index measures its own recall to choose nprobe; here exact search measures the result independently.
     """
-    if find_spec("faiss") is None:
-        return [Ratio("P11", note="faiss is not installed: search is exact")]
+    if not find_faiss():
+        return [Ratio("P11", note=f"faiss is {missing_faiss()}: search is exact")]
     rows, count = setting.search
     config = setting.config.index
     if config.exact:

@@ -34,9 +34,9 @@ def prepare_process() -> None:
 
 def limit_threads(threads: int) -> None:
     """Set the number of compute threads of torch and FAISS; 0 keeps their defaults."""
-    import faiss
     import torch
 
     if threads:
         torch.set_num_threads(threads)
-        faiss.omp_set_num_threads(threads)
+        if faiss := sys.modules.get("faiss"):  # imported later, it takes torch's number (index.proposals.prepare)
+            faiss.omp_set_num_threads(threads)

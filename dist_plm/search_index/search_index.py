@@ -20,7 +20,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import torch
 
@@ -32,6 +31,8 @@ from dist_plm.errors import RunFailure, UserError
 from dist_plm.files.reading import map_array, parse_document, read_document
 from dist_plm.index.directory import EMBEDDINGS, ENCODER, ROWS, SUMMARY, file_of
 from dist_plm.index.embedding_pass import DIVERGED
+from dist_plm.index.faiss_library import require_faiss
+from dist_plm.index.proposals import prepare
 from dist_plm.model.own_backbone import allow
 from dist_plm.search_index.images import Images, reopen
 from dist_plm.search_index.ownership import is_own
@@ -173,6 +174,8 @@ class SearchIndex:
 
     def _exact_index(self) -> Any:
         """IndexFlatIP over the rows, with validation."""
+        faiss = require_faiss("search")
+        prepare(faiss)
         index = faiss.IndexFlatIP(self.embeddings.shape[1])
         for low in range(0, len(self.embeddings), _BLOCK):
             block = np.ascontiguousarray(self.embeddings[low : low + _BLOCK], dtype=np.float32)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import faiss
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
 
 from dist_plm.files.atomic import replacing
 from dist_plm.index.directory import EMBEDDINGS, INDEX, SUMMARY, file_of
+from dist_plm.index.faiss_library import require_faiss
 
 PIECE = 1 << 20  # bytes of the index per write
 
@@ -26,6 +26,7 @@ def write_vectors(
     advance: Callable[[int], None],
 ) -> None:
     """The embeddings, float32 [n, D] a block, and the exact FAISS index over them. `shape` is of all."""
+    faiss = require_faiss("a search index")
     index = faiss.IndexFlatIP(shape[1])
     with replacing(folder / file_of(EMBEDDINGS, generation)) as file:
         begin_array(file, shape)
@@ -34,7 +35,7 @@ def write_vectors(
             index.add(block)
             advance(len(block))
     with replacing(folder / file_of(INDEX, generation)) as file:
-        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write, PIECE))  # type: ignore[attr-defined]
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write, PIECE))
 
 
 def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
