@@ -36,7 +36,7 @@ def main() -> None:
 
 def predictors(points: list[Point]) -> None:
     """A row a predictor: correlations, agreement of signs, and noise."""
-    print("| predictor | change with change of R@1 | with that of MAP@R | value with R@1 | same sign | noise |")
+    print("| predictor | change with change of R@1 | change with that of MAP@R | value with R@1 | same sign | noise |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     recall = np.array([p["recall_change"][0] for p in points])
     precision = np.array([p["map_at_r"] - p["map_start"] for p in points])
@@ -52,7 +52,7 @@ def predictors(points: list[Point]) -> None:
         rows.append((-abs(first[0]), name, [*cells, f"{sign:.0f} %", f"{np.median(error) / np.std(change):.2f}"]))
     for _, name, cells in sorted(rows):
         print(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
-    print(f"\nsame sign: of {sure.sum()} evaluations whose R@1 differs from the start's beyond its 95 % interval\n")
+    print(f"\nsame sign: share of the {sure.sum()} evaluations with a significant change of R@1 (95 %)\n")
 
 
 def correlation(one: np.ndarray, other: np.ndarray, points: list[Point]) -> tuple[float, float, float]:

@@ -12,7 +12,7 @@ from dist_plm.evaluation.label_free import STRONG_RECALL
 from dist_plm.telemetry import events
 
 NETWORKS = ("student", "teacher")
-VIEWS = "other view found"  # mean of random and strong views, by which `checkpoint.keep_best` decides too
+VIEWS = "view recall"  # mean of random and strong views, also the criterion of `checkpoint.keep_best`
 
 
 @dataclass(frozen=True)

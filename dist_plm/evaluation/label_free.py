@@ -1,7 +1,7 @@
 """Statistics of an embedding without labels, from two independent random views of each held-out image.
 
-Each number comes with its standard error, so that a difference can be told from noise. docs/verdict.md has how well
-each of them predicts recall where there are labels.
+Each has a standard error, to distinguish a change from noise. docs/verdict.md has the measured correlation of each
+statistic with recall.
 """
 
 import math
@@ -15,7 +15,7 @@ from torch import Tensor
 from dist_plm.index.flat import nearest
 from dist_plm.manifold import effective_rank
 
-STRONG_RECALL = "strong_view_recall"  # view_recall of views that show a small part of the image in other light
+STRONG_RECALL = "strong_view_recall"  # view_recall with stronger crops and colour changes
 DEPTH = 10  # neighbours whose agreement is measured
 ROWS = 1_024
 
@@ -41,16 +41,16 @@ class TwoViews:
 
     @cached_property
     def near(self) -> list[Tensor]:
-        """int64 [n, DEPTH], the nearest other images among the first views, and among the second."""
+        """Two tensors int64 [n, DEPTH]: the nearest other images by the first views, and by the second."""
         return [neighbours(z) for z in (self.first, self.second)]
 
     @cached_property
     def shared(self) -> Tensor:
-        """float64 [n]: share of an image's DEPTH nearest images that both draws of views agree on."""
+        """float64 [n]: overlap of an image's DEPTH nearest images by the first views and by the second."""
         return overlap(*self.near)
 
     def statistics(self) -> dict[str, Estimate]:
-        """Each number as in `label_free`."""
+        """The statistics of `label_free`."""
         n, occurrence = len(self.first), torch.bincount(self.near[0].flatten(), minlength=len(self.first))
         counts = torch.bincount(self.near[0][:, 0], minlength=n)
         return {
@@ -63,18 +63,18 @@ class TwoViews:
         }
 
     def recall(self) -> Estimate:
-        """Share of the images whose second view is nearest to their first."""
+        """Mean of `hits`."""
         return _mean(self.hits)
 
     def recall_since(self, start: "TwoViews") -> Estimate:
-        """Its paired change since `start`, which embedded the same views."""
+        """Paired change of `recall` since `start`, embeddings of the same views by another network."""
         return _mean(self.hits - start.hits)
 
     def change_since(self, start: "TwoViews") -> dict[str, Estimate]:
-        """Change of each number since `start`, which embedded the same views.
+        """Change of each statistic since `start`, embeddings of the same views by another network.
 
-        The errors are those of paired differences: image by image where a number is a mean over images, draw by draw
-        where it is one number of a draw of views.
+        Standard errors are of paired differences: by image for means over images, by draw of views for effective
+        rank and uniformity.
         """
         now, before = self.statistics(), start.statistics()
         changes = {
@@ -95,13 +95,15 @@ def label_free(first: Tensor, second: Tensor) -> dict[str, Estimate]:
     """Statistics of embeddings of two random views of n images, first and second [n, D], of unit length.
 
     Returns:
-        view_recall: Share of the images whose second view is nearest to their first, among the second views of all.
-        agreement: Mean share of the DEPTH nearest images of an image that both draws of views agree on.
-        effective_rank: Directions that the embeddings take up (Roy & Vetterli, EUSIPCO 2007).
-        uniformity: -log of the mean of exp(-2 |z_i - z_j|^2) over pairs (Wang & Isola, ICML 2020); larger is wider
-            spread.
-        hubness: Largest share of the images that have one and the same image as their nearest.
-        skewness: Of how often an image is among the DEPTH nearest of others (Radovanovic et al., JMLR 2010).
+        view_recall: Share of the images whose first view has their own second view as its nearest neighbour, among
+            the second views of all images.
+        agreement: Mean overlap of the DEPTH nearest images by the first views and by the second.
+        effective_rank: Effective number of dimensions of the embeddings (Roy & Vetterli, EUSIPCO 2007).
+        uniformity: -log of the mean of exp(-2 |z_i - z_j|^2) over pairs (Wang & Isola, ICML 2020); larger values mean
+            a wider spread.
+        hubness: Largest share of the images that have the same image as their nearest neighbour.
+        skewness: Skewness of the number of times that an image is among the DEPTH nearest of others (Radovanovic et
+            al., JMLR 2010).
     """
     return TwoViews(first, second).statistics()
 
@@ -113,7 +115,7 @@ def neighbours(z: Tensor) -> Tensor:
 
 
 def overlap(one: Tensor, other: Tensor) -> Tensor:
-    """Share of the neighbours [n, depth] that two searches have in common, float64 [n]."""
+    """Share of common neighbours of two searches [n, depth], float64 [n]."""
     return (one[:, :, None] == other[:, None, :]).any(2).double().mean(1)
 
 

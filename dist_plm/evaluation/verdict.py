@@ -1,7 +1,7 @@
-"""Whether a trained network is better than what the run started from, in a word and a sentence.
+"""Whether a trained network is better than the network before training, as a verdict and a sentence with the numbers.
 
-With labels by the paired difference of recall@1; without them by how often an image's other view is found, and whether
-two draws of views agree on its neighbours. docs/verdict.md has how often that is right.
+With labels it is decided by the paired difference of recall@1; without labels by view recall, and by the agreement of
+the neighbours of two random views. docs/verdict.md has its measured accuracy.
 """
 
 import math
@@ -16,7 +16,7 @@ from dist_plm.evaluation.label_free import STRONG_RECALL, Estimate
 from dist_plm.telemetry import events
 
 Word = Literal["better", "no difference", "worse", "can't tell"]
-# Half the width of an interval around 0 up to which "no difference" is said; wider ones can't tell.
+# Half-width of an interval around 0 up to which the verdict is "no difference"; for wider ones it is "can't tell".
 NARROW = 0.01  # of recall@1
 Z = 1.96  # standard errors of a two-sided 95 % interval
 
@@ -28,8 +28,8 @@ class Verdict:
     Attributes:
         model: student or teacher.
         step: Step of the network.
-        word: Of the comparison with the start.
-        basis: Whether labels of the test split were used, or random views of held-out images.
+        word: Result of the comparison with the start.
+        basis: Labels of the test split, or random views of held-out images.
         text: A sentence with the numbers, without the name of the network.
     """
 
@@ -51,12 +51,12 @@ SAYS: dict[Word, str] = {
 def recall_verdict(
     model: str, step: int, hits: np.ndarray, start: np.ndarray, baselines: dict[str, np.ndarray] | None = None
 ) -> Verdict:
-    """By labels.
+    """Compare by labels.
 
     Args:
-        hits: int8 [Q], hits of the network, see `Evaluation.hits`; as the next two.
-        start: Of the network before the first step.
-        baselines: Of what needs no training, by its name for people.
+        hits: int8 [Q], hits of the network, see `Evaluation.hits`.
+        start: int8 [Q], hits of the network before the first step.
+        baselines: int8 [Q] each, hits of baselines without training, by display name.
     """
     change = paired(hits, start)
     word = word_of_recall(change)
@@ -70,28 +70,29 @@ def recall_verdict(
 def view_verdict(
     model: str, step: int, changes: dict[str, Estimate], statistics: dict[str, Estimate], moved: float
 ) -> Verdict:
-    """Without labels.
+    """Compare without labels.
 
     Args:
-        changes: Of `TwoViews.change_since`.
-        statistics: Of the network itself.
-        moved: Share of the neighbours that are others than at the start.
+        changes: From `HeldOutViews.change_since`.
+        statistics: From `HeldOutViews.statistics` of the network.
+        moved: Share of the neighbours that differ from those at the start.
     """
     word = word_of_views(changes)
-    said = {"view_recall": "other view found", STRONG_RECALL: "strong view found", "agreement": "neighbours agree"}
+    said = {"view_recall": "view recall", STRONG_RECALL: "strong view recall", "agreement": "neighbour agreement"}
     numbers = [f"{what} {_percent(statistics[name], changes[name])}" for name, what in said.items()]
-    text = f"{SAYS[word]}, without labels: {', '.join(numbers)}, {100 * moved:.0f} % of neighbours changed"
+    claim = "can't tell whether it is better than the start" if word == "can't tell" else SAYS[word]
+    text = f"{claim}, without labels: {', '.join(numbers)}, {100 * moved:.0f} % of neighbours changed"
     return Verdict(model, step, word, "views", text)
 
 
 def paired(hits: np.ndarray, others: np.ndarray) -> Interval:
-    """Difference of recall between two networks, over the queries that count: int8 [Q] of 1, 0, -1 each."""
+    """Mean paired difference of two hit vectors int8 [Q] of 1, 0 and -1, over the queries without -1 in either."""
     counts = (hits >= 0) & (others >= 0)
     return bootstrap(hits[counts].astype(np.int64) - others[counts])
 
 
 def word_of_recall(difference: Interval) -> Word:
-    """From the paired difference of recall@1 to the start."""
+    """Verdict by the paired difference of recall@1 from the start."""
     if difference.low > 0:
         return "better"
     if difference.high < 0:
@@ -100,10 +101,10 @@ def word_of_recall(difference: Interval) -> Word:
 
 
 def word_of_views(changes: dict[str, Estimate]) -> Word:
-    """From the changes of `TwoViews.change_since`, with that of the strong views' recall.
+    """Verdict by the changes of `HeldOutViews.change_since`.
 
-    Recall of the other view, averaged over random and strong views, predicts recall@1 best; agreement of neighbourhoods
-    predicts MAP@R best. Where one rises and the other falls, or agreement alone moves, nothing is claimed.
+    View recall, averaged over random and strong views, predicts recall@1 best; agreement of neighbours predicts MAP@R
+    best. If they change in opposite directions, or only agreement changes, the verdict is "can't tell".
     """
     one, other, agreement = (changes[name] for name in ("view_recall", STRONG_RECALL, "agreement"))
     recall = _direction(Estimate((one.value + other.value) / 2, math.hypot(one.error, other.error) / 2))
@@ -129,9 +130,9 @@ def _points(difference: Interval) -> str:
 
 
 def read_verdicts(run: Path) -> dict[str, Verdict]:
-    """The newest verdict on each network of a run directory, by its name; empty where none was reached.
+    """The latest verdict on each network of a run directory, by its name; empty if there is none.
 
-    A run that was evaluated at its start alone, or that an older version trained, has none.
+    A run that was only evaluated at its start, or trained by an older version, has none.
     """
     verdicts: dict[str, Verdict] = {}
     for event in events.read(run, "verdict"):

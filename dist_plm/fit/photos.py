@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dist_plm.data.format import MANIFEST
@@ -59,8 +59,9 @@ class Photos:
         built = (out / MANIFEST).exists()
         source = readers[self.kind](self.path)
         # Sweeps resume at a shard: a small data set has several too.
-        size = sum(max(entry.size, 0) for entry in source.entries()) / SHARDS
-        size = min(SHARD_MB, max(LEAST_MB, size / 1e6)) * 1e6
+        sizes = [max(entry.size, 0) for entry in source.entries()]
+        size = min(SHARD_MB, max(LEAST_MB, sum(sizes) / SHARDS / 1e6)) * 1e6
+        source = replace(source, total=len(sizes))
         try:
             with writing(out):
                 manifest = build(source, out, shard_bytes=round(size), workers=os.cpu_count() or 1)

@@ -8,12 +8,14 @@ RUN/index       the index, by `embed`
 """
 
 import json
+import shutil
 import sys
+import textwrap
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from dist_plm.cli import load_config
 from dist_plm.config import Config
@@ -101,7 +103,8 @@ class Run:
 
     def _choose(self, shards: str) -> Choice:
         machine, collection = Machine.here(), examine(shards)
-        print(f"machine: {machine}\nimages: {collection}", flush=True)
+        _show(f"machine: {machine}")
+        _show(f"images: {collection}")
         model = self.asked.config.model
         backbone, weights = (getattr(model, key) if self.asked.has(f"model.{key}") else "" for key in NETWORK)
         start = start_from(backbone, weights)
@@ -109,13 +112,15 @@ class Run:
         return choose(self.asked, config, start, collection, machine, machine.rehearsal)
 
     def _say(self, choice: Choice) -> None:
-        print(f"\nchosen ({self.out / 'fit.yaml'}; any --section.key VALUE overrides):")
+        print()
+        _show(f"chosen ({self.out / 'fit.yaml'}; any --section.key VALUE overrides):")
         for name, value, why in choice.rows:
-            print(f"  {name:<10} {value}" + (f"  ({why})" if why else ""))
+            _show(f"  {name:<10} {value}" + (f"  ({why})" if why else ""), hanging=13)
         for warning in choice.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            _show(f"warning: {warning}", to=sys.stderr)
         parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in choice.seconds.items())
-        print(f"about {duration(sum(choice.seconds.values()))} from here: {parts}\n", flush=True)
+        _show(f"about {duration(sum(choice.seconds.values()))} from here: {parts}")
+        print(flush=True)
 
     def _index(self, shards: str, network: list[str]) -> int:
         """Embed all images, unless the index is there."""
@@ -127,10 +132,11 @@ class Run:
 
     def _end(self, found: Deployment | None) -> None:
         took = ", ".join(f"{name} {duration(seconds)}" for name, seconds in self.seconds.items() if seconds >= 1)
-        print(f"\ndone in {duration(sum(self.seconds.values()))}: {took}")
+        print()
+        _show(f"done in {duration(sum(self.seconds.values()))}: {took}")
         if found:
             which = "the start, without training" if found.model == "start" else f"{found.model} of step {found.step}"
-            print(f"network of the index:  {which} ({found.evidence})")
+            _show(f"network of the index:  {which} ({found.evidence})", hanging=23)
         print(f"open the search page:  dist-plm serve {self.out / 'index'}")
         print(f"search by a picture:   dist-plm search {self.out / 'index'} --image PICTURE")
         if self.photos.kind == "folder":
@@ -151,3 +157,12 @@ class Run:
 
 
 NETWORK = ("backbone", "weights")
+
+
+def _show(text: str, *, hanging: int = 2, to: TextIO | None = None) -> None:
+    """Print a line, on a terminal wrapped between words and with a hanging indent."""
+    to = to or sys.stdout
+    if to.isatty():
+        width, hung = shutil.get_terminal_size().columns, " " * hanging
+        text = textwrap.fill(text, width, subsequent_indent=hung, break_long_words=False, break_on_hyphens=False)
+    print(text, file=to, flush=True)

@@ -27,12 +27,12 @@ CAPTIONS = {
     "nmi": "NMI",
 }
 LABEL_FREE = {
-    "agreement": "neighbours that two draws of views agree on",
-    "view_recall": "images whose other view is their nearest",
-    "strong_view_recall": "the same of small parts in other light",
+    "agreement": "agreement of neighbours between two random views",
+    "view_recall": "view recall: nearest neighbour is another view of the same image",
+    "strong_view_recall": "strong view recall: the same with small crops and changed colours",
     "effective_rank": "effective rank",
-    "uniformity": "uniformity: larger is wider spread",
-    "hubness": "largest share of queries that one image answers",
+    "uniformity": "uniformity (larger: wider spread)",
+    "hubness": "hubness: largest share of images with the same nearest neighbour",
 }
 LABEL_FREE_SHARES = ("agreement", "view_recall", "strong_view_recall", "hubness")
 SPEED = ("lr", "images_per_second", "wait_share", "memory_gb")
@@ -90,23 +90,23 @@ def _headings() -> list[Group]:
         Group(
             "recall",
             "Recall",
-            "Labelled queries of the test split. Solid: student, dashed: teacher, level: the pretrained features "
-            "without training, the line to beat. Bands: 95 % by a bootstrap over queries.",
+            "Labelled queries of the test split. Solid: student, dashed: teacher, horizontal: the pretrained features "
+            "without training (baseline). Bands: 95 % confidence intervals by a bootstrap over queries.",
         ),
         Group(
             "label_free",
             "Without labels",
-            "Two random views of each held-out image. Solid: student, dashed: teacher. Bands: two standard errors.",
+            "Two random views of each held-out image. Solid: student, dashed: teacher. Bands: ± two standard errors.",
         ),
-        Group("losses", "Losses", "Means over pairs, of the global batch."),
+        Group("losses", "Losses", "Means over the pairs of the global batch."),
         Group(
             "supervision",
             "Supervision",
-            "Quality of the self-supervision, measured by labels that training does not use. "
-            "Dashed: control with the same number of nearest neighbours.",
+            "Quality of the self-supervision, measured with labels that training does not use. "
+            "Dashed: control, the same number of nearest neighbours.",
         ),
-        Group("embedding", "The embedding", "Distances near 0 or a rank near 1 mean collapse."),
-        Group("speed", "Speed", "Rates between two log lines."),
+        Group("embedding", "Embedding", "Distances near 0 or an effective rank near 1 indicate collapse."),
+        Group("speed", "Speed", "Means between two log lines."),
     ]
 
 

@@ -107,7 +107,7 @@ def _write(sections: list[Section], out: Path) -> None:
         trained=any(history.trained for history in histories),
         groups=groups([history for history in histories if history.trained]),
         spent=bars(spent, runs, "seconds") if any(row["time"] for row in spent) else None,
-        profiled=bars(profiled, runs, "ms a step") if profiled else None,
+        profiled=bars(profiled, runs, "ms per step") if profiled else None,
         parts=_parts(sections),
         differences=differences(histories),
         script=Markup(_inside_script(vl_convert.javascript_bundle(VEGA))),

@@ -42,7 +42,7 @@ def _judged(history: History, model: str, verdict: Event | None) -> list[tuple[s
         remarks.append(f"{values[-1] - values[0]:+.1f} points since the start" if len(values) > 1 else "one evaluation")
         base = [event["recall"] for event in history.of("eval") if event["model"] == "frozen" and event.get("recall")]
         if base and k in base[0]:
-            remarks.append(f"{values[-1] - 100 * base[0][k]:+.1f} to the frozen features")
+            remarks.append(f"{values[-1] - 100 * base[0][k]:+.1f} relative to the frozen features")
     return [(f"R@{k} {model}", f"{values[-1]:.1f} %", "; ".join(remarks))]
 
 
@@ -103,8 +103,9 @@ def _percent(share: float | None) -> str:
 def _ending(history: History) -> str:
     last: Event = next((event for event in reversed(history.events) if event["event"] in ENDINGS), {})
     restarts = len(history.of("resumed"))
-    text = ENDINGS.get(last.get("event", ""), "under way")
+    text = ENDINGS.get(last.get("event", ""), RUNNING)
     return f"{text}, {restarts} restart{'s' * (restarts != 1)}"
 
 
-ENDINGS = {"end": "finished", "failure": "failed", "preempted": "stopped", "resumed": "under way", "step": "under way"}
+RUNNING = "in progress"
+ENDINGS = {"end": "finished", "failure": "failed", "preempted": "preempted", "resumed": RUNNING, "step": RUNNING}

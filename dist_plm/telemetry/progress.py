@@ -119,9 +119,9 @@ class Display:
             self.bars.start()
 
     def say(self, text: str) -> None:
-        """Print a line above the progress bar."""
+        """Print a line above the progress bar, on a terminal wrapped between words."""
         if self.console:
-            self.console.print(text, markup=False)
+            self.console.print(text, markup=False, soft_wrap=not self.console.is_terminal)
 
     def show(self, table: Table) -> None:
         """Print a table above the progress bar."""
@@ -152,11 +152,10 @@ class Clock:
     Attributes:
         steps: Steps since the last lap; the loop counts them.
         note: Summary of the last lap, for the progress bar.
-        warned: Whether the warning about collapsed embeddings was printed already.
     """
 
     def __init__(self, waited: Callable[[], float], device: torch.device) -> None:
-        self.steps, self.note, self.warned = 0, "", False
+        self.steps, self.note = 0, ""
         self._waited, self._device, self._time, self._wait = waited, device, time.monotonic(), waited()
 
     def lap(self, images: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Lines of `--plan` on time and disk: how long a run takes at a rate, and the bytes that it leaves."""
+"""Lines of `--plan` on time and disk: the duration of a run at a given rate, and the disk space that it uses."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,18 +15,18 @@ from dist_plm.training.phases import run_steps
 if TYPE_CHECKING:
     from dist_plm.training.rehearsal import Rehearsal
 
-ID = 8  # bytes of an image's id in a plan
-STEP_PASSES = 3  # forward passes that a view costs in a step, where only the rate of steps is known
+ID = 8  # bytes per image id in a plan
+STEP_PASSES = 3  # cost of a step in forward passes per view, if only the rate of steps is known
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Images a second of all ranks together.
+    """Images/s of all ranks together.
 
     Attributes:
-        step: In steps, all views of an image counted as one.
-        embed: Of one view each, forward only.
-        source: Where the rates are from, for people.
+        step: In training steps; all views of an image count as one image.
+        embed: In embedding passes: one view per image, forward pass only.
+        source: Origin of the rates, for messages.
     """
 
     step: float
@@ -54,8 +54,8 @@ class Forecast:
 
     Attributes:
         epoch: Steps of an epoch.
-        sweep: One embedding of all training images; 0 where the method needs none.
-        cache: Features of the frozen part, computed once; 0 where nothing is cached.
+        sweep: One embedding pass over all training images; 0 if the method needs none.
+        cache: Features of the frozen part, computed once; 0 if nothing is cached.
         evaluation: One evaluation of student and teacher.
         total: The whole run.
     """
@@ -85,20 +85,20 @@ def forecast(config: Config, images: int, test_images: int, rates: Rates) -> For
 
 
 def time_rows(config: Config, images: int, rates: Rates) -> list[tuple[str, str]]:
-    """Lines of `--plan`: the rate, and the time of the run, of an epoch, of a sweep and of an evaluation."""
+    """Lines of `--plan`: the rate, and the time of the run, of an epoch, of an embedding pass and of an evaluation."""
     times = forecast(config, images, _test_images(config), rates)
-    parts = {"an epoch's steps": times.epoch, "a sweep": times.sweep, "caching of features": times.cache,
+    parts = {"an epoch's steps": times.epoch, "an embedding pass": times.sweep, "caching of features": times.cache,
              "an evaluation": times.evaluation}  # fmt: skip
     listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items() if seconds)
     return [
-        ("rate", f"{rates.step:,.1f} images/s in steps, {rates.embed:,.1f} in sweeps ({rates.source})"),
+        ("rate", f"{rates.step:,.1f} images/s in steps, {rates.embed:,.1f} in embedding passes ({rates.source})"),
         ("time: parts", listed),
         ("time: whole run", f"{duration(times.total)} ({times.total / 3_600:,.2f} hours)"),
     ]
 
 
 def disk_rows(config: Config, images: int, trained: int, frozen: int) -> list[tuple[str, str]]:
-    """Lines of `--plan`: bytes of the run directory.
+    """Lines of `--plan`: disk space of the run directory.
 
     Args:
         trained, frozen: Weights of the network.
@@ -106,15 +106,16 @@ def disk_rows(config: Config, images: int, trained: int, frozen: int) -> list[tu
     epochs, kept = config.warm_up.epochs + config.train.epochs, config.checkpoint
     moments = 1 if config.optimiser.name == "sgd" else 2
     checkpoint = FLOAT * (frozen + (2 + moments) * trained)
-    # Beside the newest, the best and those kept for good there is the one that is being written.
+    # In addition to the newest, the best and the permanent ones there is the one that is being written.
     for_good = epochs // kept.keep_every_epochs if kept.keep_every_epochs else 0
     count = kept.keep + (kept.keep_best != "none") + for_good + 1
     number = 2 if config.index.precision == "fp16" else FLOAT
-    # The next sweep is written before the last one is removed.
+    # The embeddings of the next pass are written before the previous ones are removed.
     sweeps = 2 * images * (config.model.wide_dim or config.model.dim) * number * is_swept(config)
     sweeps += 2 * _test_images(config) * config.model.dim * FLOAT
     plans = ID * run_steps(config, images) * config.batch.images
-    parts = {f"{count} checkpoints of {checkpoint / 1e6:,.1f} MB": count * checkpoint, "sweeps": sweeps, "plans": plans}
+    checkpoints = f"{count} checkpoints of {checkpoint / 1e6:,.1f} MB"
+    parts = {checkpoints: count * checkpoint, "embeddings": sweeps, "plans": plans}
     listed = ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in parts.items() if size)
     return [("disk", f"up to {sum(parts.values()) / 1e6:,.1f} MB in {config.run_dir}: {listed}")]
 

@@ -24,13 +24,13 @@ from dist_plm.index.embedding_pass import Embed
 from dist_plm.training.context import RunContext
 from dist_plm.training.phases import run_steps
 
-NEVER = 2**64 - 1  # an epoch that no training reaches: its random views are seen here alone
-FEWEST, MOST = 300, 2_000  # images; fewer than FEWEST only where a split has no more
-SHARE = 0.05  # of the forward passes of training, where that allows for more than FEWEST
-LEAST = 20  # images below which neighbourhoods of 10 mean nothing
+NEVER = 2**64 - 1  # an epoch number that training never reaches, so that its random views are only used here
+FEWEST, MOST = 300, 2_000  # images; fewer than FEWEST only if the split has no more
+SHARE = 0.05  # of the forward passes of training, if that is more than FEWEST images
+LEAST = 20  # images; with fewer, sets of 10 neighbours are meaningless
 VIEWS = ("evaluation", "first", "second", "strong_first", "strong_second")
-STRONG = {"scale": (0.05, 0.25), "brightness": 0.4}  # of the strong views: a small part of the image, in other light
-KEPT_BYTES = 1 << 28  # of features of a frozen front that a rank keeps from one evaluation to the next
+STRONG = {"scale": (0.05, 0.25), "brightness": 0.4}  # strong views: small crops, changed brightness and contrast
+KEPT_BYTES = 1 << 28  # features of the frozen part that a rank caches between evaluations
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class HeldOutViews:
         return TwoViews(self.strong_first, self.strong_second)
 
     def statistics(self) -> dict[str, Estimate]:
-        """Of the random views, and `strong_view_recall`."""
+        """Statistics of the random views, and `strong_view_recall`."""
         return self.pair.statistics() | {STRONG_RECALL: self.strong.recall()}
 
     def change_since(self, start: "HeldOutViews") -> dict[str, Estimate]:
-        """Paired changes of the same numbers."""
+        """Paired changes of the same statistics."""
         return self.pair.change_since(start.pair) | {STRONG_RECALL: self.strong.recall_since(start.strong)}
 
     @property
@@ -86,20 +86,20 @@ class HeldOut:
 
     @property
     def described(self) -> str:
-        """The images, for people."""
+        """Number and split of the images, for messages."""
         split = self.store.split
         return f"{len(self.ids):,} images of split {split}" + (" (trained on)" if self.store is self._run.store else "")
 
     def embed(self, embed: Embed, front: Embed | None = None) -> HeldOutViews:
         """Embeddings by a network of images [b, 3, s, s], gathered on all ranks. A collective.
 
-        Batches are the same on any number of ranks, and so are the bits of an embedding.
+        Batches are the same at any world size, so embeddings are bitwise identical.
 
         Args:
-            front: Part of the network that never changes, from images to what `embed` takes.
+            front: The frozen part of the network, whose output is the input of `embed`.
 
         Raises:
-            Preempted: a rank was told to leave.
+            Preempted: a rank received a signal to exit.
         """
         world, size = self._run.world, self._run.config.evaluation.batch_size
         parts = np.split(self.ids, range(size, len(self.ids), size))
@@ -132,7 +132,7 @@ class HeldOut:
             yield from features
 
     def _views(self, ids: np.ndarray) -> Iterator[Tensor]:
-        """Views uint8 [b, 3, s, s] of some images, by VIEWS."""
+        """Views uint8 [b, 3, s, s] of some images, in the order of VIEWS."""
         config, store = self._run.config, self.store
         strong = replace(config.views, **STRONG)  # type: ignore[arg-type]
 
@@ -154,6 +154,6 @@ def held_out_count(config: Config, images: int) -> int:
     train, views = config.train, config.views.count
     epochs, steps = config.warm_up.epochs + train.epochs, run_steps(config, images)
     evaluations = 2 + bool(config.warm_up.epochs) + epochs // train.evaluate_epochs
-    # A step costs about three forward passes a view; on cached features nearly nothing, they are what costs.
+    # A step costs about three forward passes per view. With cached features the cost is computing the features.
     passes = (config.views.cached + 1) * images if config.views.cached else 3 * steps * config.batch.images * views
     return int(min(MOST, max(FEWEST, SHARE * passes / (len(VIEWS) * 2 * evaluations))))

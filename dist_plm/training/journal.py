@@ -24,6 +24,7 @@ class Journal:
 
     def __init__(self, run: RunContext, at: Position) -> None:
         self._run, self._at = run, at
+        self._told_of_collapse = False  # once in each start of a run, not in each epoch
 
     def warn(self, text: str) -> None:
         """Print a warning and log it."""
@@ -62,9 +63,10 @@ class Journal:
         self._run.log.metrics.write(
             "step", step=at.step, epoch=at.epochs, phase=phase, **values, lr=learner.rate, **times
         )
-        if (warning := collapse_warning(values, phase, self._run.config.warm_up.epochs)) and not clock.warned:
+        warning = collapse_warning(values, phase, self._run.config.warm_up.epochs)
+        if warning and not self._told_of_collapse:
             self.warn(warning)
-            clock.warned = True
+            self._told_of_collapse = True
         losses = "  ".join(f"{n.replace('loss_', '')} {v:.4f}" for n, v in values.items() if n.startswith("loss"))
         clock.note = f"{losses}  waiting {100 * times['wait_share']:.0f} %"
         return clock.note

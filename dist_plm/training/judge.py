@@ -1,4 +1,4 @@
-"""Compares the networks of a run with its start: by labels where there are some, and without."""
+"""Compares the networks of a run with the network before training, by labels if there are any, and without labels."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,16 +33,16 @@ class Judge:
 
     @cached_property
     def held_out(self) -> HeldOut:
-        """The images that networks are compared on: those of the start, if it is known."""
+        """The images on which networks are compared: those recorded at the start, if any."""
         return HeldOut(self.run)
 
     def start(self, embed: Embed, front: Embed | None, at: Position, hits: dict[str, np.ndarray]) -> None:
         """Record the network before the first step. A collective.
 
         Args:
-            embed: By the student, which the teacher is a copy of.
-            front: Before it, see `HeldOut.embed`.
-            hits: Of the start and of BASELINES, by name, see `Evaluation.hits`; without labels empty.
+            embed: Embeds by the student, of which the teacher is a copy.
+            front: The frozen part before it, see `HeldOut.embed`.
+            hits: Hits of the start and of BASELINES, by name, see `Evaluation.hits`; empty without labels.
         """
         views = self._views(embed, front)
         if not self.run.world.is_first:
@@ -51,10 +51,10 @@ class Judge:
             self.record.save_hits(name, model_hits)
         if views is not None:
             self.record.save_views(self.held_out.ids, views)
-            if not is_url(self.run.config.data.shards):  # of which each line is a request
+            if not is_url(self.run.config.data.shards):  # at a URL each line would be a request
                 self.record.save_list([_source(self.held_out.store, int(id)) for id in self.held_out.ids])
             self.run.log.display.say(
-                f"compared without labels: {self.held_out.described}, two random and two strong views each"
+                f"label-free comparison: {self.held_out.described}, two random and two strong views each"
             )
             self._write(views, at, "student", "start", values=views.statistics())
 
@@ -64,7 +64,7 @@ class Judge:
         """Compare a network with the start, and print the verdict. A collective.
 
         Returns:
-            How often the other view of an image is found, mean of random and strong views; None for too few images.
+            View recall, mean of random and strong views; None if there are too few images.
         """
         if (kept := self.run.world.from_first(lambda: self.record.ids(len(self.held_out.store)))) is not None:
             self.held_out.ids = kept
@@ -109,7 +109,7 @@ class Judge:
         self, views: HeldOutViews, at: Position, model: str, when: str, *,
         values: dict[str, Estimate], changes: dict[str, Estimate] | None = None, **more: float,
     ) -> None:  # fmt: skip
-        """The statistics and their standard errors."""
+        """Log the statistics and their standard errors."""
         numbers = {"values": values} if changes is None else {"values": values, "changes": changes}
         parts: dict[str, dict[str, float]] = {}
         for name, estimates in numbers.items():
@@ -122,7 +122,7 @@ class Judge:
 
 
 def _source(store: Store, id: int) -> str:
-    """The path that an image was built from; empty where the shard says nothing of it."""
+    """The path of the file that an image was built from; empty if the shard does not record it."""
     with suppress(UserError):
         return str(store.about(id).get("source", ""))
     return ""

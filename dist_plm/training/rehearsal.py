@@ -23,11 +23,11 @@ from dist_plm.telemetry.progress import GB, peak_memory
 from dist_plm.training.auto_precision import resolve_precision
 from dist_plm.training.learner import Learner, phases
 
-MOST_POINTS = 1_024  # of the loss that is measured
-POINTS = {"cpu": 16, "cuda": 128}  # views in a measured pass at most
-FEW = 4  # views of the small step that a large one is compared with
-TRANSIENT = 1.5  # peak of a step over what autograd keeps, where the peak can't be read; GoogLeNet at 112 px: 1.47
-SECONDS, PASSES = 2.0, 3  # a measurement ends when both are reached
+MOST_POINTS = 1_024  # largest batch for which the loss is measured
+POINTS = {"cpu": 16, "cuda": 128}  # maximum number of views in a measured pass
+FEW = 4  # views of the small step, whose peak is subtracted from that of a large one
+TRANSIENT = 1.5  # peak memory / saved activations, if the peak can't be measured; GoogLeNet at 112 px: 1.47
+SECONDS, PASSES = 2.0, 3  # minimum duration and repeats of a measurement
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,16 @@ class Rehearsal:
     """Measurements of one rank.
 
     Attributes:
-        train: Images a second in steps: forward and backward of the student, forward of the momentum encoder.
-        embed: Images a second of one view each, forward only, by the whole network.
-        decode: Images a second read from the shards, decoded and cropped to `views.count` views.
-        activations: Bytes of one view at the peak of a step: what autograd keeps, and gradients and work space of the
-            layer that is computed.
-        process: Bytes that a step holds whatever its batch: Python, libraries, the networks with their gradients.
-        points: Views of the measured passes.
+        train: Images/s in steps: forward and backward pass of the student, forward pass of the momentum encoder.
+        embed: Images/s with one view each, forward pass only, by the whole network.
+        decode: Images/s read from the shards, decoded and cropped to `views.count` views.
+        activations: Bytes per view at the peak of a step: saved activations, and gradients and workspace of the current
+            layer.
+        process: Bytes independent of the batch size: Python, libraries, the networks with their gradients.
+        points: Views in the measured passes.
         device: cpu or cuda.
-        cached: Whether steps read cached features and decode nothing.
-        loss: Seconds of the loss of a global batch by one process, forward and backward.
+        cached: Whether steps read cached features instead of decoding images.
+        loss: Seconds for the loss of a global batch in one process, forward and backward pass.
     """
 
     train: float
@@ -59,12 +59,12 @@ class Rehearsal:
 
     @property
     def embed_rate(self) -> float:
-        """Images a second of one view each, read and decoded too."""
+        """Images/s with one view each, including reading and decoding."""
         return 1 / (1 / self.embed + 1 / self.decode) if self.device == "cpu" else min(self.embed, self.decode)
 
     @property
     def step_rate(self) -> float:
-        """Images a second of a step with its decoding, without the loss; on a GPU decoding overlaps with the step."""
+        """Images/s of a step including decoding, without the loss; on a GPU decoding overlaps with the step."""
         if self.cached:
             return self.train
         if self.device == "cpu":
@@ -73,9 +73,9 @@ class Rehearsal:
 
 
 def rehearse(config: Config, store: Store, world_size: int) -> Rehearsal:
-    """Measure one rank alone, in the configured precision, on images of the training split. Takes some seconds.
+    """Measure a single rank, in the configured precision, on images of the training split. Takes a few seconds.
 
-    Weights are drawn at random: their values change neither the rate nor the memory.
+    Weights are random: their values affect neither rate nor memory.
     """
     gpu = config.runtime.device != "cpu" and torch.cuda.is_available()
     world = World(device=torch.device("cuda" if gpu else "cpu"))
@@ -116,19 +116,19 @@ class _Passes:
         learner.student.train()
 
     def step(self, views: int | None = None) -> None:
-        """Student forward and backward, momentum encoder forward, of the first `views`."""
+        """Forward and backward pass of the student, forward pass of the momentum encoder, on the first `views`."""
         strategy, learner = self._learner.strategy, self._learner
         strategy.embed_constant(learner.teacher, self._through(views))
         self._embedded(views).sum().backward()
         learner.student.zero_grad(set_to_none=True)
 
     def peak_bytes(self, world: World) -> tuple[float, float]:
-        """Bytes that a step holds whatever its batch, and bytes of each view at its peak besides."""
+        """Peak memory of a step: bytes independent of the batch size, and bytes per view."""
         count, kept = len(self.entering), self.kept_bytes() / len(self.entering)
         try:
-            # The first step also compiles kernels: what one view more adds shows between a small step and a large one.
+            # The difference between a large and a small step gives the memory per view, without one-off allocations.
             peaks = [self._peak(views, world) for views in (FEW, count)]
-        except (OSError, LookupError):  # no Linux, or not allowed
+        except (OSError, LookupError):  # not on Linux, or not permitted
             return peak_memory(world.device) * GB, TRANSIENT * kept
         if count < 2 * FEW:
             return peaks[0], TRANSIENT * kept
@@ -136,12 +136,12 @@ class _Passes:
         return max(0.0, peaks[0] - FEW * view), view
 
     def _peak(self, views: int, world: World) -> float:
-        """Bytes held at the peak of a step over the first `views`."""
+        """Peak memory in bytes during a step on the first `views`."""
         if world.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(world.device)
             self.step(views)
             return torch.cuda.max_memory_allocated(world.device)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: proc_pid_clear_refs(5)
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak: proc_pid_clear_refs(5)
         self.step(views)
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
@@ -210,7 +210,7 @@ def _loss_seconds(learner: Learner) -> float:
 
 
 def _decoded(store: Store, config: Config, images: int) -> tuple[Tensor, float]:
-    """Training views uint8 [images * count, 3, s, s] of images from all over the split, and images a second."""
+    """Training views uint8 [images * count, 3, s, s] of images spread over the split, and the rate in images/s."""
     ids = np.linspace(0, len(store) - 1, images).astype(int).tolist()
 
     def cut(id: int) -> list[np.ndarray]:
@@ -226,7 +226,7 @@ def _decoded(store: Store, config: Config, images: int) -> tuple[Tensor, float]:
 
 
 def _seconds(act: Callable[[], object], world: World) -> float:
-    """Seconds of one call, the mean after a first one, which chooses kernels."""
+    """Mean seconds of a call, after a warm-up call."""
 
     def timed(calls: int) -> float:
         _wait(world)

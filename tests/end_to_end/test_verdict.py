@@ -29,7 +29,7 @@ def test_without_labels_the_numbers_are_those_of_the_networks(here, tiny, demo, 
     """The recall of the other view, found again from the checkpoint by brute force."""
     outcome = here(training.main, "--config", tiny, "--run_dir", unlabelled, "--data.test_split", "", *SHORT)
     assert outcome.status == 0, outcome.err
-    assert "(trained on)" in outcome.err and "without labels: other view found" in outcome.err
+    assert "(trained on)" in outcome.err and "without labels: view recall" in outcome.err
     last = {event["model"]: event for event in events(unlabelled, "label_free")}
     ids = np.load(unlabelled / "start" / "held_out_ids.npy")
     config, trained = load_config(unlabelled / "config.yaml"), locate(unlabelled)
@@ -45,7 +45,7 @@ def test_without_labels_the_numbers_are_those_of_the_networks(here, tiny, demo, 
         assert event["images"] == len(ids) == 140 and event["split"] == "train"
 
 
-def test_without_labels_the_best_checkpoint_is_that_with_the_best_found_views(unlabelled):
+def test_without_labels_the_best_checkpoint_has_the_highest_view_recall(unlabelled):
     scores = {
         event["step"]: event["values"]["view_recall"] + event["values"]["strong_view_recall"]
         for event in events(unlabelled, "label_free")

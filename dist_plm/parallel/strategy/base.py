@@ -27,10 +27,10 @@ class Strategy(ABC):
     one rank and updated there by a torch optimizer, with the same learning rate under any strategy.
 
     Attributes:
-        student: The network, which may be embedded with outside of training only as `whole` returns it.
-        overflow: Whether the last backward left the range of fp16 (scalar bool, the same on all ranks): the step must
-            be left out.
-        overlaps: Whether `embed_constant` may run on another stream than `embed`, at the same time.
+        student: The network; to embed with it outside of training, use the network returned by `whole`.
+        overflow: Whether the last backward pass overflowed in fp16 (scalar bool, the same on all ranks), so that the
+            optimizer step must be skipped.
+        overlaps: Whether `embed_constant` may run concurrently with `embed`, on another stream.
     """
 
     overlaps = True
@@ -42,7 +42,7 @@ class Strategy(ABC):
         self._autocast_dtype = dtype if precision in ("fp16", "bf16") else None
 
     def autocast(self) -> torch.autocast:
-        """The precision in which encoders run; distances, PCA and losses stay outside of it."""
+        """Autocast context of the encoders; distances, PCA and losses are computed outside of it."""
         return torch.autocast(
             self.world.device.type,
             dtype=self._autocast_dtype or torch.bfloat16,
@@ -51,10 +51,10 @@ class Strategy(ABC):
 
     @abstractmethod
     def embed(self, views: Tensor) -> Tensor:
-        """Views [b, 3, h, w] -> z [b, D], ready for `backward`."""
+        """Embed views [b, 3, h, w] -> z [b, D], with the graph for `backward`."""
 
     def embed_constant(self, network: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
-        """Views [b, 3, h, w] -> f_phi [b, D] of a network that gets no gradient."""
+        """Embed views [b, 3, h, w] -> [b, D] by a network without gradient, such as the teacher f_phi."""
         with self.autocast():
             return network(views)
 
@@ -63,18 +63,18 @@ class Strategy(ABC):
         """Add dz/dtheta' dL/dz, summed over the ranks, to the gradients of the student.
 
         Args:
-            views: As given to `embed` [b, 3, h, w].
-            z: What `embed` returned [b, D].
+            views: The argument of `embed` [b, 3, h, w].
+            z: The result of `embed` [b, D].
             gradient: dL/dz of the rank's own rows [b, D].
         """
 
     @abstractmethod
     def gradients(self) -> list[Tensor]:
-        """The student's gradients after `backward`, complete over the ranks, as far as this rank keeps them."""
+        """The student's gradients after `backward`, summed over the ranks; if they are sharded, this rank's shard."""
 
     @abstractmethod
     def squared_norm(self) -> Tensor:
-        """Sum of squares of the student's gradients, over all ranks that keep some (float64 scalar). A collective."""
+        """Sum of squares of the student's gradients, over all shards (float64 scalar). A collective."""
 
     @abstractmethod
     def move(self, void: Tensor) -> None:
@@ -98,7 +98,7 @@ class Strategy(ABC):
         """Scale all gradients, the student's and the method's, so that their norm is at most `clip_norm`."""
         gradients = self._method_gradients()
         total = self.squared_norm() + self.world.sum(sum_of_squares(gradients).to(self.world.device))
-        factor = (self.updates.clip_norm * total.rsqrt()).clamp(max=1.0)  # a norm of 0 gives infinity, and so 1
+        factor = (self.updates.clip_norm * total.rsqrt()).clamp(max=1.0)  # for a norm of 0: inf, clamped to 1
         alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
         for part in (*self.gradients(), *gradients):
             alike.setdefault((part.device, part.dtype), []).append(part)
@@ -110,12 +110,12 @@ class Strategy(ABC):
         return [parameter.grad for group in groups for parameter in group["params"] if parameter.grad is not None]
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors of the strategy's own that a resumed run needs."""
+        """Additional tensors of the strategy for the checkpoint."""
         return {}
 
     @abstractmethod
     def weights(self, network: nn.Module) -> State:
-        """The state dict of the student or the momentum encoder, to be saved, or to be filled and put. A collective."""
+        """State dict of the student or the teacher, to save, or to load into before `put_weights`. A collective."""
 
     @abstractmethod
     def put_weights(self, network: nn.Module, weights: State) -> None:
@@ -123,7 +123,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def moments(self) -> State:
-        """The optimiser's tensors of the student by name of the parameter + `.` + moment. A collective."""
+        """Optimizer state of the student, by parameter name + `.` + name of the moment. A collective."""
 
     @abstractmethod
     def put_moments(self, moments: State) -> None:
@@ -131,21 +131,21 @@ class Strategy(ABC):
 
     @abstractmethod
     def local(self, network: nn.Module) -> dict[str, Tensor]:
-        """Weights and buffers of the student or the momentum encoder by name, as far as this rank keeps them: the same
-        elements of both."""
+        """Weights and buffers of the student or the momentum encoder by name; if sharded, this rank's shard, which has
+        the same elements of both networks."""
 
     @abstractmethod
     def whole(self, network: nn.Module) -> nn.Module:
-        """The student or the momentum encoder with all its weights on this rank, to embed with outside of training: a
-        rank may call it as often as it likes. A collective; hold it no longer than needed."""
+        """The student or the momentum encoder with all weights on this rank, to embed outside of training. A
+        collective; forward passes of the result are not, so ranks may run different numbers. Release it soon."""
 
     @abstractmethod
     def release(self) -> nn.Module:
-        """The student as it was before it was given to the strategy, with its present weights. A collective."""
+        """The student as a plain module, as before it was wrapped, with its current weights. A collective."""
 
 
 def sum_of_squares(tensors: list[Tensor]) -> Tensor:
-    """In float64 (scalar), so that it is the same to 1e-16 wherever the tensors are cut."""
+    """Sum of squares in float64 (scalar), independent of the partition of the tensors up to 1e-16."""
     kept = [tensor for tensor in tensors if tensor.numel()]
     if not kept:
         return torch.zeros((), dtype=torch.float64)
