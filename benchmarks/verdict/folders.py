@@ -12,14 +12,14 @@ A line for each network goes to folders.jsonl. Finished runs are skipped.
 import argparse
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -33,12 +33,14 @@ from dist_plm.data.store import Store
 from dist_plm.data.views import eval_view
 from dist_plm.encoders.networks import locate
 from dist_plm.evaluation.label_free import neighbours
-from dist_plm.evaluation.verdict import paired, read_verdicts
+from dist_plm.evaluation.verdict import Word, paired, read_verdicts
 from dist_plm.fit import __main__ as fit
 from dist_plm.fit import run as running
 
 PLAN, POINTS = (Path(__file__).parent / f"folders.{ending}" for ending in ("yaml", "jsonl"))
 FORK = get_context("fork")
+START = "not trained"
+CHANGES = re.compile(r"\(([+-][0-9.]+ ± [0-9.]+)\)")  # in the sentence of a verdict
 
 
 def main() -> None:
@@ -65,12 +67,12 @@ def main() -> None:
             if (folder, setting) in known or (options.only and setting not in options.only):
                 continue
             run = options.out / folder / setting.replace(", ", "__").replace(" ", "_")
-            took = fitted(photos, run, f"{plan['base']} {own}", options)
+            fitted(photos, run, f"{plan['base']} {own}", options)
             with POINTS.open("a") as file:
                 for point in points(run, options.out / folder):
-                    told = {"folder": folder, "setting": setting, "options": own, "seconds": took}
+                    told = {"folder": folder, "setting": setting, "options": own}
                     file.write(json.dumps(told | point | {"commit": commit(), "machine": machine()}) + "\n")
-            print(folder, setting, took, flush=True)
+            print(folder, setting, flush=True)
 
 
 def copied(images: Path, photos: Path, *, species: int, each: int) -> Path:
@@ -82,18 +84,16 @@ def copied(images: Path, photos: Path, *, species: int, each: int) -> Path:
     return photos
 
 
-def fitted(photos: Path, run: Path, line: str, options: argparse.Namespace) -> float:
-    """Run `fit` without its index, or resume it; the seconds it took."""
+def fitted(photos: Path, run: Path, line: str, options: argparse.Namespace) -> None:
+    """Run `fit` without its index, or resume it."""
     cache = ["--data.cache_dir", str(options.out / "cache")]  # settings share the frozen features
     words = [str(photos), "--out", str(run), "--model.weights", options.weights, *cache, *shlex.split(line)]
-    started = time.monotonic()
     run.parent.mkdir(parents=True, exist_ok=True)
     process = FORK.Process(target=_fit, args=(words, Path(f"{run}.log")))
     process.start()
     process.join()
     if process.exitcode:
         raise RuntimeError(f"status {process.exitcode}: {run}.log")
-    return round(time.monotonic() - started, 1)
 
 
 def _fit(words: list[str], log: Path) -> None:
@@ -152,17 +152,21 @@ def hits(run: Path, model: str) -> np.ndarray:
 
 
 def table() -> None:
-    """Every run, and how often each word was right."""
+    """Every network of every run, and how often each word was right."""
     found = [json.loads(line) for line in POINTS.read_text().splitlines()]
-    print("| folder | setting | network | R@1 at the start | change, 95 % | verdict without labels |")
-    print("| --- | --- | --- | ---: | ---: | --- |")
+    print(
+        "| folder | setting | network | R@1 at the start | change, 95 % | other view | strong view | agree | verdict |"
+    )
+    print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |")
     for point in found:
         change = "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * each for each in point["recall_change"]))
         cells = [point["folder"], point["setting"], point["model"], f"{100 * point['recall_start']:.1f}", change]
-        print(f"| {' | '.join([*cells, point['word']])} |")
-    print(f"\n| verdict | {' | '.join(TRUTHS)} |\n| --- | ---: | ---: | ---: | ---: |")
-    for word in ("better", "no difference", "worse", "can't tell"):
-        rows = [truth(point) for point in found if point["word"] == word]
+        print(f"| {' | '.join([*cells, *CHANGES.findall(point['text'])[:3], point['word']])} |")
+    trained = [point for point in found if not point["setting"].endswith(START)]
+    print(f"\n{len(trained)} networks of {len({(p['folder'], p['setting']) for p in trained})} trained runs:\n")
+    print(f"| verdict | {' | '.join(TRUTHS)} |\n| --- | ---: | ---: | ---: | ---: |")
+    for word in get_args(Word):
+        rows = [truth(point) for point in trained if point["word"] == word]
         print(f"| {word} | {' | '.join(str(rows.count(each)) for each in TRUTHS)} |")
 
 

@@ -104,37 +104,44 @@ def choose(
     chosen.put("data.workers", max(2, machine.cores // max(1, machine.gpus)))
     judged = "test" if "test" in collection.splits else "train" if collection.classes else ""
     chosen.put("data.test_split", judged)
-    pace, why = _trained(chosen, start, collection, machine, asked, measure)
+    pace, why, fits = _trained(chosen, start, collection, machine, asked, measure)
     shown = pace.settings.config
     seconds = {
         "training": pace.seconds(collection).total,
         "index": pace.index_seconds(collection),
         "start of programs and report": OTHER_SECONDS,
     }
-    return Choice(
-        shown, pace.ranks, _rows(pace, why, start, collection, asked), _warnings(shown, start, collection), seconds
-    )
+    most = f"as --minutes {asked.minutes:g} allows, at most {pace.most}"
+    length = most if fits else f"the least that is worth it, which takes longer than --minutes {asked.minutes:g}"
+    rows = _rows(pace, why, length, start, collection, asked)
+    return Choice(shown, pace.ranks, rows, _warnings(shown, start, collection), seconds)
 
 
-def _rows(pace: Pace, why: str, start: Start, collection: Collection, asked: Asked) -> list[tuple[str, str, str]]:
+def _rows(
+    pace: Pace, why: str, length: str, start: Start, collection: Collection, asked: Asked
+) -> list[tuple[str, str, str]]:
+    """What was chosen.
+
+    Args:
+        why: Of the trainable part.
+        length: Why it trains so long.
+    """
+
+    def unless_given(key: str, reason: str) -> str:
+        return "as given" if asked.has(key) else reason
+
     shown = pace.settings.config
+    size = "size of its pretraining, at most 224" if start.weights else "small network"
+    dim = f"at least {IMAGES_A_DIM} images a dimension, at most {DIMS[1]}"
     pieces = f", in {shown.batch.micro_batches} pieces" if shown.batch.micro_batches > 1 else ""
     batch = f"{shown.batch.images} images{pieces}, {shown.train.epochs} epochs"
     speed = f"{pace.rates.step:,.1f} images/s in training steps, {pace.rates.embed:,.1f} embedded"
     return [
         ("network", f"{shown.model.backbone}, weights {shown.model.weights or 'random'}", start.why),
-        (
-            "views",
-            f"{shown.views.size} px",
-            "size of its pretraining, at most 224" if start.weights else "small network",
-        ),
-        (
-            "embedding",
-            f"{shown.model.dim} dimensions",
-            f"at least {IMAGES_A_DIM} images a dimension, at most {DIMS[1]}",
-        ),
+        ("views", f"{shown.views.size} px", unless_given("views.size", size)),
+        ("embedding", f"{shown.model.dim} dimensions", unless_given("model.dim", dim)),
         ("trained", shown.model.trainable, why),
-        ("batch", batch, f"in about {asked.minutes:g} minutes"),
+        ("batch", batch, unless_given("train.epochs", length)),
         ("ranks", str(pace.ranks), pace.why),
         ("speed", speed, "measured now on some of the images"),
         ("judged by", _judge(collection), ""),
@@ -143,8 +150,12 @@ def _rows(pace: Pace, why: str, start: Start, collection: Collection, asked: Ask
 
 def _trained(
     chosen: Settings, start: Start, collection: Collection, machine: Machine, asked: Asked, measure: Measure
-) -> tuple[Pace, str]:
-    """The trainable part, and why: the backbone if there is time for enough steps, else the head on cached features."""
+) -> tuple[Pace, str, bool]:
+    """The trainable part: the backbone if there is time for enough steps, else the head on cached features.
+
+    Returns:
+        Its pace, why it was chosen, and whether it fits into the time.
+    """
     small = not start.weights and start.backbone == "small"
     transformer = chosen.config.model.pooling == "cls"
     given = chosen.config.model.trainable if asked.has("model.trainable") else ""
@@ -157,13 +168,13 @@ def _trained(
         pace, fits = pace_of(whole, machine, asked.ranks, measure).within(asked.minutes, collection)
         step = pace.settings.config.batch.images / pace.rates.step
         if given or small:
-            return pace, why
+            return pace, why, fits
         if fits:
-            return pace, f"a step takes about {step:.2g} s here"
+            return pace, f"a step takes about {step:.2g} s here", True
         why = f"{step:.2g} s for a step of {pace.settings.config.model.trainable} is too slow for --minutes"
     chosen.put("model.trainable", "head")
-    pace, _ = pace_of(chosen, machine, asked.ranks, measure).within(asked.minutes, collection)
-    return pace, why
+    pace, fits = pace_of(chosen, machine, asked.ranks, measure).within(asked.minutes, collection)
+    return pace, why, fits
 
 
 def _judge(collection: Collection) -> str:

@@ -17,6 +17,7 @@ from dist_plm.training.resources import network_sizes, views_at_once
 Measure = Callable[[Config, int], Rehearsal]  # of a configuration on so many ranks, see Machine.rehearsal
 # Fewest worth it: 40 steps of a whole network raised R@1 by 1.6 points, the head alone by .2 (docs/reproduction.md).
 FEWEST_STEPS = {"head": 200, "backbone": 40}
+MOST_STEPS = {"head": 800, "backbone": 160}
 MOST_EPOCHS = {"head": 100, "backbone": 50}
 OTHER_SECONDS = 60.0  # imports of the parts, report
 SHARE = 0.8  # of the time that is left is planned, since a machine is not always as fast as when it was measured
@@ -64,10 +65,9 @@ class Pace:
 
     def within(self, minutes: float, collection: Collection) -> tuple["Pace", bool]:
         """The longest training that fits into the time, or the shortest that is worth it; whether that one fits."""
-        batch, kind = self.settings.config.batch.images, "head" if self.head else "backbone"
-        steps = max(1, collection.images // batch)
+        kind, steps = self.kind, max(1, collection.images // self.settings.config.batch.images)
         fewest = max(1, math.ceil(FEWEST_STEPS[kind] / steps))
-        most = max(fewest, min(MOST_EPOCHS[kind], round(4 * FEWEST_STEPS[kind] / steps)))
+        most = max(fewest, min(MOST_EPOCHS[kind], round(MOST_STEPS[kind] / steps)))
         left = SHARE * (60 * minutes - OTHER_SECONDS - self.index_seconds(collection))
         longer = (self.of_length(epochs) for epochs in range(most, fewest, -1))
         shortest = self.of_length(fewest)
@@ -75,9 +75,14 @@ class Pace:
         return found, shortest.seconds(collection).total <= left
 
     @property
-    def head(self) -> bool:
-        """Whether the head alone is trained."""
-        return self.settings.config.model.trainable == "head"
+    def kind(self) -> str:
+        """What is trained."""
+        return "head" if self.settings.config.model.trainable == "head" else "backbone"
+
+    @property
+    def most(self) -> str:
+        """The longest training that is chosen, for people."""
+        return f"{MOST_STEPS[self.kind]} steps or {MOST_EPOCHS[self.kind]} epochs"
 
 
 def pace_of(settings: Settings, machine: Machine, ranks: int, measure: Measure) -> Pace:

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from dist_plm.cli import load_config
 from dist_plm.config import Config
 from dist_plm.config.fields import entries
+from dist_plm.datasets.assembly import writing
 from dist_plm.distributed.preemption import PREEMPTED
 from dist_plm.errors import UserError
 from dist_plm.evaluation.deployment import Deployment, deployment
@@ -89,10 +90,12 @@ class Run:
                 )
         choice = self._timed("choice of settings", lambda: self._choose(shards))
         self._say(choice)
-        with replacing(self.out / "fit.yaml") as file:
-            file.write(dump(choice.config).encode())
-        with replacing(self.out / "fit.json") as file:
-            file.write(json.dumps({"typed": typed, "ranks": choice.ranks}).encode())
+        with writing(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+            with replacing(self.out / "fit.yaml") as file:
+                file.write(dump(choice.config).encode())
+            with replacing(self.out / "fit.json") as file:
+                file.write(json.dumps({"typed": typed, "ranks": choice.ranks}).encode())
         return choice.config, choice.ranks
 
     def _typed(self, shards: str) -> dict[str, Any]:

@@ -97,6 +97,16 @@ def test_a_plan_trains_nothing(photos, tmp_path, here, forked):
     assert json.loads((tmp_path / "run/fit.json").read_text())["ranks"] >= 1
 
 
+def test_a_data_set_that_is_built_already(demo, tmp_path, here, forked):
+    """140 labelled images to train on, 140 that judge; the run directory is new. One that can't be made is one line."""
+    planned = here(fit.main, demo, "--out", tmp_path / "a/run", "--plan", *WORDS)
+    assert planned.status == 0 and "recall on the images of test/" in planned.out, planned
+    assert (tmp_path / "a/run/fit.yaml").exists() and not (tmp_path / "a/run/shards").exists()
+    (tmp_path / "file").touch()
+    no_folder = here(fit.main, demo, "--out", tmp_path / "file/run", "--plan", *WORDS)
+    assert no_folder.status == 2 and "can't be written" in no_folder.err and "Traceback" not in no_folder.err
+
+
 @pytest.mark.parametrize(
     "words, said",
     [

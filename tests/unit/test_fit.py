@@ -88,6 +88,14 @@ def test_what_was_given_stays():
     config = chosen(1_000, 2_000, **given).config
     assert (config.model.dim, config.train.epochs, config.views.size, config.batch.groups) == (40, 3, 112, 20)
     assert config.model.trainable == "head" and config.views.cached == 4
+    why = {name: reason for name, _, reason in chosen(1_000, 2_000, **given).rows}
+    assert [why[name] for name in ("views", "embedding", "trained", "batch")] == ["as given"] * 4
+
+
+def test_a_training_that_does_not_fit_into_the_time_says_so():
+    why = {name: reason for name, _, reason in chosen(100_000, 20).rows}
+    assert why["batch"].startswith("the least that is worth it")
+    assert "too slow" in why["trained"]
 
 
 def test_labels_judge():
