@@ -52,7 +52,8 @@ def machine(place: Place) -> Lines:
     lines.append(f"torch {torch.__version__}, CUDA {torch.version.cuda}, cuDNN {cudnn}, NCCL {nccl}")
     installed = {name: _version(name) for name in LIBRARIES}
     lines.append(", ".join(f"{name} {number}" for name, number in installed.items() if number))
-    missing = [name for name, number in installed.items() if not number]
+    missing = [name for name, number in installed.items() if not number and not name.startswith("faiss")]
+    missing += [] if installed["faiss-gpu"] or installed["faiss-cpu"] else ["faiss"]
     lines.append(f"not installed: {', '.join(missing)}" if missing else "all libraries are installed")
     git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     commit = git.stdout.strip() or "unknown (no git checkout)"

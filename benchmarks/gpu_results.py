@@ -59,7 +59,10 @@ def _ratios(steps: Path, names: list[str]) -> list[str]:
         target = next(iter(measured.values()))
         bound = f"{'<=' if target['at_most'] else '>='} {target['target']:g}"
         rows.append([ratio, target["what"], *(_cell(measured.get(way)) for way in ways), bound])
-        notes += [f"- {ratio}, {way}: {each['note']}" for way, each in measured.items() if each["note"]]
+        said = dict.fromkeys(each["note"] for each in measured.values() if each["note"])
+        for note in said:
+            told = [ratio] + [way for way, each in measured.items() if len(said) > 1 and each["note"] == note]
+            notes.append(f"- {', '.join(told)}: {note}")
     head = ["", "ratio of", *ways, "target"]
     return [_table(head, rows), "Each as ratio ± noise (numerator / denominator).", "\n".join(notes)]
 

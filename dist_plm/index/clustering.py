@@ -41,7 +41,7 @@ def kmeans_labels(embeddings: Tensor | np.ndarray, clusters: int, seed: int, ite
         seed=seed,
         min_points_per_centroid=1,
         max_points_per_centroid=len(points),
-        gpu=gpu_search(faiss),
+        gpu=int(gpu_search(faiss)),  # the first one; True is all of them, which belong to other ranks
     )
     k_means.train(points)
     return k_means.index.search(points, 1)[1][:, 0]

@@ -32,9 +32,8 @@ class Placement:
     def describe(self, config: IndexConfig, count: int, dim: int) -> str:
         """One line for display."""
         where = "sharded over the ranks" if self.sharded else "replicated"
-        return (
-            f"{config.factory} over {count:,} x {dim} in {config.precision}, {where}, {self.bytes / GB:,.3f} GB a rank"
-        )
+        vectors = f"{count:,} x {dim} in {config.precision}"
+        return f"{config.factory} over {vectors}, {where}, {self.bytes / GB:,.3f} GB per rank"
 
 
 def place(config: IndexConfig, count: int, dim: int, world_size: int) -> Placement:

@@ -72,6 +72,7 @@ def test_a_dry_run_needs_no_slurm_and_writes_nothing(config, tmp_path, monkeypat
             "--mem=0",
         ),
         *("--time=720", "--signal=USR2@180", "--requeue", "--exclude=node7", "--cpus-per-task=12", "--array=0-2%3"),
+        "device: cuda",  # a node whose GPUs can't be used ends the job instead of training on its CPU
         *("source .venv/bin/activate", "groups: 4", "4 ranks", "estimated time", str(tmp_path / "run" / "seed=2")),
     ):
         assert part in said, part

@@ -2,12 +2,14 @@
 
 import sys
 from math import log
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from dist_plm.evaluation import cluster_agreement, nmi
+from dist_plm.index import clustering as clusters_of
 
 
 def loop_nmi(classes, clusters):
@@ -71,3 +73,20 @@ def test_unlabelled_rows_are_left_out():
 
 def test_collapsed_embeddings_have_a_value():
     assert 0 <= nmi(np.ones((30, 4), "f"), np.arange(30) % 3, seed=0) < 0.5
+
+
+@pytest.mark.parametrize(("gpus", "asked"), [(0, 0), (1, 1), (8, 1)])
+def test_k_means_takes_one_gpu_where_there_are_some(gpus, asked, monkeypatch):
+    """True would take all, with memory on those of the other ranks."""
+
+    class Kmeans:
+        def __init__(self, dim, k, *, gpu, **options):
+            assert gpu == asked and not isinstance(gpu, bool)
+            self.index = SimpleNamespace(search=lambda points, k: (None, np.zeros((len(points), 1), np.int64)))
+
+        def train(self, points):
+            pass
+
+    library = SimpleNamespace(Kmeans=Kmeans, get_num_gpus=lambda: gpus, StandardGpuResources=None)
+    monkeypatch.setattr(clusters_of, "find_faiss", lambda: library)
+    assert clusters_of.kmeans_labels(clouds()[0], 6, seed=0).tolist() == [0] * 120

@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from dist_plm.manifold import selection
 from dist_plm.manifold.selection import Selection, select_batched
 from tests.commands import ROOT
 
@@ -110,6 +112,28 @@ def test_the_kernel_on_duplicates_and_lines(found):
 
 def test_nothing_asked_takes_all(found):
     assert found[-1].members.all() and reference(-1)[1].members.all()
+
+
+@pytest.mark.parametrize("fault", [None, "fatal error: Python.h: No such file or directory", "no kernel image"])
+def test_one_launch_decides_on_the_kernel(fault, monkeypatch):
+    """Whatever it lacks shows there, with a warning, and not in the first step."""
+    launched = []
+
+    def select(gram, noise, **options):
+        launched.append(gram.shape)
+        if fault:
+            raise RuntimeError(f"gcc failed\n{fault}")
+
+    module = SimpleNamespace(select=select)
+    monkeypatch.setattr(selection, "import_module", lambda name: module)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    decide = selection._kernel.__wrapped__
+    if fault:
+        with pytest.warns(UserWarning, match=f"without the Triton kernel, more slowly: {fault}"):
+            assert decide(torch.device("cpu")) is None
+    else:
+        assert decide(torch.device("cpu")) is module
+    assert launched == [(1, 4, 4)]
 
 
 def test_the_kernel_compiles_for_a_gpu():
