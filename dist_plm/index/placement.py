@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from dist_plm.config import Config
 from dist_plm.config.index import IndexConfig
 from dist_plm.errors import UserError
-from dist_plm.index.faiss_library import require_faiss
+from dist_plm.index.faiss_library import reason_of, require_faiss
 
 GB = 1e9
 
@@ -89,10 +89,9 @@ def read_factory(factory: str, count: int, dim: int) -> tuple[int, int]:
     try:
         index = faiss.index_factory(dim, factory)
     except RuntimeError as error:
-        reason = str(error).rpartition(": ")[2].splitlines()[0]
         raise UserError(
-            f"index.factory {factory!r} is not an index of {dim} dimensions ({reason}): use Flat, or for example "
-            "IVF1024,Flat, IVF4096,SQ8 or IVF4096,PQ16, where the number after PQ divides the dimension"
+            f"index.factory {factory!r} is not an index of {dim} dimensions ({reason_of(error)}): use Flat, or for "
+            "example IVF1024,Flat, IVF4096,SQ8 or IVF4096,PQ16, where the number after PQ divides the dimension"
         ) from None
     try:
         ivf = faiss.extract_index_ivf(index)
