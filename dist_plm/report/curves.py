@@ -27,12 +27,12 @@ CAPTIONS = {
     "nmi": "NMI",
 }
 LABEL_FREE = {
-    "agreement": "agreement of neighbours between two random views",
-    "view_recall": "view recall: nearest neighbour is another view of the same image",
-    "strong_view_recall": "strong view recall: the same with small crops and changed colours",
+    "agreement": "neighbour agreement of two views",
+    "view_recall": "view recall (other view is nearest)",
+    "strong_view_recall": "strong view recall (small crops)",
     "effective_rank": "effective rank",
     "uniformity": "uniformity (larger: wider spread)",
-    "hubness": "hubness: largest share of images with the same nearest neighbour",
+    "hubness": "hubness: largest share with one neighbour",
 }
 LABEL_FREE_SHARES = ("agreement", "view_recall", "strong_view_recall", "hubness")
 SPEED = ("lr", "images_per_second", "wait_share", "memory_gb")
