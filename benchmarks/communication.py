@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
     arguments = parser.parse_args()
     print(f"`python {' '.join(sys.argv)}`: {os.cpu_count()} cores, gloo, torch {torch.__version__}\n")
-    print("| W | collective | calls | counted, bytes | computed, bytes |")
+    print("| W | collective | calls | measured, bytes | computed, bytes |")
     print("|---|---|---|---|---|")
     for size in arguments.ranks:
         with tempfile.TemporaryDirectory() as folder:

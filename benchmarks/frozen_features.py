@@ -47,9 +47,9 @@ def main() -> None:
     print("| images | shorter side, crop | " + " | ".join(f"R@{k}" for k in KS) + " |")
     print("| --- | --- |" + " ---: |" * len(KS))
     changes: dict[str, Change] = {
-        "as they are": lambda image: image,
-        f"less {OFFSET} rows and columns": _cut,
-        f"the same, encoded at {options.quality}": lambda image: _encoded(_cut(image), options.quality),
+        "unchanged": lambda image: image,
+        f"without {OFFSET} rows and columns": _cut,
+        f"the same, re-encoded at quality {options.quality}": lambda image: _encoded(_cut(image), options.quality),
     }
     with Store(options.shards, "test") as store, torch.inference_mode():
         labels = torch.from_numpy(store.labels.astype(np.int64))

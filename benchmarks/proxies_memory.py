@@ -31,7 +31,7 @@ def main() -> None:
         print(json.dumps(one_step(arguments.proxies[0])))
         return
     print(f"`python -m benchmarks.proxies_memory {' '.join(sys.argv[1:])}` on {machine()}\n")
-    print("| P | W | peak of a rank, GB | above P = 0, GB | parameters, gradients, moments, GB | step, s |")
+    print("| P | W | peak per rank, GB | above P = 0, GB | parameters, gradients, moments, GB | step, s |")
     print("|---|---|---|---|---|---|")
     floor: dict[int, float] = {}
     for count in sorted({0, *arguments.proxies}):

@@ -58,7 +58,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         print(f"Around {', '.join(f'{name} = {value:,}' for name, value in BASE.items())}.\n")
-        print("| varied | value: ms (GB a rank) | time grows as | memory grows as |")
+        print("| varied | value: ms (GB per rank) | time grows as | memory grows as |")
         print("|---|---|---|---|")
         for name in options.vary:
             print(row(name, Path(folder)), flush=True)

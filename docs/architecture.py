@@ -1,4 +1,4 @@
-"""The rooms of the package and the arrows between them, read from the imports: `python docs/architecture.py`.
+"""Packages below dist_plm/ ("rooms") and dependencies ("arrows"), from the imports: `python docs/architecture.py`.
 
 Writes the generated part of docs/architecture.md; tests/unit/test_house.py checks that it is up to date and that arrows
 point down. A room is a package below dist_plm/; a module directly below dist_plm/ is a command.
@@ -81,7 +81,7 @@ def sentence(room: str) -> str:
 def generated() -> str:
     """The table of the rooms and the picture of their arrows, Markdown with Mermaid."""
     arrows = {(room, other) for room, other in imports() if room in FLOOR}
-    lines = ["| room | what it holds |", "|---|---|"]
+    lines = ["| package | contents |", "|---|---|"]
     lines += [f"| `{room}/` | {sentence(room)} |" for rooms in FLOORS for room in rooms if room != "train"]
     lines += ["", "```mermaid", "flowchart TD"]
     lines += [f"    {room} --> {other}" for room, other in sorted(reduced(arrows), key=lambda a: (-FLOOR[a[0]], a))]

@@ -48,3 +48,8 @@ def require_faiss(purpose: str, otherwise: str = "") -> Any:
             f"{purpose} needs faiss, which is {reason}: pip install faiss-cpu (or faiss-gpu, never both){otherwise}"
         )
     return module
+
+
+def reason_of(error: RuntimeError) -> str:
+    """The reason in an exception of FAISS, without the source file and condition that it begins with."""
+    return str(error).rpartition(": ")[2].splitlines()[0]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dist_plm.errors import UserError
-from dist_plm.index.faiss_library import require_faiss
+from dist_plm.index.faiss_library import reason_of, require_faiss
 from dist_plm.index.flat import exact_distances
 from dist_plm.index.proposals import GPU_MOST_CANDIDATES, gpu_resources, gpu_search, prepare
 from dist_plm.index.ranking import LAST, Lattice, fill
@@ -112,8 +112,7 @@ def _on_gpu(faiss: Any, index: Any, device: torch.device) -> Any:
     try:
         return faiss.index_cpu_to_gpu(gpu_resources(), device.index or 0, index)
     except RuntimeError as error:
-        reason = str(error).rpartition(": ")[2].splitlines()[0]
         raise UserError(
-            f"index.factory has no form on a GPU in this faiss ({reason}): use IVF with Flat, SQ8 or PQ, or set "
-            "--index.backend torch with --index.factory Flat"
+            f"index.factory has no form on a GPU in this faiss ({reason_of(error)}): use IVF with Flat, SQ8 or PQ, or "
+            "set --index.backend torch with --index.factory Flat"
         ) from error

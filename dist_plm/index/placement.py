@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from dist_plm.config import Config
 from dist_plm.config.index import IndexConfig
 from dist_plm.errors import UserError
-from dist_plm.index.faiss_library import require_faiss
+from dist_plm.index.faiss_library import reason_of, require_faiss
 
 GB = 1e9
 
@@ -32,9 +32,8 @@ class Placement:
     def describe(self, config: IndexConfig, count: int, dim: int) -> str:
         """One line for display."""
         where = "sharded over the ranks" if self.sharded else "replicated"
-        return (
-            f"{config.factory} over {count:,} x {dim} in {config.precision}, {where}, {self.bytes / GB:,.3f} GB a rank"
-        )
+        vectors = f"{count:,} x {dim} in {config.precision}"
+        return f"{config.factory} over {vectors}, {where}, {self.bytes / GB:,.3f} GB per rank"
 
 
 def place(config: IndexConfig, count: int, dim: int, world_size: int) -> Placement:
@@ -90,10 +89,9 @@ def read_factory(factory: str, count: int, dim: int) -> tuple[int, int]:
     try:
         index = faiss.index_factory(dim, factory)
     except RuntimeError as error:
-        reason = str(error).rpartition(": ")[2].splitlines()[0]
         raise UserError(
-            f"index.factory {factory!r} is not an index of {dim} dimensions ({reason}): use Flat, or for example "
-            "IVF1024,Flat, IVF4096,SQ8 or IVF4096,PQ16, where the number after PQ divides the dimension"
+            f"index.factory {factory!r} is not an index of {dim} dimensions ({reason_of(error)}): use Flat, or for "
+            "example IVF1024,Flat, IVF4096,SQ8 or IVF4096,PQ16, where the number after PQ divides the dimension"
         ) from None
     try:
         ivf = faiss.extract_index_ivf(index)

@@ -29,7 +29,7 @@ LISTED = 32  # ranks whose shares `--plan` lists individually
 
 
 def estimate(config: Config, world_size: int, *, images_per_second: float = 0.0, measure: bool = True) -> None:
-    """Print world, batch arithmetic, memory of a rank, time, disk and the bytes that an epoch reads.
+    """Print world, batch arithmetic, memory per rank, time, disk and the bytes that an epoch reads.
 
     Args:
         images_per_second: Of all ranks in steps; 0: measured on this machine, see rehearsal.py.
@@ -105,9 +105,9 @@ def _rows(config: Config, world_size: int, images_per_second: float, measure: bo
         *operators_row(config, config.batch.images / rates.step if rates else 0.0),
         *read_rows(config, store, swept=is_swept(config)),
         *(_index(config, world_size, len(store), steps) if is_searched(config) else []),
-        *((f"memory: {name}", f"{size / 1e6:,.1f} MB a rank") for name, size in memory.items()),
-        ("memory: sum", f"{sum(memory.values()) / 1e6:,.1f} MB a rank{_remark(measured)}"),
-        *((f"network under {name}", f"{size / 1e6:,.1f} MB a rank") for name, size in networks.items()),
+        *((f"memory: {name}", f"{size / 1e6:,.1f} MB per rank") for name, size in memory.items()),
+        ("memory: sum", f"{sum(memory.values()) / 1e6:,.1f} MB per rank{_remark(measured)}"),
+        *((f"network under {name}", f"{size / 1e6:,.1f} MB per rank") for name, size in networks.items()),
         *(time_rows(config, len(store), rates) if rates else []),
         *disk_rows(config, len(store), trained, frozen + shared),
     ]
@@ -124,7 +124,7 @@ def views_at_once(config: Config, world_size: int) -> int:
 def _remark(measured: Rehearsal | None) -> str:
     if measured is None:
         return ", activations of the backbone not counted"
-    return f"; activations are measured, {measured.activations / 1e6:,.1f} MB a view"
+    return f"; activations are measured, {measured.activations / 1e6:,.1f} MB per view"
 
 
 def read_rows(config: Config, store: Store, *, swept: bool) -> list[tuple[str, str]]:
