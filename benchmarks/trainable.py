@@ -20,7 +20,7 @@ BASE = (
     "--config configs/cub200_best.yaml --data.workers 1 --views.size 160 --views.resize 182 --model.pooling avg "
     "--model.backbone timm/tf_efficientnet_lite0 --train.report false --runtime.threads 1 --train.log_steps 10 "
     "--checkpoint.every_steps 40 --checkpoint.keep 1 --evaluation.nmi false --runtime.device cpu "
-    "--train.evaluate_epochs 1000"
+    "--train.evaluate_epochs 1000 --optimiser.backbone_lr_scale 0.2"
 )
 PARTS = {
     "head, 4 cached views": "--model.trainable head --views.cached 4",

@@ -49,14 +49,6 @@ class Embedder:
         with torch.inference_mode(), torch.autocast(self.device.type, dtype=dtype, enabled=lower):
             return self.network(views.to(self.device, non_blocking=True))
 
-    def embed_ids(self, store: Store, ids: np.ndarray, batch_size: int) -> Tensor:
-        """Embeddings of the evaluation views of images `ids` of a split: float32 [n, D] on the CPU."""
-        embedded = []
-        for block in np.split(ids, range(batch_size, len(ids), batch_size)):
-            views = np.stack([eval_view(store.read_image(int(id)), config=self.views) for id in block])
-            embedded.append(self.embed(torch.from_numpy(views)).float().cpu())
-        return torch.cat(embedded)
-
     def __str__(self) -> str:
         return f"{self.source['model']} of {self.source['run']}, step {self.source['step']}"
 
@@ -66,3 +58,12 @@ def ready(network: Encoder, precision: str, device: torch.device) -> Encoder:
     dtype = PRECISIONS["fp64"] if precision == "fp64" else PRECISIONS["fp32"]
     # Channels-last, as in training: the same kernels, and so bitwise identical results.
     return network.to(device, dtype).to(memory_format=torch.channels_last).requires_grad_(False).eval()
+
+
+def embed_ids(embedder: Embedder, store: Store, ids: np.ndarray, batch_size: int) -> Tensor:
+    """Embeddings of the evaluation views of images `ids` of a split: float32 [n, D] on the CPU."""
+    embedded = []
+    for block in np.split(ids, range(batch_size, len(ids), batch_size)):
+        views = np.stack([eval_view(store.read_image(int(id)), config=embedder.views) for id in block])
+        embedded.append(embedder.embed(torch.from_numpy(views)).float().cpu())
+    return torch.cat(embedded)

@@ -10,7 +10,7 @@ import torch
 
 from dist_plm.config import Config
 from dist_plm.data.store import Store
-from dist_plm.encoders.embedder import Embedder
+from dist_plm.encoders.embedder import Embedder, embed_ids
 from dist_plm.errors import UserError
 from dist_plm.evaluation.intervals import bootstrap
 from dist_plm.evaluation.retrieval import retrieval_counts
@@ -87,7 +87,7 @@ def evaluate_labelled(embedder: Embedder, labelled: Labelled, start: Path | None
     Raises:
         UserError: No label has two images.
     """
-    z = embedder.embed_ids(labelled.store, labelled.ids, config.evaluation.batch_size)
+    z = embed_ids(embedder, labelled.store, labelled.ids, config.evaluation.batch_size)
     hits = _hits(z, labelled.labels)
     if not (hits >= 0).any():
         raise UserError("no label of --labels has two images, so that nothing can be found: label more of each kind")

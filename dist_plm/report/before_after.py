@@ -8,7 +8,7 @@ import numpy as np
 from dist_plm.config import Config
 from dist_plm.data.opening import open_split
 from dist_plm.data.store import Store
-from dist_plm.encoders.embedder import Embedder
+from dist_plm.encoders.embedder import Embedder, embed_ids
 from dist_plm.evaluation.label_free import neighbours, overlap
 from dist_plm.report.history import History
 from dist_plm.report.test_split import require_finite
@@ -51,7 +51,7 @@ def changed_neighbours(student: Embedder, history: History, *, config: Config) -
     ids = record.ids(len(store))
     if ids is None or len(ids) != len(start.evaluation):
         return None
-    z = student.embed_ids(store, ids, config.evaluation.batch_size)
+    z = embed_ids(student, store, ids, config.evaluation.batch_size)
     require_finite(z.numpy(), "student")
     before, now = start.neighbours, neighbours(z)
     queries = np.unique(np.linspace(0, len(ids) - 1, QUERIES + 2).astype(int)[1:-1])

@@ -8,33 +8,38 @@ import pytest
 import torch
 
 from dist_plm import evaluate as evaluation
-from dist_plm import train as training
 from dist_plm.cli import load_config
 from dist_plm.data.store import Store
 from dist_plm.data.views import eval_view, train_view
 from dist_plm.encoders.networks import load_network, locate
 from dist_plm.evaluation.verdict import read_verdicts
 from dist_plm.training.held_out import NEVER
-from tests.end_to_end.conftest import events, refused
+from tests.end_to_end.conftest import events, refused, train
 
 SHORT = ("--warm_up.epochs", 0, "--train.epochs", 2, "--train.evaluate_epochs", 1)
 
 
 @pytest.fixture(scope="module")
-def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("unlabelled") / "run"
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> tuple[Path, str]:
+    """A run without labels, and what it printed."""
+    run = tmp_path_factory.mktemp("unlabelled") / "run"
+    return run, train(1, tiny, run, "--data.test_split", "", *SHORT).err
 
 
-def test_without_labels_the_numbers_are_those_of_the_networks(here, tiny, demo, unlabelled):
+@pytest.fixture(scope="module")
+def unlabelled(trained: tuple[Path, str]) -> Path:
+    return trained[0]
+
+
+def test_without_labels_the_numbers_are_those_of_the_networks(demo, trained):
     """The recall of the other view, found again from the checkpoint by brute force."""
-    outcome = here(training.main, "--config", tiny, "--run_dir", unlabelled, "--data.test_split", "", *SHORT)
-    assert outcome.status == 0, outcome.err
-    assert "(trained on)" in outcome.err and "without labels: view recall" in outcome.err
+    unlabelled, printed = trained
+    assert "(trained on)" in printed and "without labels: view recall" in printed
     last = {event["model"]: event for event in events(unlabelled, "label_free")}
     ids = np.load(unlabelled / "start" / "held_out_ids.npy")
-    config, trained = load_config(unlabelled / "config.yaml"), locate(unlabelled)
+    config, located = load_config(unlabelled / "config.yaml"), locate(unlabelled)
     for model, event in last.items():
-        network = load_network(trained, model, torch.device("cpu"))
+        network = load_network(located, model, torch.device("cpu"))
         with Store(demo, "train") as store:
             draw = {"config": config.views, "seed": config.seed, "epoch": NEVER}
             views = [[train_view(store.read_image(int(id)), **draw, sample=int(id), view=view) for id in ids]
@@ -82,15 +87,12 @@ def test_the_list_of_held_out_images_filled_in_gives_the_true_recall(here, demo,
         with Store(demo, "train") as store:
             views = [eval_view(store.read_image(id), config=config.views) for id in range(len(truth))]
         now = recall(network.embed(torch.from_numpy(np.stack(views))))
-        assert found[model]["recall"]["1"] == pytest.approx(now.mean(), abs=1.5 / 140)
+        assert found[model]["recall"]["1"] == pytest.approx(float(now.mean()), abs=1.5 / 140)
         over = found[model]["over_start"]
-        assert over["value"] == pytest.approx((now - before).mean(), abs=3 / 140)
+        assert over["value"] == pytest.approx(float((now - before).mean()), abs=3 / 140)
         assert over["low"] <= over["value"] <= over["high"] and over["images"] == found[model]["queries"] == 140
-        interval = found[model]["interval"]
-        assert (
-            f"{model}: R@1 {100 * found[model]['recall']['1']:.1f} % (95 % {100 * interval['low']:.1f} to"
-            in outcome.err
-        )
+        value, low = 100 * found[model]["recall"]["1"], 100 * found[model]["interval"]["low"]
+        assert f"{model}: R@1 {value:.1f} % (95 % {low:.1f} to" in outcome.err
         assert found[model]["text"] in outcome.err
 
 
