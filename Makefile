@@ -17,7 +17,7 @@ test: $(VENV)/dev
 	@# The tests of Slurm wait for its timers (2 min of CPU in 8), so they run beside the others. Of those, the files in their
 	@# order: by default xdist ends with the files of few tests, which are the long ones.
 	$(BIN)/pytest tests/slurm & slurm=$$!; \
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 15 --ignore tests/slurm; others=$$?; \
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 15 --ignore tests/slurm; others=$$?; \
 	wait $$slurm && exit $$others
 
 $(VENV)/demo: EXTRAS = report
