@@ -170,6 +170,8 @@ def moved(clip_norm: float) -> tuple[list[Tensor], list[Tensor]]:
     torch.manual_seed(0)
     learner, step = small_learner(clip_norm, name="sgd", lr=1.0, weight_decay=0.0, backbone_lr_scale=1.0)
     parameters = [list(learner.student.parameters()), list(learner.method.parameters())]
+    for parameter in parameters[1]:
+        parameter.register_hook(lambda gradient: 1e3 * gradient)  # else their share of the norm is below the tolerance
     before = [[each.detach().clone() for each in some] for some in parameters]
     step(0)
     student, own = (
