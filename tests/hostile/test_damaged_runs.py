@@ -53,6 +53,7 @@ CHANGES = {
     "files": put("files", value={}),
     "metrics": put("position", "metrics_bytes", value=10**15),
     "phases": put("phases", value=[]),
+    "a phase less": put("phases", value=["instance"]),
     "misspelt": misspell,
     "text": put("position", "batch", value="1"),
     "negative": put("position", "epochs", value=-1),

@@ -151,6 +151,20 @@ def test_no_more_is_taken_than_was_asked_for(monkeypatch, act, end):
         assert server.sent < 1 << 24  # what fits into the buffers between the two
 
 
+def test_nothing_is_unpacked():
+    """Sizes and hashes are those of the bytes as they come."""
+    packed, asked = gzip.compress(bytes(1_000)), []
+
+    def act(request):
+        asked.append(request.headers["Accept-Encoding"])
+        request.begin(206, Content_Encoding="gzip", Content_Length=str(len(packed)))
+        request.body(packed)
+
+    with serving(act) as server:
+        assert Remote(server.url, 1.0).read([Span("x", 0, len(packed))]) == [packed]
+    assert asked == ["identity"]
+
+
 def test_a_request_that_trickles_ends(monkeypatch):
     def trickle(request):
         request.begin(206)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dist_plm.data import formats
+from dist_plm.data import formats, rgb
 from dist_plm.data.decode import decode, extension
 from dist_plm.data.picture import open_picture, read_file
 from tests.unit.test_decode import encoded, photograph
@@ -245,3 +245,13 @@ def test_a_file_that_is_no_image_is_not_read_whole(tmp_path):
         file.truncate(1 << 40)
     with pytest.raises(ValueError, match="bytes, at most"):
         read_file(film)
+
+
+def test_transparent_pixels_of_16_bits_in_strips(monkeypatch):
+    """Which pixels have the transparent colour differs from row to row, and is cut with them."""
+    values = np.random.default_rng(0).choice(np.array([0x0101, 0x0102], ">u2"), (40, 30)).repeat(3, 1)
+    data = png(values.view(np.uint8), 16, 2, chunk(b"tRNS", b"\1\1" * 3))
+    whole = np.asarray(decode(data))
+    assert len(np.unique(whole)) == 2
+    monkeypatch.setattr(rgb, "STRIP", 7 * 30)
+    assert np.array_equal(np.asarray(decode(data)), whole)
