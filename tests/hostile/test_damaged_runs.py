@@ -92,6 +92,16 @@ def test_a_summary_that_is_no_document(tmp_path, finished, text):
     assert found and len(found.rejected) == 1 and "checkpoint.json" in found.rejected[0]
 
 
+def test_a_checkpoint_without_tensors_is_none(tmp_path, finished):
+    run = shutil.copytree(finished, tmp_path / "run")
+    broken = newest(run)
+    for path in broken.glob("*.safetensors"):
+        path.unlink()
+    rewrite(broken / "checkpoint.json", put("files", value={}), signed=True)
+    found = checkpoint.find(run / "checkpoints", World())
+    assert found and found.path < broken
+
+
 def test_a_summary_without_a_hash_is_an_old_one(tmp_path, finished):
     run = shutil.copytree(finished, tmp_path / "run")
     rewrite(newest(run) / "checkpoint.json", lambda document: None, signed=True)
