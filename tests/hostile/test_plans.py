@@ -64,6 +64,14 @@ def fault_of(path: Path, sha256: str) -> list[str]:
     return [fault(path, plan=sha256)]
 
 
+def test_a_position_lies_within_its_plan(tmp_path):
+    path = tmp_path / "epoch_00000.npy"
+    path.write_bytes(array(np.zeros((3, 2, 1), "<i8")))
+    sha256 = file_digest(path)["sha256"]
+    assert fault(path, plan=sha256, batch=2) == ""
+    assert "position.batch is 3, beyond the end" in fault(path, plan=sha256, batch=3)
+
+
 def test_labels_and_neighbours_are_of_all_images(tmp_path):
     path = tmp_path / "x.npy"
 
