@@ -113,3 +113,20 @@ def test_all_ranks_end(tmp_path: Path, tiny: Path, stopped: Path, name: str) -> 
     else:
         assert [outcome.status for outcome in outcomes] == [0, 0], outcomes
         assert "resumed from run/checkpoints/step_00000010" in outcomes[0].err
+
+
+def test_a_new_run_reads_one_data_set(tmp_path: Path, tiny: Path, demo: Path) -> None:
+    """Without a checkpoint that tells the data set."""
+    folders = [tmp_path / f"rank_{rank}" for rank in range(2)]
+    for folder in folders:
+        shutil.copytree(demo, folder / "shards")
+    rename_data(folders[1] / "shards/manifest.json")
+    settings = ("--config", tiny, "--run_dir", tmp_path / "run", "--data.shards", "shards", "--train.max_steps", 1)
+    ranks = [
+        Rank("dist_plm.train", settings, environment, folder)
+        for folder, environment in zip(folders, environments(2), strict=True)
+    ]
+    outcomes = [rank.wait() for rank in ranks]
+    assert [outcome.status for outcome in outcomes] == [2, 2], outcomes
+    assert "rank 1: shards is another data set there than on rank 0" in outcomes[0].err
+    assert not (tmp_path / "run").exists()
