@@ -21,6 +21,7 @@ from dist_plm.data.store import Store
 from dist_plm.data.stream import sweep_shards
 from dist_plm.data.views import eval_view
 from dist_plm.errors import UserError
+from tests.open_shards import open_shards
 
 CONFIG = ViewsConfig(size=16, resize=20)
 
@@ -261,10 +262,8 @@ def test_what_came_before_a_damaged_shard_is_handed_out(tiny_split, tmp_path, fa
 def test_leaving_early_joins_the_threads_and_closes_the_shard(tiny_split, tmp_path):
     tiny_split([30])
     with Store(tmp_path, "train") as store:
-        before = len(os.listdir("/proc/self/fd"))
         shards = sweep_shards(store, [0], config=CONFIG, batch_size=4, workers=3)
         next(next(shards)[1])
-        assert sweeping()
+        assert sweeping() and open_shards(tmp_path)
         shards.close()
-        assert not sweeping()
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert not sweeping() and not open_shards(tmp_path)
