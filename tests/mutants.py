@@ -20,7 +20,7 @@ def of(file: str, tests: str, *changes: tuple[str, str]) -> list[Mutant]:
 
 # The momentum encoder's average is taken after the optimiser's step.
 STEP = """        with part("optimiser"), self.world.waiting("the optimiser's step"):
-            self.strategy.step(torch.maximum(void, self.strategy.overflow.to(void)))
+            self.strategy.step(torch.maximum(skip, self.strategy.overflow.to(skip)))
 """
 AVERAGE = """        with part("ema"):
             self.teacher.update(self.student, self.strategy.local)
@@ -174,12 +174,12 @@ MUTANTS = [
     ),
     *of(
         "parallel/strategy/base.py", "unit/test_step_cost.py unit/test_optimiser.py unit/test_accumulation.py "
-        "distributed/test_void_steps.py distributed/test_zero.py",
+        "distributed/test_skipped_steps.py distributed/test_zero.py",
         (".clamp(max=1.0)", ""),
         ("for part in (*self.gradients(), *gradients):", "for part in self.gradients():"),
         ("self.squared_norm() + self.world.sum(sum_of_squares(gradients).to(self.world.device))",
          "self.squared_norm()"),
-        ("update(self.updates.method, void)", "update(self.updates.method, torch.zeros_like(void))"),
+        ("update(self.updates.method, skip)", "update(self.updates.method, torch.zeros_like(skip))"),
     ),
     *of(
         "parallel/strategy/data_parallel.py", "distributed/test_exact_gradients.py unit/test_precision.py",
@@ -191,9 +191,9 @@ MUTANTS = [
         ("dtype=torch.float64, device=z.device", "dtype=torch.float32, device=z.device"),
     ),
     *of(
-        "training/learner.py", "unit/test_step.py distributed/test_void_steps.py",
+        "training/learner.py", "unit/test_step.py distributed/test_skipped_steps.py",
         ("method_lr_scale=config.proxies.lr_scale", "method_lr_scale=1.0"),
         (STEP + AVERAGE, AVERAGE + STEP),
-        ("torch.maximum(void, self.strategy.overflow.to(void))", "self.strategy.overflow.to(void)"),
+        ("torch.maximum(skip, self.strategy.overflow.to(skip))", "self.strategy.overflow.to(skip)"),
     ),
 ]  # fmt: skip

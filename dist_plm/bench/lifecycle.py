@@ -96,8 +96,8 @@ def leaving(setting: Setting) -> list[Ratio]:
     leaves, bounds, read, seconds = [], [], [], []
     for _ in range(setting.runs):
         with Preemption(["SIGTERM"]) as preemption:
-            told = replace(setting, world=replace(setting.world, preemption=preemption))
-            left, step, save = _told(config, told)
+            signalled = replace(setting, world=replace(setting.world, preemption=preemption))
+            left, step, save = _signalled(config, signalled)
         gc.collect()  # a trainer holds the run's lock as long as it lives
         leaves.append(left)
         bounds.append(2 * step + save)
@@ -112,7 +112,7 @@ def leaving(setting: Setting) -> list[Ratio]:
     ]
 
 
-def _told(config: Config, setting: Setting) -> tuple[float, float, float]:
+def _signalled(config: Config, setting: Setting) -> tuple[float, float, float]:
     """Seconds from a signal to the end of a run, those of one of its steps, and those of a save of it."""
     trainer = _Epochs(open_run(config, setting.world, force=False))
     sent: list[float] = []

@@ -158,10 +158,10 @@ def find(folder: Path, world: World, judge: Callable[[dict[str, Any]], str] = la
     for path in candidates(folder) if world.is_first else ():
         wrong = fault(path)
         if not wrong:
-            told = summary(path)
-            wrong = judge(told)
+            newest = summary(path)
+            wrong = judge(newest)
         if not wrong:
-            latest = FoundCheckpoint(path, told, rejected)
+            latest = FoundCheckpoint(path, newest, rejected)
             break
         rejected.append(f"{path}: {wrong}")
     latest, rejected = world.from_first(lambda: (latest, rejected))

@@ -31,9 +31,9 @@ class Lock:
         fault = self._open(path, grace_seconds)
         if faults := [f"{text}, on rank {rank}" for rank, text in enumerate(world.gather_objects(fault)) if text]:
             raise UserError(f"run_dir {folder} can't be written ({faults[0]}): choose another with --run_dir")
-        holder, told = world.from_first(lambda: self._take(grace_seconds, world))
-        if told:
-            raise Preempted(told, f"run_dir {folder} is in use by {holder}; nothing was changed")
+        holder, caught = world.from_first(lambda: self._take(grace_seconds, world))
+        if caught:
+            raise Preempted(caught, f"run_dir {folder} is in use by {holder}; nothing was changed")
         if holder:
             raise UserError(f"run_dir {folder} is in use by {holder}: wait for that run, stop it, or choose another")
         with suppress(OSError):
@@ -74,10 +74,10 @@ class Lock:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                told = world.told
-                if told or time.monotonic() > deadline:
+                caught = world.signal
+                if caught or time.monotonic() > deadline:
                     self._file.seek(0)
-                    return self._file.read().strip() or "another run", told
+                    return self._file.read().strip() or "another run", caught
                 time.sleep(0.2)
             except OSError:
                 return "", 0

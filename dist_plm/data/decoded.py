@@ -93,7 +93,7 @@ def decode_once(store: Store, *, config: DataConfig, world: World, display: Disp
         # In lockstep, shard by shard, so that no wait for another node is longer than one shard takes.
         for number in [*assigned, *[None] * (max(world.gather_objects(len(assigned))) - len(assigned))]:
             _raise_first(None if number is None else _decode_shard(folder, store, number, config, world), world)
-            world.leave_if_told()
+            world.leave_if_signalled()
             phase.advance(0 if number is None else store.shards[number].samples, scale=local)
     return DecodedStore(store, folder)
 
@@ -150,7 +150,7 @@ def _decode_shard(folder: Path, store: Store, number: int, config: DataConfig, w
             for pixels in _decoded(store, number, config):
                 sizes.append((*pixels.shape[:2], start))
                 start += file.write(pixels.tobytes())
-                if world.told:
+                if world.signal:
                     raise _Told
             with replacing(_sizes(folder, number), writer=writer) as table:
                 np.save(table, np.array(sizes, np.int64))

@@ -7,9 +7,6 @@ from pathlib import Path
 
 from dist_plm.config import DataConfig
 from dist_plm.data.format import MANIFEST
-from dist_plm.datasets import demo
-from dist_plm.datasets.assembly import build, writing
-from dist_plm.datasets.build import DEMO_SHARD_MB
 from dist_plm.distributed.environment import place
 from dist_plm.errors import UserError
 
@@ -33,9 +30,7 @@ def build_if_missing(config: DataConfig, timeout_seconds: float) -> None:
     started = time.monotonic()
     if place().rank == 0:
         print(f"{out} is missing: rendering {IMAGES:,} images for the demo", file=sys.stderr, flush=True)
-        source = demo.source(IMAGES, classes=0, pixels=PIXELS, seed=0)
-        with writing(out):
-            build(source, out, shard_bytes=round(DEMO_SHARD_MB * 1e6), workers=os.cpu_count() or 1)
+        _render(out)
         print(f"{out} written in {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
         return
     while not manifest.exists():
@@ -45,3 +40,14 @@ def build_if_missing(config: DataConfig, timeout_seconds: float) -> None:
                 "writes it, to a disk that all ranks must share"
             )
         time.sleep(POLL_SECONDS)
+
+
+def _render(out: Path) -> None:
+    # Every training run comes through this module; Matplotlib, SciPy and the builder would add a third of a second.
+    from dist_plm.datasets import demo
+    from dist_plm.datasets.assembly import build, writing
+    from dist_plm.datasets.build import DEMO_SHARD_MB
+
+    source = demo.source(IMAGES, classes=0, pixels=PIXELS, seed=0)
+    with writing(out):
+        build(source, out, shard_bytes=round(DEMO_SHARD_MB * 1e6), workers=os.cpu_count() or 1)

@@ -7,8 +7,6 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-import scipy.io
-
 from dist_plm.datasets.entry import Entry, Source
 from dist_plm.datasets.listed import listed
 from dist_plm.datasets.plain import folder
@@ -135,9 +133,11 @@ def _cars(tree: Tree, annotations: str) -> tuple[list[str], list[tuple[str, int]
 
 
 def _mat(tree: Tree, path: str) -> dict:
+    from scipy.io import loadmat
+
     data = tree.data(path)
     try:
-        return scipy.io.loadmat(io.BytesIO(data), squeeze_me=True, struct_as_record=False)
+        return loadmat(io.BytesIO(data), squeeze_me=True, struct_as_record=False)
     # SciPy raises many kinds of exception for damaged bytes (MatReadError, zlib.error, struct.error, ...).
     except Exception as error:
         raise UserError(f"{path} cannot be read as a MATLAB file: {error}") from error

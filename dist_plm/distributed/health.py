@@ -27,13 +27,13 @@ class Health:
     """Publishes this rank's heartbeats in the process group's store and reads those of the others.
 
     Attributes:
-        told: Signal that this rank caught, 0 for none; forwarded to the other ranks.
-        heard: Signal that any rank caught, 0 for none so far.
+        caught: Signal that this rank caught, 0 for none; forwarded to the other ranks.
+        announced: Signal that any rank caught, 0 for none so far.
     """
 
     def __init__(self, rank: int, size: int, store: dist.Store) -> None:
         self.rank, self.size, self.beat = rank, size, Beat()
-        self.told = self.heard = 0
+        self.caught = self.announced = 0
         self._ahead = size * [0.0]
         self._store = store
         self._stop = threading.Event()
@@ -71,10 +71,10 @@ class Health:
             self.beat.time = time.monotonic()
             try:
                 self._store.set(f"beat/{self.rank}", json.dumps(asdict(self.beat)))
-                if self.told:
-                    self._store.set("leave", str(self.told))
+                if self.caught:
+                    self._store.set("leave", str(self.caught))
                 if self._store.check(["leave"]):
-                    self.heard = int(self._store.get("leave"))
+                    self.announced = int(self._store.get("leave"))
             except RuntimeError:  # the store is gone with its host; collectives will fail too
                 return
 

@@ -17,8 +17,8 @@ from dist_plm.distributed.torchrun import leave_status
 
 
 @contextmanager
-def listening(heard: Callable[[int], None]) -> Iterator[None]:
-    """Call `heard` in a thread with the number of each signal that has a Python handler.
+def listening(on_signal: Callable[[int], None]) -> Iterator[None]:
+    """Call `on_signal` in a thread with the number of each signal that has a Python handler.
 
     Does nothing outside of the main thread, where Python allows no handlers.
     """
@@ -30,7 +30,7 @@ def listening(heard: Callable[[int], None]) -> Iterator[None]:
 
     def listen() -> None:
         while number := reader.recv(1):
-            heard(number[0])
+            on_signal(number[0])
 
     before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     thread = threading.Thread(target=listen, name="signals", daemon=True)

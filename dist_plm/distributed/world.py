@@ -103,13 +103,13 @@ class World:
         return self.rank == 0
 
     @property
-    def told(self) -> int:
+    def signal(self) -> int:
         """Signal caught by this rank, or by another about a second ago; 0 for none. Non-blocking."""
-        signal = self.preemption.signal if self.preemption else 0
+        caught = self.preemption.signal if self.preemption else 0
         if not self.health:
-            return signal
-        self.health.told = signal
-        return signal or self.health.heard
+            return caught
+        self.health.caught = caught
+        return caught or self.health.announced
 
     def at(self, step: int) -> None:
         """Set the step that this rank's heartbeats report."""
@@ -177,27 +177,27 @@ class World:
         with part("gather"), self.waiting(f"all-reduce of {tuple(value.shape)}"):
             return _AllReduceSum.apply(value)
 
-    def end_of_step(self, void: Tensor) -> tuple[Tensor, bool]:
+    def end_of_step(self, skip: Tensor) -> tuple[Tensor, bool]:
         """Agreement at the end of a step: one all-reduce on the device. A collective.
 
-        It also carries a signal to exit, without a copy to the host: the all-reduce asks whether any rank has *not*
-        heard of one, and only a rank that has heard reads the result. Every rank thus either contributed "not heard"
-        and knows the result, or reads it, and all exit after the same step: the first at which all have heard.
+        It also carries a signal to exit, without a copy to the host: the all-reduce asks whether any rank does *not*
+        know of one, and only a rank that does reads the result. Every rank thus either contributed "not known" and
+        knows the result, or reads it, and all exit after the same step: the first at which all know.
 
         Args:
-            void: Whether the step must not count (scalar bool).
+            skip: Whether this rank's step must be skipped (scalar bool).
 
         Returns:
-            Whether it is void on any rank, as 0 or 1 on the device, without synchronisation; and whether all ranks have
-            heard of a signal, the same on all ranks.
+            Whether any rank must skip it, as 0 or 1 on the device, without synchronisation; and whether all ranks know
+            of a signal, the same on all ranks.
         """
-        told, value = self.told != 0, void.to(torch.float32)
+        leaving, value = self.signal != 0, skip.to(torch.float32)
         if self.size == 1:
-            return value, told
-        both = torch.stack([value, value.new_full((), 0.0 if told else 1.0)])
+            return value, leaving
+        both = torch.stack([value, value.new_full((), 0.0 if leaving else 1.0)])
         with part("gather"), self.waiting("all-reduce of the step's state"):
             dist.all_reduce(both, op=dist.ReduceOp.MAX)
-            return both[0], told and both[1].item() == 0
+            return both[0], leaving and both[1].item() == 0
 
     def agree(self, flag: int) -> int:
         """The maximum of a flag over the ranks, by an all-reduce on the CPU group."""
@@ -208,9 +208,9 @@ class World:
             dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return int(value)
 
-    def leave_if_told(self) -> None:
+    def leave_if_signalled(self) -> None:
         """Raise Preempted on all ranks if any caught a signal. A collective."""
-        if number := self.agree(self.told):
+        if number := self.agree(self.signal):
             raise Preempted(number)
 
     def gather_objects(self, value: Any) -> list[Any]:

@@ -85,14 +85,14 @@ def read_export(folder: Path, device: torch.device) -> Embedder:
     document, path = _description(folder), folder / WEIGHTS
     try:
         model, views = _architecture(document), _views(document)
-        precision, told = document["precision"], document["files"][WEIGHTS]
+        precision, digest = document["precision"], document["files"][WEIGHTS]
         PRECISIONS[precision]
         source = _source(document)
         check_limits(Config(model=model, views=views))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UserError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{folder / DESCRIPTION} is damaged ({reason}): copy or export it again") from error
-    if path.is_file() and file_digest(path) != told:
+    if path.is_file() and file_digest(path) != digest:
         raise UserError(f"{path} is damaged (its sha256 differs): copy or export it again")
     return Embedder(ready(read_weights(folder, model), precision, device), model, views, precision, source)
 
@@ -125,11 +125,11 @@ def read_weights(folder: Path, model: ModelConfig) -> Encoder:
 
 def _architecture(document: dict[str, Any]) -> ModelConfig:
     """Parse the architecture. Raises KeyError, TypeError or ValueError if it is invalid."""
-    told = document["architecture"]
+    values = document["architecture"]
     default = {key: value for key, value in asdict(ModelConfig()).items() if key not in _TRAINING_ONLY}
-    if wrong := [key for key, value in told.items() if type(value) is not type(default.get(key))]:
-        raise ValueError(f"architecture.{wrong[0]} is {told[wrong[0]]!r:.80}")
-    model = ModelConfig(**told)
+    if wrong := [key for key, value in values.items() if type(value) is not type(default.get(key))]:
+        raise ValueError(f"architecture.{wrong[0]} is {values[wrong[0]]!r:.80}")
+    model = ModelConfig(**values)
     if model.dim < 1 or model.pooling not in get_args(get_type_hints(ModelConfig)["pooling"]):
         raise ValueError(f"architecture of dim {model.dim} with pooling {model.pooling!r:.80}")
     return model
@@ -146,16 +146,16 @@ def _views(document: dict[str, Any]) -> ViewsConfig:
 def _source(document: dict[str, Any]) -> dict[str, Any]:
     """Origin of the network, with texts made safe for printing and the model's name for a path."""
     source = document["source"]
-    told = {**source, "model": str(source["model"]), "run": printable(source["run"], 200)}
-    if not re.fullmatch(r"[\w-]{1,64}", told["model"]):
-        raise ValueError(f"source.model is {told['model']!r:.80}")
+    checked = {**source, "model": str(source["model"]), "run": printable(source["run"], 200)}
+    if not re.fullmatch(r"[\w-]{1,64}", checked["model"]):
+        raise ValueError(f"source.model is {checked['model']!r:.80}")
     for key in ("step", "epochs"):
-        told[key] = int(source.get(key, 0))
-    return told
+        checked[key] = int(source.get(key, 0))
+    return checked
 
 
-def _filter(told: str) -> Literal["bilinear", "bicubic"]:
-    return "bicubic" if told.startswith("bicubic") else "bilinear"
+def _filter(interpolation: str) -> Literal["bilinear", "bicubic"]:
+    return "bicubic" if interpolation.startswith("bicubic") else "bilinear"
 
 
 def _description(folder: Path) -> dict[str, Any]:

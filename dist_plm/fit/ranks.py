@@ -1,4 +1,4 @@
-"""The parts of a `fit` that need torch for long, as processes of their own: ended with it, told of its signals."""
+"""The parts of a `fit` that need torch for long, as processes of their own: ended with it, which get its signals."""
 
 import ctypes
 import os
@@ -23,25 +23,25 @@ def run_ranks(module: str, words: list[str], ranks: int = 1) -> int:
     command = [sys.executable, *launcher, "-m", module, *words]
     environment = {key: value for key, value in os.environ.items() if key not in LAUNCHER}
     before = {number: signal.getsignal(number) for number in FORWARDED}
-    told: list[int] = []
+    received: list[int] = []
 
     def forward(number: int, _: FrameType | None) -> None:
-        told.append(number)
+        received.append(number)
         if child:
             child.send_signal(number)
 
     child: subprocess.Popen[bytes] | None = None
-    for each in FORWARDED:
-        signal.signal(each, forward)
+    for number in FORWARDED:
+        signal.signal(number, forward)
     try:
         # A group of its own: Ctrl-C in a terminal reaches all processes of the group, and the child once more.
         child = subprocess.Popen(command, env=environment, process_group=0, preexec_fn=_ended_with(os.getpid()))
-        for number in told:
-            child.send_signal(number)
+        for caught in received:
+            child.send_signal(caught)
         return child.wait()
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _ended_with(parent: int) -> Callable[[], None] | None:

@@ -58,7 +58,7 @@ def start_from(backbone: str, weights: str) -> Start:
 
 
 def network_of(file: Path) -> str:
-    """The network whose weights a file holds, told by its name: timm's, torchvision's, or bvlc_googlenet.
+    """The network whose weights a file holds, by its name: timm's, torchvision's, or bvlc_googlenet.
 
     Raises:
         UserError: the name tells nothing.

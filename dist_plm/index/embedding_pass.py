@@ -82,7 +82,7 @@ def sweep(
             _write(
                 files[number], embedded.numpy().astype(np.float16 if precision == "fp16" else np.float32, copy=False)
             )
-    world.leave_if_told()  # ranks with fewer shards wait here for the others
+    world.leave_if_signalled()  # ranks with fewer shards wait here for the others
     if infinite_row := next(filter(None, world.gather_objects(infinite)), ""):
         raise RunFailure(f"{infinite_row}: {DIVERGED}")
     return world.together(lambda: _opened(files))
@@ -148,7 +148,7 @@ def _embedded(embed: Embed, batches: Iterable[Tensor], world: World, phase: Task
         pinned = batch.pin_memory() if world.device.type == "cuda" else batch
         rows.append(embed(pinned.to(world.device, non_blocking=True)))
         phase.advance(len(batch), scale=world.size)
-        if world.told:
+        if world.signal:
             return None
     # At the end, since a copy per batch would synchronise with the device each time.
     return torch.cat(rows).float().cpu()

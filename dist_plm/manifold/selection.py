@@ -20,7 +20,7 @@ class Selection(NamedTuple):
 
     Args:
         members: [B, k + 1] bool.
-        eigenvalues: [B, M] of the members' Gram matrix, largest first; 0 for what is not told from 0.
+        eigenvalues: [B, M] of the members' Gram matrix, largest first; 0 for those within rounding of 0.
         vectors: [B, k + 1, M] orthonormal eigenvectors A_m, up to their signs.
     """
 

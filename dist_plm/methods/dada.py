@@ -132,8 +132,8 @@ class DataAugmentedDomainAdaptation(ProxyAnchor):
         sizes = [1, *(parameter.numel() for parameter in parameters)]
         for parameter, gradient in zip(parameters, total.split(sizes)[1:], strict=True):
             parameter.grad = gradient.view_as(parameter)
-        void = (total[0] > 0) | ~total.isfinite().all()
-        update(self.optimiser, void.float())
+        skip = (total[0] > 0) | ~total.isfinite().all()
+        update(self.optimiser, skip.float())
 
     @cached_property
     def optimiser(self) -> torch.optim.Optimizer:

@@ -119,8 +119,8 @@ def check_timm(backbone: str, weights: str) -> None:
     name = backbone.removeprefix(PREFIX)
     if not timm.is_model(name.partition(".")[0]):
         near = get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-        told = f"; did you mean {' or '.join(PREFIX + entry for entry in near)}?" if near else ""
-        raise UserError(f"model.backbone: timm {timm.__version__} has no network '{name}'{told}")
+        hint = f"; did you mean {' or '.join(PREFIX + entry for entry in near)}?" if near else ""
+        raise UserError(f"model.backbone: timm {timm.__version__} has no network '{name}'{hint}")
     settings = timm_settings(name)
     if weights == "pretrained" and not (settings["hf_hub_id"] or settings["url"]):
         raise UserError(f"model.weights: timm has no pretrained weights of {name}; leave it empty or name a file")

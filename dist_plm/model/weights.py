@@ -106,9 +106,9 @@ def load(network: nn.Module, state: dict[str, Tensor], path: Path, unused: tuple
     ]
     faults = {"missing": missing, "unknown": unknown, "of another shape": misshaped}
     if any(faults.values()):
-        told = "; ".join(f"{len(names)} {fault}: {', '.join(names[:3])}" for fault, names in faults.items() if names)
+        listed = "; ".join(f"{len(names)} {fault}: {', '.join(names[:3])}" for fault, names in faults.items() if names)
         raise UserError(
-            f"model.weights: '{path}' does not fit the backbone ({len(wanted)} tensors): {told}. "
+            f"model.weights: '{path}' does not fit the backbone ({len(wanted)} tensors): {listed}. "
             "Use a file of this backbone, or set model.backbone to that of the file"
         )
     network.load_state_dict({name: state[name] for name in wanted if name in state}, strict=False)

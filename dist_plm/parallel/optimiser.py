@@ -87,8 +87,8 @@ def forget(optimiser: torch.optim.Optimizer) -> None:
             value.zero_()
 
 
-def update(optimiser: torch.optim.Optimizer, void: Tensor) -> None:
-    """One optimizer step; skipped, with unchanged weights and moments, if `void` (scalar, on the device) is not 0.
+def update(optimiser: torch.optim.Optimizer, skip: Tensor) -> None:
+    """One optimizer step; skipped, with unchanged weights and moments, if `skip` (scalar, on the device) is not 0.
 
     Decided on the device by the `found_inf` of fused optimizers, without synchronisation.
     """
@@ -98,7 +98,7 @@ def update(optimiser: torch.optim.Optimizer, void: Tensor) -> None:
             # channels-last maps, would silently be applied to the wrong entries.
             if parameter.grad is not None and _lies_otherwise(parameter.grad, parameter):
                 parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
-    leave_out(optimiser, void)
+    leave_out(optimiser, skip)
     optimiser.step()
     optimiser.zero_grad()
 
@@ -109,9 +109,9 @@ def _lies_otherwise(a: Tensor, b: Tensor) -> bool:
     return any(size > 1 and one != other for size, one, other in zip(a.shape, a.stride(), b.stride(), strict=True))
 
 
-def leave_out(optimiser: torch.optim.Optimizer, void: Tensor) -> None:
-    """Make a fused optimizer skip its next step if `void` is not 0."""
-    optimiser.found_inf, optimiser.grad_scale = void, None  # type: ignore[attr-defined]
+def leave_out(optimiser: torch.optim.Optimizer, skip: Tensor) -> None:
+    """Make a fused optimizer skip its next step if `skip` is not 0."""
+    optimiser.found_inf, optimiser.grad_scale = skip, None  # type: ignore[attr-defined]
 
 
 def learning_rate(config: OptimiserConfig, base: float, step: int, steps: int, epoch: int) -> float:

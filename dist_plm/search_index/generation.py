@@ -88,8 +88,8 @@ class Generation:
         write_vectors(
             folder, generation, self._blocks(search_index), (len(self.rows), search_index.embedder.dim), lambda _: None
         )
-        for name, told in ((ROWS, self.rows), (UNREADABLE, self.unreadable), (IGNORED, self.ignored)):
-            write_lines(folder / file_of(name, generation), told)
+        for name, content in ((ROWS, self.rows), (UNREADABLE, self.unreadable), (IGNORED, self.ignored)):
+            write_lines(folder / file_of(name, generation), content)
         files = [file_of(name, generation) for name in CHANGING]
         summary = {**search_index.summary, "format": CHANGED_FORMAT, "generation": generation, "count": len(self.rows)}
         summary |= {"unreadable": len(self.unreadable), "ignored": len(self.ignored)}

@@ -94,14 +94,14 @@ def _begin(job: TrainJob | ShardsJob, run: Path | None) -> Restarts:
     environment.paths.result_pickle.unlink(missing_ok=True)
     restarts = Restarts(environment, run, most=job.max_restarts, notice_seconds=job.notice_seconds)
 
-    def told(_: int, __: FrameType | None) -> None:
+    def on_notice(_: int, __: FrameType | None) -> None:
         """Before the command handles signals there is nothing to save."""
         if restarts.is_first_rank:
             restarts.again()
             os._exit(PREEMPTED)
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGUSR2, told)
+    signal.signal(signal.SIGUSR2, on_notice)
     if not restarts.begin():
         # When another rank fails, Slurm kills rank 0 before it has printed the reason.
         sys.exit(1 if restarts.is_first_rank else 0)

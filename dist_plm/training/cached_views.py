@@ -110,8 +110,8 @@ class CachedViews:
     def _key(self, store: Store, view: int | None) -> str:
         views = self._config.views
         # The evaluation view does not depend on the augmentation settings.
-        told = (views.size, views.resize, views.interpolation, *(() if view is None else astuple(views)))
-        facts = (store.fingerprint, self._weights, self._config.train.precision, self._config.index.precision, told)
+        settings = (views.size, views.resize, views.interpolation, *(() if view is None else astuple(views)))
+        facts = (store.fingerprint, self._weights, self._config.train.precision, self._config.index.precision, settings)
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 

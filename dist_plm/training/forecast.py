@@ -34,7 +34,7 @@ class Rates:
     source: str
 
     @classmethod
-    def told(cls, images_per_second: float, config: Config) -> "Rates":
+    def from_speed(cls, images_per_second: float, config: Config) -> "Rates":
         """Rates from the throughput that a run logs (images_per_second in metrics.jsonl)."""
         return cls(images_per_second, images_per_second * STEP_PASSES * config.views.count, "as given")
 

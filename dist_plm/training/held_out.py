@@ -106,12 +106,12 @@ class HeldOut:
         local_parts: dict[int, np.ndarray] = {}
         with self._run.log.display.phase("held-out images", len(parts), "batches") as bar:
             for number in range(world.rank, len(parts), world.size):
-                if world.told:
+                if world.signal:
                     break
                 rows = [embed(views.to(world.device)).float().cpu() for views in self._entering(parts[number], front)]
                 local_parts[number] = torch.stack(rows).numpy()
                 bar.advance(scale=world.size)
-        world.leave_if_told()
+        world.leave_if_signalled()
         by_part: dict[int, np.ndarray] = {}
         for rank_parts in world.gather_objects(local_parts):
             by_part |= rank_parts

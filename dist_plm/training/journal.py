@@ -80,7 +80,7 @@ class Journal:
         Raises:
             RunFailure: There was one and `train.non_finite` is stop.
         """
-        rows, anywhere, first = learner.void.take()
+        rows, anywhere, first = learner.skipped.take()
         if not anywhere:
             return
         at, ranks = self._at, [rank for rank, count in enumerate(self._run.world.gather_objects(rows)) if count]

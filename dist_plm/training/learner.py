@@ -25,8 +25,8 @@ from dist_plm.model.split import Joined, Trained, freeze_unused, split
 from dist_plm.parallel.compiled import compiled
 from dist_plm.parallel.optimiser import build_updates, forget, learning_rate, state_by_name
 from dist_plm.parallel.side_stream import SideStream
+from dist_plm.parallel.skipped_steps import SkippedSteps
 from dist_plm.parallel.strategy import build_strategy, cuts_weights, method_dtype
-from dist_plm.parallel.void_steps import VoidSteps
 from dist_plm.telemetry.parts import part
 from dist_plm.training.head_start import fit_heads
 from dist_plm.training.phases import Phase, phases
@@ -39,12 +39,12 @@ class Report:
     """Result of a step, on the device: its loss and the student's embeddings [b, D].
 
     Args:
-        told: Whether all ranks have heard of a signal to exit; the same on all ranks.
+        leaving: Whether all ranks know of a signal to exit; the same on all ranks.
     """
 
     loss: Loss
     z: Tensor
-    told: bool
+    leaving: bool
 
 
 class Learner:
@@ -141,7 +141,7 @@ class Learner:
         with self.world.waiting("comparison of the networks"):  # by DDP and DeepSpeed
             self.strategy = build_strategy(config, student, self.teacher, updates, self.world)
         self.side_stream = SideStream(self.world.device if self.strategy.overlaps else torch.device("cpu"))
-        self.void = VoidSteps(self.world.device)
+        self.skipped = SkippedSteps(self.world.device)
 
     def _freeze_unused(self) -> None:
         size, weight = self.config.views.size, self.encoder.head.weight
@@ -175,14 +175,14 @@ class Learner:
         sound = sound & loss.share.detach().isfinite()
         # The gradients are already summed: they can't tell which rank was not finite.
         finite = self.strategy.finite() | self.strategy.overflow
-        void, told = self.world.end_of_step(~(sound & finite))
-        self.void.add(~sound, void, step)
+        skip, leaving = self.world.end_of_step(~(sound & finite))
+        self.skipped.add(~sound, skip, step)
         with part("optimiser"), self.world.waiting("the optimiser's step"):
-            self.strategy.step(torch.maximum(void, self.strategy.overflow.to(void)))
+            self.strategy.step(torch.maximum(skip, self.strategy.overflow.to(skip)))
         with part("ema"):
             self.teacher.update(self.student, self.strategy.local)
         self.side_stream.follow()  # an allocator short of memory may unmap x when the second stream is done
-        return Report(loss, z.detach()[:, : self.config.model.dim], told)
+        return Report(loss, z.detach()[:, : self.config.model.dim], leaving)
 
     def _entering(self, views: Tensor) -> Tensor:
         """Input of the trainable part [b, ...]: the views if nothing is frozen."""

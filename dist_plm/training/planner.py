@@ -120,7 +120,7 @@ class Planner:
             for block in plan_blocks(n, batch=batch, seed=seed, epoch=at.epochs, neighbours=index.neighbours):
                 yield block
                 bar.advance(len(block) * batch.groups)
-                self.run.world.leave_if_told()
+                self.run.world.leave_if_signalled()
 
     @contextmanager
     def _index(self, at: Position, embeddings: Embeddings, k: int) -> Iterator[GlobalIndex]:
@@ -148,7 +148,7 @@ class Planner:
                 for block in search_all(index, n, k):
                     yield block
                     bar.advance(len(block))
-                    self.run.world.leave_if_told()
+                    self.run.world.leave_if_signalled()
 
         with self._index(at, embeddings, k) as index:
             blocks = table(index)

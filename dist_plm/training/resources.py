@@ -90,7 +90,7 @@ def _rows(config: Config, world_size: int, images_per_second: float, measure: bo
             memory["Python and libraries"] = max(0.0, measured.process - chosen)
     rates = measured and Rates.measured(measured, config, world_size)
     if images_per_second:
-        rates = Rates.told(images_per_second, config)
+        rates = Rates.from_speed(images_per_second, config)
     return [
         ("world", f"{world_size} rank{'s' * (world_size > 1)}"),
         (

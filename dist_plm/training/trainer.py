@@ -78,8 +78,8 @@ class Trainer:
             return store
         try:
             return decode_once(store, config=self.config.data, world=self.world, display=self.display)
-        except Preempted as told:
-            raise Preempted(told.signal, "decoding stopped; rerun the command to resume") from None
+        except Preempted as preempted:
+            raise Preempted(preempted.signal, "decoding stopped; rerun the command to resume") from None
 
     def _introduce(self) -> None:
         """Print the initial state of the run, with warnings."""
@@ -126,8 +126,8 @@ class Trainer:
     def _to_the_end(self) -> None:
         try:
             self._phases()
-        except Preempted as told:
-            raise Preempted(told.signal, self._leave(told.signal)) from None
+        except Preempted as preempted:
+            raise Preempted(preempted.signal, self._leave(preempted.signal)) from None
         self.profiler.close()
         self.saver.finish()
         self.metrics.write("end", step=self.at.step)
@@ -192,7 +192,7 @@ class Trainer:
                 # At log steps over the CPU's group too, before any rank waits for its device: a rank that hangs is
                 # named there, and not by NCCL's watchdog.
                 logs = at.step % config.train.log_steps == 0
-                signal = self.world.agree(self.world.told) if report.told or logs else 0
+                signal = self.world.agree(self.world.signal) if report.leaving or logs else 0
                 note = self.journal.step(self.learner, report, self.phase.name, plan.ids[at.batch - 1], clock)
                 bar.advance(note=note, scale=config.batch.images, run_left=self.horizon.left(at.step))
                 if logs or at.batch == steps:

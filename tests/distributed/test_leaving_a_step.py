@@ -35,30 +35,30 @@ class Reads(TorchDispatchMode):
 
 
 def ends_of_steps(world: World) -> dict[str, Any]:
-    """Steps before anyone is told, after rank 1 is, and after rank 0 has heard of it."""
+    """Steps before there is a signal, after rank 1 has caught one, and after rank 0 knows of it."""
     preemption, seen = Preemption(), {}
     world = replace(world, preemption=preemption)
 
-    def end(name: str, void: bool) -> None:
+    def end(name: str, skip: bool) -> None:
         world.barrier(name)
         with Reads() as reads:
-            anywhere, told = world.end_of_step(torch.tensor(void))
-        seen[name] = (anywhere.item(), told, reads.count)
+            anywhere, leaving = world.end_of_step(torch.tensor(skip))
+        seen[name] = (anywhere.item(), leaving, reads.count)
 
-    end("nobody", void=world.rank == 0)
+    end("nobody", skip=world.rank == 0)
     health = world.health
     assert health is not None
     if world.rank == 1:
         preemption.signal = int(signal.SIGUSR2)
     else:
-        kept, health.heard = health.heard, 0
+        kept, health.announced = health.announced, 0
         assert not kept
-    end("one", void=False)
+    end("one", skip=False)
     deadline = time.monotonic() + 30
-    while not world.told and time.monotonic() < deadline:
+    while not world.signal and time.monotonic() < deadline:
         time.sleep(0.01)
-    end("all", void=world.rank == 1)
-    seen["signal"] = (world.agree(world.told),)
+    end("all", skip=world.rank == 1)
+    seen["signal"] = (world.agree(world.signal),)
     return seen
 
 

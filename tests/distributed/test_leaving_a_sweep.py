@@ -38,15 +38,15 @@ def sweeps(world: World, shards: str, folder: Path) -> dict[str, Any]:
         views=ViewsConfig(size=16, resize=20),
         evaluation=EvaluationConfig(batch_size=1),
     )
-    told, display, number = replace(world, preemption=preemption), Display(world), 0
+    signalled, display, number = replace(world, preemption=preemption), Display(world), 0
     try:
-        sweep(embed, store, folder, config=config, world=told, display=display, title="first")
+        sweep(embed, store, folder, config=config, world=signalled, display=display, title="first")
     except Preempted as preempted:
         number = preempted.signal
     first, files = seen[0], sorted(path.name for path in (folder / "train").iterdir())
     world.barrier("all have looked")
     if world.health:
-        world.health.told = world.health.heard = 0
+        world.health.caught = world.health.announced = 0
     seen[0], resumed = 0, replace(world, health=None)
     rows = sweep(embed, store, folder, config=config, world=resumed, display=display, title="second").whole()
     return {"signal": number, "first": first, "second": seen[0], "files": files, "rows": rows}

@@ -94,7 +94,7 @@ def first_steps(world: World) -> dict[str, dict[str, float]]:
         labels = ids % CLASSES if METHODS[config.train.method].batches == "classes" else None
         report = learner.step(Batch(0, ids, pixels[ids].flatten(0, 1), labels), 0, 10)
         found[name] = learner.describe(report)
-        assert learner.void.take()[1] == 0, name
+        assert learner.skipped.take()[1] == 0, name
         learner.strategy.release()
     return found
 

@@ -165,7 +165,7 @@ def test_a_transformer_whose_modules_use_each_others_weights(tmp_path: Path) -> 
 
 
 def restored(world: World, stage: int) -> dict[str, Any]:
-    """Two steps under DDP, carried over to ZeRO and back by state and restore alone; then a void step."""
+    """Two steps under DDP, carried over to ZeRO and back by state and restore alone; then a skipped step."""
     config = replace(DDP, optimiser=replace(DDP.optimiser, name="adam"))
     before = tensors(ddp := trained(world, config, 2))
     cut, back = (Learner(each, world, phases(config)[0]) for each in (zero(config, stage), config))
@@ -181,7 +181,7 @@ def restored(world: World, stage: int) -> dict[str, Any]:
     if world.rank == 1:
         cut.strategy.embed = lambda views: embed(views) * float("nan")  # type: ignore[method-assign]
     cut.step(batch, 3, STEPS)
-    return {"before": before, "carried": carried, "again": again, "steps": steps, "void": tensors(cut)}
+    return {"before": before, "carried": carried, "again": again, "steps": steps, "skipped": tensors(cut)}
 
 
 def _fill(learner: Learner, whole: dict[str, Tensor]) -> None:
@@ -205,7 +205,7 @@ def test_state_goes_from_ddp_to_zero_and_back_and_a_void_step_moves_nothing(stag
     learned = [name for name in ddp if not name.startswith("optimiser.")]
     whole = [torch.cat([each[name].flatten().double() for name in learned]) for each in (ddp, cut)]
     assert distance(whole[1], whole[0]) < 1e-5
-    moved = [name for name, value in cut.items() if not torch.equal(found["void"][name], value)]
+    moved = [name for name, value in cut.items() if not torch.equal(found["skipped"][name], value)]
     assert moved and all(name.startswith("teacher.") for name in moved), moved
 
 

@@ -63,7 +63,7 @@ def test_a_line_trains(override, tiny_split, tmp_path):
     moved = [
         bool((mine != first).any()) for mine, first in zip(learner.student.parameters(), fresh(config), strict=True)
     ]
-    assert any(moved) and not learner.void.take()[1]
+    assert any(moved) and not learner.skipped.take()[1]
 
 
 def fresh(config: Config):

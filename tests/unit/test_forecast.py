@@ -57,7 +57,7 @@ RATES = Rates(step=25, embed=100, source="as given")
 
 
 def test_a_rate_that_is_given_is_of_all_ranks_and_views():
-    rates = Rates.told(10, config(views=ViewsConfig(count=2)))
+    rates = Rates.from_speed(10, config(views=ViewsConfig(count=2)))
     assert (rates.step, rates.embed) == (10, 60)
 
 

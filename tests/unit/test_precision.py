@@ -116,7 +116,7 @@ def test_an_overflow_halves_the_scale_and_leaves_the_step_out() -> None:
     learner.step(BATCH, 0, 10)
     assert learner.strategy.overflow and scale.item() == 2.0**119
     assert all(torch.equal(old, new) for old, new in zip(weights, learner.student.parameters(), strict=True))
-    assert learner.void.take()[1] == 0, "an overflow is not a fault"
+    assert learner.skipped.take()[1] == 0, "an overflow is not a fault"
     scale.fill_(before)
     learner.step(BATCH, 1, 10)
     assert not learner.strategy.overflow and learner.state()["loss_scale.growth"].item() == 1

@@ -77,8 +77,8 @@ class Strategy(ABC):
         """Sum of squares of the student's gradients, over all shards (float64 scalar). A collective."""
 
     @abstractmethod
-    def move(self, void: Tensor) -> None:
-        """Optimizer step of the student, skipped if `void` is not 0; clears the gradients. May be a collective."""
+    def move(self, skip: Tensor) -> None:
+        """Optimizer step of the student, skipped if `skip` is not 0; clears the gradients. May be a collective."""
 
     def finite(self) -> Tensor:
         """Whether all gradients that this rank keeps are finite (scalar bool)."""
@@ -86,13 +86,13 @@ class Strategy(ABC):
         return torch.stack([norm.to(self.world.device) for norm in norms]).isfinite().all()
 
     @torch.no_grad()
-    def step(self, void: Tensor) -> None:
-        """Update the student and the method's parameters if `void` (scalar, equal on all ranks) is 0."""
+    def step(self, skip: Tensor) -> None:
+        """Update the student and the method's parameters if `skip` (scalar, equal on all ranks) is 0."""
         if self.updates.clip_norm:
             self._clip()
-        self.move(void)
+        self.move(skip)
         if self.updates.method:
-            update(self.updates.method, void)
+            update(self.updates.method, skip)
 
     def _clip(self) -> None:
         """Scale all gradients, the student's and the method's, so that their norm is at most `clip_norm`."""

@@ -91,9 +91,9 @@ class Engine:
             return [flat.grad for flat in self._slices if flat.grad is not None]
         return [part for group in self._zero.averaged_gradients.values() for part in group]
 
-    def step(self, void: Tensor) -> None:
-        """Update the student, unless `void` is not 0. In stages 1 and 2 every rank then receives all weights."""
-        leave_out(self._rule, void.to(self._slices[0].device))
+    def step(self, skip: Tensor) -> None:
+        """Update the student, unless `skip` is not 0. In stages 1 and 2 every rank then receives all weights."""
+        leave_out(self._rule, skip.to(self._slices[0].device))
         self._engine.step()
 
     def moment(self, parameter: nn.Parameter, name: str) -> Tensor:

@@ -37,8 +37,8 @@ class Replicated(Strategy):
     def squared_norm(self) -> Tensor:
         return sum_of_squares(self.gradients())
 
-    def move(self, void: Tensor) -> None:
-        update(self.updates.network, void)
+    def move(self, skip: Tensor) -> None:
+        update(self.updates.network, skip)
 
     def moments(self) -> State:
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.student.named_parameters()}

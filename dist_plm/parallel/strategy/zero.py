@@ -75,8 +75,8 @@ class Zero(Strategy):
     def squared_norm(self) -> Tensor:
         return self.world.sum(sum_of_squares(self.gradients()).to(self.world.device))
 
-    def move(self, void: Tensor) -> None:
-        self._engine.step(void)
+    def move(self, skip: Tensor) -> None:
+        self._engine.step(skip)
 
     def weights(self, network: nn.Module) -> State:
         return self._by_rows(network) if self._follower else network.state_dict()

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-class VoidSteps:
+class SkippedSteps:
     """Counter on the device of steps with a non-finite loss or gradient."""
 
     def __init__(self, device: torch.device) -> None:

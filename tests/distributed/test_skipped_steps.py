@@ -1,4 +1,4 @@
-"""A step that is not finite on one rank is void on all: weights, moments and proxies stay, and the rank is named."""
+"""A step that is not finite on one rank is skipped on all: weights, moments and proxies stay, and the rank is named."""
 
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,10 @@ def steps_with_one_bad(world: World) -> dict[str, Any]:
     learner.strategy.embed = embed  # type: ignore[method-assign]
     moved = [name for name, value in staged(learner.state()).items() if not _equal(value, before[name])]
     logged = learner.describe(report)
-    found = learner.void.take()
+    found = learner.skipped.take()
     learner.step(batches[2], 2, 3)
     after = [name for name, value in staged(learner.state()).items() if not _equal(value, before[name])]
-    return {"moved": moved, "found": found, "again": learner.void.take(), "after": after, "logged": logged}
+    return {"moved": moved, "found": found, "again": learner.skipped.take(), "after": after, "logged": logged}
 
 
 def _equal(a: Any, b: Any) -> bool:
