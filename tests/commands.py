@@ -89,8 +89,11 @@ class Command:
     def until(self, happened: Callable[[], bool]) -> None:
         """Wait for something to happen while the command runs; fails when it ends before."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while not happened():
-            if self.status is not None or time.monotonic() > deadline:
+        while True:
+            ended = self.status is not None  # before the look: it may happen, and the command end, in between
+            if happened():
+                return
+            if ended or time.monotonic() > deadline:
                 self.kill()
                 pytest.fail(f"it never happened (status {self.status})\n{self.printed}")
             time.sleep(0.002)
