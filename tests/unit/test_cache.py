@@ -1,7 +1,6 @@
 """The cache against an exhaustive search for the fewest misses, and what is fetched ahead against the plan."""
 
 import functools
-import threading
 from collections import Counter
 
 import numpy as np
@@ -119,4 +118,12 @@ def test_a_failure_ends_the_thread_and_nobody_waits(tmp_path):
     prefetch = RemotePrefetcher(ImageCache(tmp_path, 100), np.arange(10).reshape(2, 5), np.full(10, 1), fetch)
     assert prefetch.ready(1, wait=True)
     prefetch.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
+    assert not prefetch._thread.is_alive()
+
+
+def test_a_reader_that_leaves_early_ends_the_thread(tmp_path):
+    prefetch = prefetch_of(ImageCache(tmp_path, 50), np.arange(300).reshape(3, 100), [])
+    assert prefetch.ready(0, wait=True)
+    assert prefetch._thread.is_alive(), "it waits for the second step"
+    prefetch.close()
+    assert not prefetch._thread.is_alive()

@@ -94,6 +94,7 @@ def test_the_estimate_is_what_is_asked_for(data):
 @pytest.mark.parametrize("cache_gb", [1.0, 1e-5])
 def test_batches_are_the_local_ones_and_the_second_epoch_comes_from_the_disk(built, data, cache_gb):
     data.cache_gb = cache_gb
+    before = threading.enumerate()  # another test may have left one
     rows = np.random.default_rng(0).integers(0, 60, (6, 10))
     settings = {"views": VIEWS, "seed": 1, "workers": 2, "prefetch": 2}
     with Store(built, "train") as local, open_split(data, "train") as store:
@@ -105,7 +106,7 @@ def test_batches_are_the_local_ones_and_the_second_epoch_comes_from_the_disk(bui
                 assert (here.views == there.views).all() and (here.ids == there.ids).all()
             if epoch and cache_gb == 1.0:
                 assert store.remote.requests == asked
-    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch" and thread not in before]
 
 
 def test_a_torn_file_of_the_cache_is_fetched_again(built, data, tmp_path):
