@@ -117,10 +117,10 @@ def family(pid: int) -> list[int]:
     return [pid, *(each for child in children for each in family(child))]
 
 
-def build_demo(folder: Path, images: int = 280, seed: int = 0) -> Path:
-    """A data set of glyphs: half of the images train, the others test; each split in several shards."""
+def build_demo(folder: Path, images: int = 200, seed: int = 0) -> Path:
+    """A data set of glyphs: half of the images train, the others test; each split in five shards."""
     line = [sys.executable, ROOT / "shards/build.py", "demo", "--images", images, "--size", 32, "--classes", 8,
-            "--shard-size", 0.012, "--workers", 1, "--seed", seed, "--out", folder]  # fmt: skip
+            "--shard-size", 4.3e-5 * images, "--workers", 1, "--seed", seed, "--out", folder]  # fmt: skip
     built = subprocess.run([*map(str, line)], capture_output=True, text=True, timeout=300)
     assert built.returncode == 0, built.stderr
     return folder

@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 
 from dist_plm.checkpoint.checkpoint import candidates, summary
+from dist_plm.checkpoint.summary import SUMMARY
 from dist_plm.config import CheckpointConfig
+from dist_plm.files.reading import read_document
 
 BEST = "best"
 
@@ -23,9 +25,9 @@ def drop(folder: Path, config: CheckpointConfig) -> None:
 
 def superseded(folder: Path, config: CheckpointConfig) -> list[Path]:
     """Checkpoints that are neither among the newest `keep`, nor the best, nor one of every `keep_every_epochs`."""
-    best = (folder / BEST).resolve()
+    best = best_checkpoint(folder)
     older = candidates(folder)[config.keep :]
-    return [path for path in older if path.resolve() != best and not _is_kept_for_good(path, config)]
+    return [path for path in older if path != best and not _is_kept_for_good(path, config)]
 
 
 def _is_kept_for_good(path: Path, config: CheckpointConfig) -> bool:
@@ -36,9 +38,27 @@ def _is_kept_for_good(path: Path, config: CheckpointConfig) -> bool:
         return False
 
 
+def best_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of `folder` that is marked as best, None without one.
+
+    `best` is a link. In a copy of the run that followed it (`cp -L`, `scp -r`, an object store) it is a folder, and the
+    checkpoint is the one of the same step.
+    """
+    marked = folder / BEST
+    if marked.is_symlink():
+        return folder / marked.readlink().name
+    try:
+        return folder / f"step_{read_document(marked / SUMMARY).get('step'):08d}"
+    except (OSError, ValueError, TypeError):  # none, or a damaged copy
+        return None
+
+
 def mark_best(folder: Path, step: int) -> None:
     """Point the symlink `best` to the checkpoint of `step`; on one rank."""
-    temporary = folder / f".{BEST}.tmp"
+    marked, temporary, copied = folder / BEST, folder / f".{BEST}.tmp", folder / f"{BEST}.tmp"
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(f"step_{step:08d}")
-    os.replace(temporary, folder / BEST)
+    if marked.is_dir() and not marked.is_symlink():  # a link can't replace a folder
+        marked.rename(copied)
+    os.replace(temporary, marked)
+    shutil.rmtree(copied, ignore_errors=True)

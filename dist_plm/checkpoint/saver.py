@@ -51,6 +51,7 @@ class Saver:
             self._thread.start()
         elif best and self.world.is_first:
             retention.mark_best(self.folder, step)
+            retention.drop(self.folder, self.config)
 
     def join(self) -> None:
         """Wait until this rank writes nothing any more, without a collective."""

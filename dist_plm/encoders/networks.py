@@ -11,6 +11,7 @@ from torch import nn
 
 from dist_plm import __version__
 from dist_plm.checkpoint import checkpoint
+from dist_plm.checkpoint.retention import BEST, best_checkpoint
 from dist_plm.cli import load_config
 from dist_plm.config import Config, DataConfig
 from dist_plm.data.place import of_run
@@ -119,7 +120,7 @@ def locate(path: Path, world: World | None = None) -> TrainedRun | TrainedExport
         return TrainedExport(path, read_export(path, torch.device("cpu")))
     named = ""
     if path.parent.name == "checkpoints" and (path.parents[1] / "config.yaml").exists():
-        named, path = path.resolve().name, path.parents[1]  # `best` is a link
+        named, path = _checkpoint_name(path), path.parents[1]
     if not (path / "config.yaml").exists():
         raise UserError(f"{path} is neither a run directory (config.yaml) nor an export ({DESCRIPTION})")
     config = of_run(load_config(path / "config.yaml"), path)
@@ -127,6 +128,12 @@ def locate(path: Path, world: World | None = None) -> TrainedRun | TrainedExport
     if latest is None:
         raise UserError(f"{path} has no checkpoint: train first, or choose another run directory")
     return TrainedRun(path, config, latest)
+
+
+def _checkpoint_name(path: Path) -> str:
+    """The name of a checkpoint; of `best`, that of the checkpoint it stands for."""
+    best = best_checkpoint(path.parent) if path.name == BEST else None
+    return (best or path.resolve()).name
 
 
 def _other(named: str, summary: dict[str, Any]) -> str:

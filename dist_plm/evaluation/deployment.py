@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.checkpoint.checkpoint import candidates
-from dist_plm.checkpoint.retention import BEST
+from dist_plm.checkpoint.retention import BEST, best_checkpoint
 from dist_plm.config import Config
 from dist_plm.evaluation.label_free import STRONG_RECALL
 from dist_plm.telemetry import events
@@ -52,8 +52,8 @@ def deployment(run: Path, config: Config) -> Deployment | None:
     kept = {int(path.name.removeprefix("step_")): path for path in reversed(candidates(run / "checkpoints"))}
     if not kept:
         return None
-    newest, best = max(kept), (run / "checkpoints" / BEST).resolve().name.removeprefix("step_")
-    steps = {newest, int(best)} & kept.keys() if best.isdecimal() else {newest}
+    newest, best = max(kept), best_checkpoint(run / "checkpoints")
+    steps = {newest, *(step for step, path in kept.items() if path == best)}
     scores: dict[str, dict[tuple[int, str], float]] = {"R@1": {}, VIEWS: {}}
     said: dict[tuple[int, str], dict[str, Any]] = {}
     for event in events.read(run, "eval", "verdict", "label_free"):

@@ -24,7 +24,7 @@ from dist_plm.training.resources import share_rows
 from tests.commands import ROOT
 
 CONFIGS = {path.stem: load_config(path) for path in sorted((ROOT / "configs").glob("*.yaml"))}
-RANKS, CLASSES, DIM, PIXELS = 8, 30, 8, 24
+RANKS, CLASSES, DIM, PIXELS = 8, 30, 8, 16
 
 
 @pytest.mark.parametrize("world_size", [*range(1, 9), 16, 64])

@@ -14,7 +14,7 @@ from dist_plm import train as training
 from dist_plm.cli import run_command
 from tests.commands import Outcome, on_ranks
 
-STEPS_PER_EPOCH, STEPS = 7, 21  # 140 images in batches of 4 x 5; one epoch of warm-up, two of the method
+STEPS_PER_EPOCH, STEPS = 5, 15  # 100 images in batches of 4 x 5; one epoch of warm-up, two of the method
 __all__ = ["build_demo", "contents", "events", "refused", "tensors", "timeless", "train"]
 
 Here = Callable[..., "Outcome"]
@@ -37,13 +37,13 @@ runtime: {threads: 1, device: cpu, timeout_seconds: 60}
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data set of these tests: 140 images to train, 140 to test."""
+    """The data set of these tests: 100 images to train, 100 to test."""
     return build_demo(tmp_path_factory.mktemp("data") / "demo")
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
-    """A configuration of three epochs of seven steps, on the data set `demo`."""
+    """A configuration of three epochs of five steps, on the data set `demo`."""
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
     path.write_text(TINY.replace("data: {", f"data: {{shards: {demo}, "))
     return path

@@ -14,7 +14,9 @@ from PIL import Image
 from dist_plm import evaluate as evaluation
 from dist_plm.cli import load_config
 from dist_plm.datasets import build as building
+from dist_plm.encoders.networks import locate
 from dist_plm.evaluation import protocol
+from dist_plm.evaluation.deployment import deployment
 from dist_plm.model import Encoder
 from tests.commands import Outcome, alone, on_ranks, together
 from tests.end_to_end.conftest import STEPS, STEPS_PER_EPOCH, events, tensors
@@ -39,8 +41,18 @@ def test_layout(finished):
     assert len(list((finished / "plans").iterdir())) == 3
     kept = {path.name for path in (finished / "checkpoints").iterdir()}
     best = (finished / "checkpoints" / "best").readlink().name
-    assert kept == {"step_00000020", "step_00000021", "best", best}
+    assert kept == {f"step_{STEPS - 3:08d}", f"step_{STEPS:08d}", "best", best}
     assert load_config(finished / "config.yaml").run_dir == str(finished)
+
+
+def test_the_best_of_a_copy_that_followed_its_link(finished, tmp_path):
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    best = [run / "checkpoints" / "best" for run in (finished, copy)]
+    assert best[0].is_symlink() and not best[1].is_symlink()
+    found = [locate(path) for path in best]
+    assert found[1].latest.path.name == found[0].latest.path.name == best[0].readlink().name
+    choices = [deployment(run, load_config(run / "config.yaml")) for run in (finished, copy)]
+    assert choices[0].step == choices[1].step and choices[0].model == choices[1].model
 
 
 def test_events(finished):
@@ -60,7 +72,7 @@ def test_events(finished):
         (step, model) for step in (0, STEPS_PER_EPOCH, STEPS) for model in ("student", "teacher")
     ]
     for event in evals:
-        assert event["recall"].keys() == KS and event["queries"] == 140
+        assert event["recall"].keys() == KS and event["queries"] == 100
         shares = list(event["recall"].values())
         assert shares == sorted(shares) and shares[0] > 0 and shares[-1] <= 1
         assert 0 < event["map_at_r"] < 1 and 0 <= event["nmi"] <= 1

@@ -20,7 +20,7 @@ from dist_plm.encoders.exported import read_export
 from dist_plm.errors import RunFailure, UserError
 from dist_plm.files.reading import file_digest
 from dist_plm.model import Encoder
-from tests.end_to_end.conftest import contents, events, refused, tensors
+from tests.end_to_end.conftest import STEPS, contents, events, refused, tensors
 
 CPU = torch.device("cpu")
 
@@ -80,7 +80,7 @@ def test_the_description_says_what_another_program_needs(exported, finished):
     assert told["architecture"]["backbone"] == "small" and told["architecture"]["dim"] == 16
     assert (told["preprocessing"]["resize"], told["preprocessing"]["size"]) == (20, 16)
     assert told["inside_the_network"] == {"colours": "RGB", "mean": [127.5], "std": [63.75]}
-    assert (told["source"]["model"], told["source"]["step"]) == ("teacher", 21)
+    assert (told["source"]["model"], told["source"]["step"]) == ("teacher", STEPS)
     assert told["checks"]["images"] == 32
     assert told["checks"]["max_difference"].keys() == {"model.safetensors", "model.onnx", "model.pt2"}
     assert told["checks"]["max_difference"]["model.safetensors"] == 0

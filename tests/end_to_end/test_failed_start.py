@@ -16,7 +16,7 @@ def test_views_too_small_for_the_network(mistaken):
 
 
 def test_fewer_images_than_the_whitened_start_needs(mistaken):
-    mistaken("needs more images than model.dim 140", "--model.head_start", "whitened", "--model.dim", 140)
+    mistaken("needs more images than model.dim 100", "--model.head_start", "whitened", "--model.dim", 100)
 
 
 def test_the_corrected_command_starts(tmp_path, tiny, here, monkeypatch):

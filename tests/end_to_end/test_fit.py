@@ -98,7 +98,7 @@ def test_a_plan_trains_nothing(photos, tmp_path, here, forked):
 
 
 def test_a_data_set_that_is_built_already(demo, tmp_path, here, forked):
-    """140 labelled images to train on, 140 that judge; the run directory is new. One that can't be made is one line."""
+    """100 labelled images to train on, 100 that judge; the run directory is new. One that can't be made is one line."""
     planned = here(fit.main, demo, "--out", tmp_path / "a/run", "--plan", *WORDS)
     assert planned.status == 0 and "recall on the images of test/" in planned.out, planned
     assert (tmp_path / "a/run/fit.yaml").exists() and not (tmp_path / "a/run/shards").exists()

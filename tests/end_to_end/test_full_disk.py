@@ -115,8 +115,8 @@ def test_an_index_does_not_fit(finished, demo, small_disk, here, monkeypatch):
     arguments = ("--checkpoint", finished, "--shards", demo, "--out", out)
     assemble, written = Builder._assemble, {"encoder"}
     for left, files in (
-        (8_192, set()),  # the first and last page of a sparse file fit: written through a memory map, it would kill
-        (16_384, {"embeddings.npy"}),
+        (4_096, set()),  # the first page of a sparse file fits: written through a memory map, it would kill
+        (12_288, {"embeddings.npy"}),
         (65_536, {"index.faiss", "images.jsonl", "unreadable.jsonl", "ignored.jsonl"}),
     ):
         with monkeypatch.context() as patch:
@@ -127,7 +127,7 @@ def test_an_index_does_not_fit(finished, demo, small_disk, here, monkeypatch):
         ballast.unlink()
     monkeypatch.setattr(Builder, "_block", None)
     assert here(embedding.main, *arguments).status == 0
-    assert len(SearchIndex(out)) == 140
+    assert len(SearchIndex(out)) == 100
 
 
 def test_an_export_does_not_fit(finished, small_disk, here):

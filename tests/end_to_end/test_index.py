@@ -6,8 +6,8 @@ import pytest
 from dist_plm import train as training
 from tests.end_to_end.conftest import events, on_ranks, train
 
-BYTES = 140 * (4 * 16 + 4 + 4 * 16)  # float32 copy, norm and rows on disk of each image
-STEPS = ["--train.max_steps", 15, "--train.precision", "fp64", "--evaluation.nmi", "false"]
+BYTES = 100 * (4 * 16 + 4 + 4 * 16)  # float32 copy, norm and rows on disk of each image
+STEPS = ["--train.max_steps", 11, "--train.precision", "fp64", "--evaluation.nmi", "false"]
 
 
 def plans(run):
@@ -32,11 +32,11 @@ def test_a_cut_index_makes_the_plans_of_a_whole_one(tmp_path, tiny, whole):
 
 def test_all_cells_of_an_approximate_index_make_the_plans_of_an_exact_one(tmp_path, tiny, whole):
     index = ["--index.factory", "IVF4,SQ8", "--index.nprobe", 4, "--index.recall_floor", 1]
-    outcome = train(2, tiny, tmp_path / "cells", *STEPS, *index, "--index.recall_sample", 140)
+    outcome = train(2, tiny, tmp_path / "cells", *STEPS, *index, "--index.recall_sample", 100)
     found = events(tmp_path / "cells", "index")
     assert [each["recall"] for each in found] == 2 * [1.0]
-    assert all((each["nprobe"], each["k"], each["sample"]) == (4, 4, 140) for each in found)
-    assert "IVF4,SQ8 over 140 x 16 in fp32, replicated" in outcome.err
+    assert all((each["nprobe"], each["k"], each["sample"]) == (4, 4, 100) for each in found)
+    assert "IVF4,SQ8 over 100 x 16 in fp32, replicated" in outcome.err
     assert plans(tmp_path / "cells") == plans(whole)
 
 
@@ -58,7 +58,7 @@ def test_half_precision_halves_what_a_sweep_writes(tmp_path, tiny, whole):
         sum(file.stat().st_size - 128 for file in run.glob("sweeps/*/train/*.npy"))
         for run in (whole, tmp_path / "half")
     ]
-    assert sizes[0] == 2 * sizes[1] == 140 * 16 * 4
+    assert sizes[0] == 2 * sizes[1] == 100 * 16 * 4
 
 
 def test_the_estimate_says_where_the_index_lies_and_what_it_costs(here, tiny, tmp_path):
@@ -66,20 +66,20 @@ def test_the_estimate_says_where_the_index_lies_and_what_it_costs(here, tiny, tm
     exact = " ".join(
         here(training.main, *arguments, "--index.memory_gb", 0.75e-9 * BYTES, WORLD_SIZE="2", COLUMNS="250").out.split()
     )
-    assert "sharded over the ranks" in exact and "28 seeds: about searching" in exact and "building" not in exact
+    assert "sharded over the ranks" in exact and "20 seeds: about searching" in exact and "building" not in exact
     cells = " ".join(here(training.main, *arguments, "--index.factory", "IVF4,SQ8", COLUMNS="250").out.split())
-    assert "IVF4,SQ8 over 140" in cells and "replicated" in cells and "measuring recall" in cells
+    assert "IVF4,SQ8 over 100" in cells and "replicated" in cells and "measuring recall" in cells
     assert not (tmp_path / "none").exists()
 
 
 def test_a_refresh_comes_after_a_few_steps(here, tiny, tmp_path):
-    """Epochs of 3 of the 7 steps: swept anew at each, and the second goes on with other seeds than the first."""
+    """Epochs of 2 of the 5 steps: swept anew at each, and the second goes on with other seeds than the first."""
     run = tmp_path / "run"
-    short = ("--batch.epoch_steps", 3, "--warm_up.epochs", 0, "--train.epochs", 4, "--train.evaluate_epochs", 4)
+    short = ("--batch.epoch_steps", 2, "--warm_up.epochs", 0, "--train.epochs", 4, "--train.evaluate_epochs", 4)
     assert here(training.main, "--config", tiny, "--run_dir", run, *short).status == 0
-    assert [event["step"] for event in events(run, "sweep")] == [0, 3, 6, 9]
+    assert [event["step"] for event in events(run, "sweep")] == [0, 2, 4, 6]
     plans = [np.load(path) for path in sorted((run / "plans").iterdir())]
-    assert [plan.shape for plan in plans] == [(3, 4, 5)] * 4
+    assert [plan.shape for plan in plans] == [(2, 4, 5)] * 4
     assert not np.isin(plans[0][:, :, 0], plans[1][:, :, 0]).any()
 
 
@@ -94,6 +94,6 @@ def test_batches_of_single_images_need_no_sweep(here, tiny, tmp_path):
         assert [event["step"] for event in events(run, "sweep")] == swept and not events(run, "index")
         assert not list((run / "sweeps").glob("*/train")) and len(list((run / "sweeps").iterdir())) == 2, "the judged"
         for path in (run / "plans").iterdir():
-            assert sorted(np.load(path).ravel()) == list(range(140)), "every image once an epoch"
+            assert sorted(np.load(path).ravel()) == list(range(100)), "every image once an epoch"
     estimate = here(training.main, *single, "--run_dir", tmp_path / "none", "--plan", COLUMNS="250").out
     assert "0.0 MB in order (embedding)" in estimate and "a refresh searches" not in estimate

@@ -62,7 +62,7 @@ def test_shards(demo, finished, tmp_path, here, monkeypatch):
     out = tmp_path / "index"
     outcome = here(embedding.main, "--checkpoint", finished, "--shards", demo, "--out", out)
     assert outcome.status == 0, outcome.err
-    assert [row["name"] for row in SearchIndex(out).rows] == [f"caf\udce9/{id}.jpg" for id in range(140)]
+    assert [row["name"] for row in SearchIndex(out).rows] == [f"caf\udce9/{id}.jpg" for id in range(100)]
 
 
 def test_what_is_written_beside_odd_names(photos, finished, tmp_path, here):

@@ -11,7 +11,7 @@ PARTS = {"decode", "copy", "student", "teacher", "neighbourhoods", "losses", "ga
 
 def test_profile(tmp_path, tiny, here):
     run = tmp_path / "run"
-    arguments = ("--warm_up.epochs", 0, "--train.max_steps", 14, "--evaluation.nmi", "false")
+    arguments = ("--warm_up.epochs", 0, "--train.epochs", 3, "--train.max_steps", 14, "--evaluation.nmi", "false")
     outcome = here(training.main, "--config", tiny, "--run_dir", run, "--profile", *arguments)
     assert outcome.status == 0, outcome.err
     (profile,) = events(run, "profile")

@@ -60,7 +60,7 @@ def test_a_damaged_shard_stops_the_run_before_it_is_trained_on(tmp_path, demo, t
 
 
 def test_batches_from_s3_are_the_local_ones_and_an_evaluation_too(tmp_path, demo, finished, here, monkeypatch):
-    rows, views = np.random.default_rng(0).integers(0, 140, (4, 25)), ViewsConfig(size=16, resize=20)
+    rows, views = np.random.default_rng(0).integers(0, 100, (4, 25)), ViewsConfig(size=16, resize=20)
     settings = {"views": views, "seed": 3, "epoch": 1, "workers": 2, "prefetch": 1}
     with s3(demo, "images", monkeypatch) as url:
         data = DataConfig(shards=url, cache_dir=str(tmp_path / "cache"))

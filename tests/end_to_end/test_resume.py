@@ -178,6 +178,7 @@ def test_forced_to_other_settings_it_says_so(tmp_path, tiny, finished, here):
     assert [event["changed"] for event in events(run, "forced")] == [
         {"optimiser.lr": [5e-4, 1e-5], "train.epochs": [2, 3]}
     ]
+    assert (run / "checkpoints" / "best").is_symlink(), "a folder in the copy, and marked anew"
     # Half a cosine over the three epochs of the phase, at its last step.
     angle = math.pi * (3 * STEPS_PER_EPOCH - 1) / (3 * STEPS_PER_EPOCH)
     assert events(run, "step")[-1]["lr"] == pytest.approx(1e-5 * (1 + math.cos(angle)) / 2)

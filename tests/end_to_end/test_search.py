@@ -65,14 +65,14 @@ def test_the_index_holds_what_the_encoder_gives(indexed, finished, demo):
     assert [row["label"] for row in search_index.rows] == labels
     assert [row["name"] for row in search_index.rows] == sources
     index = faiss.read_index(str(indexed / "index.faiss"))
-    assert np.array_equal(index.reconstruct_n(0, 140), search_index.embeddings)
+    assert np.array_equal(index.reconstruct_n(0, 100), search_index.embeddings)
     assert not list(indexed.parent.glob(".*"))
 
 
 def test_neighbours_are_those_of_a_full_sort(indexed):
     search_index = SearchIndex(indexed)
     points = np.asarray(search_index.embeddings, dtype=np.float64)
-    for row, neighbours in zip((0, 57, 139), search_index.search(points[[0, 57, 139]], 25), strict=True):
+    for row, neighbours in zip((0, 57, 99), search_index.search(points[[0, 57, 99]], 25), strict=True):
         distances = np.linalg.norm(points - points[row], axis=1)
         assert [each.row for each in neighbours] == np.argsort(distances, kind="stable")[:25].tolist()
         assert [each.rank for each in neighbours] == list(range(1, 26))
@@ -95,7 +95,7 @@ def test_ranks_make_the_same_index(indexed, finished, demo, tmp_path, monkeypatc
     arguments = ("--checkpoint", finished, "--shards", demo, "--out", tmp_path / "index")
     outcome = together(on_ranks(2, "dist_plm.embed", *arguments))
     assert outcome.status == 0, outcome.err
-    assert outcome.out.count("140 images in dimension 16") == 1
+    assert outcome.out.count("100 images in dimension 16") == 1
     for name in ("embeddings.npy", "images.jsonl", "index.faiss", "encoder/model.safetensors"):
         assert (tmp_path / "index" / name).read_bytes() == (indexed / name).read_bytes(), name
 
@@ -225,7 +225,7 @@ def test_a_damaged_index_is_refused(tmp_path, indexed, demo):
 
     summary = json.loads((indexed / "index.json").read_text())
     refuse("index.faiss is damaged", lambda folder: (folder / "index.faiss").write_bytes(b"short"))
-    refuse(r"embeddings.npy has .* = \(140, 16\), index.json says \(140, 15\)", told(dim=15))
+    refuse(r"embeddings.npy has .* = \(100, 16\), index.json says \(100, 15\)", told(dim=15))
     refuse("sha256 differs", lambda folder: flip(folder / "encoder" / "model.safetensors"))
     refuse("is of format 9", told(format=9))
     refuse("index.json is damaged", lambda folder: (folder / "index.json").write_text("{"))

@@ -47,7 +47,7 @@ def test_without_labels_the_numbers_are_those_of_the_networks(demo, trained):
         first, second = (network.embed(torch.from_numpy(np.stack(each))).double() for each in views)
         found = float((torch.cdist(first, second).argmin(1) == torch.arange(len(ids))).double().mean())
         assert event["values"]["view_recall"] == pytest.approx(found, abs=1.5 / len(ids))
-        assert event["images"] == len(ids) == 140 and event["split"] == "train"
+        assert event["images"] == len(ids) == 100 and event["split"] == "train"
 
 
 def test_without_labels_the_best_checkpoint_has_the_highest_view_recall(unlabelled):
@@ -87,10 +87,10 @@ def test_the_list_of_held_out_images_filled_in_gives_the_true_recall(here, demo,
         with Store(demo, "train") as store:
             views = [eval_view(store.read_image(id), config=config.views) for id in range(len(truth))]
         now = recall(network.embed(torch.from_numpy(np.stack(views))))
-        assert found[model]["recall"]["1"] == pytest.approx(float(now.mean()), abs=1.5 / 140)
+        assert found[model]["recall"]["1"] == pytest.approx(float(now.mean()), abs=1.5 / 100)
         over = found[model]["over_start"]
-        assert over["value"] == pytest.approx(float((now - before).mean()), abs=3 / 140)
-        assert over["low"] <= over["value"] <= over["high"] and over["images"] == found[model]["queries"] == 140
+        assert over["value"] == pytest.approx(float((now - before).mean()), abs=3 / 100)
+        assert over["low"] <= over["value"] <= over["high"] and over["images"] == found[model]["queries"] == 100
         value, low = 100 * found[model]["recall"]["1"], 100 * found[model]["interval"]["low"]
         assert f"{model}: R@1 {value:.1f} % (95 % {low:.1f} to" in outcome.err
         assert found[model]["text"] in outcome.err

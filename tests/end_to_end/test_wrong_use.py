@@ -44,7 +44,7 @@ WRONG_VALUES = {
     "k above all points": ("--manifold.k", "40", "manifold.k"),
     "m above D": ("--model.dim", "2", "manifold.dim"),
     "one view to tell apart": ("--views.count", "1", "views.count"),
-    "batch above the data": ("--batch.groups", "400", "140 images"),
+    "batch above the data": ("--batch.groups", "400", "100 images"),
     "no such shards": ("--data.shards", "nowhere", "nowhere"),
     "no such train split": ("--data.train_split", "trian", "data.train_split"),
     "no such test split": ("--data.test_split", "tset", "data.test_split"),
@@ -161,7 +161,7 @@ def test_evaluate(tmp_path, tiny, demo, finished, here):
     shutil.copy(finished / "config.yaml", bare)
     shutil.copytree(demo, unlabelled)
     labels = unlabelled / "test.labels.npy"
-    labels.write_bytes(labels.read_bytes()[: -140 * 4] + b"\xff" * 140 * 4)
+    labels.write_bytes(labels.read_bytes()[: -100 * 4] + b"\xff" * 100 * 4)
     before = contents(tmp_path)
     for named, arguments in {
         "--checkpoint": (),

@@ -16,7 +16,7 @@ ARGUMENTS = ("--optimiser.name", "sgd", "--checkpoint.every_steps", STEPS, "--ru
              "--evaluation.nmi", False)  # fmt: skip
 ZERO = ("--runtime.strategy", "deepspeed", "--runtime.zero.stage")
 FEW = ("--train.max_steps", STEPS_PER_EPOCH + 3)  # of both phases, before rounding has grown
-STRETCHES = ((2, 4, ()), (4, 10, (*ZERO, 2)), (2, 16, (*ZERO, 3)), (1, 0, ()))  # ranks, last step, strategy
+STRETCHES = ((2, 4, ()), (4, 8, (*ZERO, 2)), (2, 12, (*ZERO, 3)), (1, 0, ()))  # ranks, last step, strategy
 
 
 @pytest.fixture(scope="module")

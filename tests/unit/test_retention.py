@@ -1,11 +1,12 @@
 """Which checkpoints stay when new ones come."""
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 from dist_plm.checkpoint.position import Position
-from dist_plm.checkpoint.retention import drop, mark_best
+from dist_plm.checkpoint.retention import best_checkpoint, drop, mark_best
 from dist_plm.config import CheckpointConfig
 
 STEPS_PER_EPOCH = 10
@@ -50,3 +51,28 @@ def test_a_broken_one_goes_with_the_old(tmp_path: Path) -> None:
     (tmp_path / "step_00000020" / "checkpoint.json").unlink()
     drop(tmp_path, CheckpointConfig(keep=1, keep_every_epochs=3))
     assert left(tmp_path) == [30, 40]
+
+
+def test_a_copy_in_which_the_best_is_a_folder(tmp_path: Path) -> None:
+    """As `cp -L`, `scp -r` and object stores make it: the same checkpoint is the best, until another one is."""
+    run, copy = tmp_path / "run", tmp_path / "copy"
+    assert best_checkpoint(run) is None
+    for step in (10, 20, 30):
+        saved(run, step)
+    mark_best(run, 10)
+    shutil.copytree(run, copy)
+    assert not (copy / "best").is_symlink() and best_checkpoint(copy) == copy / "step_00000010"
+    drop(copy, CheckpointConfig(keep=1))
+    assert left(copy) == [10, 30]
+    mark_best(copy, 30)
+    drop(copy, CheckpointConfig(keep=1))
+    assert left(copy) == [30] and (copy / "best").readlink() == Path("step_00000030")
+    assert sorted(path.name for path in copy.iterdir()) == ["best", "step_00000030"]
+
+
+def test_a_damaged_copy_of_the_best_marks_nothing(tmp_path: Path) -> None:
+    saved(tmp_path, 10)
+    for text in ("{", "[]", "{}", '{"step": "10"}'):
+        (tmp_path / "best").mkdir(exist_ok=True)
+        (tmp_path / "best" / "checkpoint.json").write_text(text)
+        assert best_checkpoint(tmp_path) is None
