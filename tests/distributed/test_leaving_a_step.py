@@ -79,17 +79,17 @@ def test_hosts_agree_at_log_steps_alone(tmp_path: Path, here: Here, monkeypatch:
         calls[calls[-1]] += calls[-1] > 0
         return agree(world, flag)
 
-    def told_in_the_sixth(self, batch, number, steps):
+    def told_in_the_fourth(self, batch, number, steps):
         calls[-1] = number + 1  # the step under way
-        if number == 5:
+        if number == 3:
             os.kill(os.getpid(), signal.SIGTERM)
         return step(self, batch, number, steps)
 
     monkeypatch.setattr(World, "agree", counted)
-    monkeypatch.setattr(Learner, "step", told_in_the_sixth)
-    often = ("--train.log_steps", 4, "--checkpoint.every_steps", 100)
+    monkeypatch.setattr(Learner, "step", told_in_the_fourth)
+    often = ("--train.log_steps", 3, "--checkpoint.every_steps", 100)
     outcome = here(training.main, "--config", config, "--run_dir", run, *often)
     assert outcome.status == PREEMPTED, outcome
-    # After the sixth step on the signal, and once more to save.
-    assert [calls[number] for number in range(1, 7)] == [0, 0, 0, 1, 0, 2]
-    assert events(run, "preempted")[0]["step"] == 6
+    # After the fourth step on the signal, and once more to save.
+    assert [calls[number] for number in range(1, 5)] == [0, 0, 1, 2]
+    assert events(run, "preempted")[0]["step"] == 4

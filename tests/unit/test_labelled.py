@@ -37,7 +37,7 @@ class Given:
 def written(folder: Path, store: Store, ids: list[int], labels: list[object]) -> Path:
     path = folder / "labels.csv"
     lines = [f"{store.about(id)['source']},{label}" for id, label in zip(ids, labels, strict=True)]
-    path.write_text("\n".join(["path,label", *lines, f"{store.about(139)['source']},"]))
+    path.write_text("\n".join(["path,label", *lines, f"{store.about(99)['source']},"]))
     return path
 
 
