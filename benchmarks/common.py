@@ -8,11 +8,10 @@ import os
 import pickle
 import platform
 import socket
-import subprocess
-import sys
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from io import StringIO
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,10 +118,12 @@ def family(pid: int) -> list[int]:
 
 def build_demo(folder: Path, images: int = 200, seed: int = 0) -> Path:
     """A data set of glyphs: half of the images train, the others test; each split in five shards."""
-    line = [sys.executable, ROOT / "shards/build.py", "demo", "--images", images, "--size", 32, "--classes", 8,
-            "--shard-size", 4.3e-5 * images, "--workers", 1, "--seed", seed, "--out", folder]  # fmt: skip
-    built = subprocess.run([*map(str, line)], capture_output=True, text=True, timeout=300)
-    assert built.returncode == 0, built.stderr
+    from dist_plm.datasets import build
+
+    line = ["demo", "--images", images, "--size", 32, "--classes", 8, "--shard-size", 4.3e-5 * images,
+            "--workers", 1, "--seed", seed, "--out", folder]  # fmt: skip
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as said:
+        assert build.main([*map(str, line)]) == 0, said.getvalue()
     return folder
 
 

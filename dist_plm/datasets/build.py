@@ -12,12 +12,10 @@ from pathlib import Path
 
 from dist_plm.cli.parsers import OneLineParser
 from dist_plm.data.format import IGNORED, REJECTED, Manifest
-from dist_plm.datasets import demo
 from dist_plm.datasets.account import account, reasons
 from dist_plm.datasets.arguments import megabytes, part, positive
 from dist_plm.datasets.assembly import build, build_part, writing
 from dist_plm.datasets.entry import Source
-from dist_plm.datasets.order import order_by
 from dist_plm.datasets.sources import KINDS
 from dist_plm.errors import UserError
 from dist_plm.files.names import escape_streams
@@ -89,11 +87,18 @@ def summary(manifest: Manifest, source: Source, out: Path) -> str:
 
 
 def _source(options: argparse.Namespace) -> Source:
+    # Matplotlib and torch are imported where they are needed: they take 3 s, in every worker too.
     if options.kind == "demo":
+        from dist_plm.datasets import demo
+
         source = demo.source(options.images, classes=options.classes, pixels=options.size, seed=options.seed)
     else:
         source = KINDS[options.kind](options.source)
-    return order_by(source, options.order_by) if options.order_by else source
+    if not options.order_by:
+        return source
+    from dist_plm.datasets.order import order_by
+
+    return order_by(source, options.order_by)
 
 
 def parser() -> OneLineParser:
@@ -104,7 +109,8 @@ def parser() -> OneLineParser:
         sub = kinds.add_parser(kind, help=str(layout.__doc__).splitlines()[0], description=layout.__doc__)
         sub.add_argument("--source", type=Path, required=True, help="folder, an uncompressed tar, or a list")
         _add_common(sub, SHARD_MB)
-    sub = kinds.add_parser("demo", help="rendered glyphs, without a source", description=demo.__doc__)
+    about = "Rendered glyphs: a class is a character, an image shows it in a new pose, stroke, colour and background."
+    sub = kinds.add_parser("demo", help="rendered glyphs, without a source", description=about)
     sub.add_argument("--images", type=positive, default=6000, help="images of both splits (default: %(default)s)")
     sub.add_argument("--classes", type=positive, default=0, help="glyphs of both splits (default: one per 50 images)")
     sub.add_argument("--size", type=positive, default=64, help="side of an image, pixels (default: %(default)s)")
