@@ -138,10 +138,10 @@ def prepare(folder: Path, step: int, world: World) -> bool:
 def clean(folder: Path) -> None:
     """Remove the leftovers of killed or failed saves; on one rank."""
     for leftover in folder.glob("*.tmp"):
-        if leftover.is_symlink():
-            leftover.unlink()
-        else:
+        if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
 
 
 def find(folder: Path, world: World, judge: Callable[[dict[str, Any]], str] = lambda _: "") -> FoundCheckpoint | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from dist_plm.distributed.preemption import Preempted
 from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
+from dist_plm.files.locks import try_lock
 
 NAME = "lock"
 GRACE_SECONDS = 60.0  # ranks whose launcher was killed notice within a second, save and exit
@@ -70,16 +71,10 @@ class Lock:
     def _take(self, grace_seconds: float, world: World) -> tuple[str, int]:
         """The holder after the grace period, empty if the lock was taken; and the signal that ended the wait, or 0."""
         deadline = time.monotonic() + grace_seconds
-        while True:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                caught = world.signal
-                if caught or time.monotonic() > deadline:
-                    self._file.seek(0)
-                    return self._file.read().strip() or "another run", caught
-                time.sleep(0.2)
-            except OSError:
-                return "", 0
-            else:
-                return "", 0
+        while not try_lock(self._file):
+            caught = world.signal
+            if caught or time.monotonic() > deadline:
+                self._file.seek(0)
+                return self._file.read().strip() or "another run", caught
+            time.sleep(0.2)
+        return "", 0

@@ -1,6 +1,7 @@
 """Retention of checkpoints: the newest, those of every N epochs, and the best."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -41,23 +42,35 @@ def _is_kept_for_good(path: Path, config: CheckpointConfig) -> bool:
 def best_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of `folder` that is marked as best, None without one.
 
-    `best` is a link. In a copy of the run that followed it (`cp -L`, `scp -r`, an object store) it is a folder, and the
-    checkpoint is the one of the same step.
+    `best` is a link, or a file with the checkpoint's name (`mark_best`). In a copy of the run that followed the link
+    (`cp -L`, `scp -r`, an object store) it is a folder, and the checkpoint is the one of the same step.
     """
     marked = folder / BEST
-    if marked.is_symlink():
-        return folder / marked.readlink().name
     try:
-        return folder / f"step_{read_document(marked / SUMMARY).get('step'):08d}"
+        if marked.is_symlink():
+            name = marked.readlink().name
+        elif marked.is_file():
+            with marked.open("rb") as file:
+                name = file.read(100).decode().strip()
+        else:
+            name = f"step_{read_document(marked / SUMMARY).get('step'):08d}"
     except (OSError, ValueError, TypeError):  # none, or a damaged copy
         return None
+    return folder / name if re.fullmatch(r"step_\d+", name) else None
 
 
 def mark_best(folder: Path, step: int) -> None:
-    """Point the symlink `best` to the checkpoint of `step`; on one rank."""
+    """Make `best` a symlink to the checkpoint of `step`; on one rank.
+
+    On a file system without symlinks, as SMB shares and mounted cloud drives may be, a file with its name.
+    """
     marked, temporary, copied = folder / BEST, folder / f".{BEST}.tmp", folder / f"{BEST}.tmp"
+    name = f"step_{step:08d}"
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(f"step_{step:08d}")
+    try:
+        temporary.symlink_to(name)
+    except OSError:
+        temporary.write_text(f"{name}\n", encoding="utf-8")
     if marked.is_dir() and not marked.is_symlink():  # a link can't replace a folder
         marked.rename(copied)
     os.replace(temporary, marked)

@@ -1,7 +1,6 @@
 """Resumable, parallel build of a data set: shards, then tables and manifest."""
 
 import errno
-import fcntl
 import hashlib
 import json
 import shutil
@@ -37,6 +36,7 @@ from dist_plm.datasets.progress import progress
 from dist_plm.datasets.writer import BUILD, ShardTask, finish_shard, load_record
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import NO_ROOM, replacing
+from dist_plm.files.locks import try_lock
 from dist_plm.files.reading import file_digest
 
 REQUEST = "request{}.json"
@@ -179,10 +179,8 @@ def _building(source: Source, out: Path, shard_bytes: int, part: Part | None = N
         raise UserError(f"--out {out} is not empty and not a data set: choose another folder")
     work.mkdir(parents=True, exist_ok=True)
     with open(work / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, (fcntl.LOCK_SH if part else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another build is writing to --out {out}: wait for it, or stop it") from None
+        if not try_lock(lock, shared=part is not None):
+            raise UserError(f"another build is writing to --out {out}: wait for it, or stop it")
         with replacing(work / REQUEST.format(part.number if part else "")) as file:
             file.write(request.encode())
         yield

@@ -4,7 +4,6 @@ A change writes a new generation of files (index/directory.py), so that readers 
 change leaves the index as it was.
 """
 
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from dist_plm.errors import UserError
 from dist_plm.files.atomic import NO_ROOM
+from dist_plm.files.locks import try_lock
 from dist_plm.files.reading import read_document
 from dist_plm.index.directory import SUMMARY, UNREADABLE
 from dist_plm.search_index.generation import Generation, Line, lines
@@ -118,10 +118,8 @@ def _alone(search_index: SearchIndex) -> Iterator[None]:
     """Lock the index, and convert errors of the disk to UserError."""
     try:
         with open(search_index.folder / ".lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{search_index.folder} is being changed by another command: wait for it") from None
+            if not try_lock(lock):
+                raise UserError(f"{search_index.folder} is being changed by another command: wait for it")
             if read_document(search_index.folder / SUMMARY).get("generation", 1) != search_index.generation:
                 raise UserError(f"{search_index.folder} was just changed by another command: rerun")
             yield

@@ -62,7 +62,7 @@ def _make() -> bytes:
         file.write(secrets.token_bytes(KEY_BYTES))
     try:
         os.link(temporary, path)  # of two concurrent processes the first wins
-    except FileExistsError:
+    except OSError:  # it exists, or the file system has no hard links
         if not _read():
             os.replace(temporary, path)
     finally:

@@ -45,14 +45,17 @@ def test_layout(finished):
     assert load_config(finished / "config.yaml").run_dir == str(finished)
 
 
-def test_the_best_of_a_copy_that_followed_its_link(finished, tmp_path):
+def test_the_best_is_a_link_a_folder_in_a_copy_that_followed_it_or_a_file(finished, tmp_path):
     copy = shutil.copytree(finished, tmp_path / "copy")
-    best = [run / "checkpoints" / "best" for run in (finished, copy)]
-    assert best[0].is_symlink() and not best[1].is_symlink()
-    found = [locate(path) for path in best]
-    assert found[1].latest.path.name == found[0].latest.path.name == best[0].readlink().name
-    choices = [deployment(run, load_config(run / "config.yaml")) for run in (finished, copy)]
-    assert choices[0].step == choices[1].step and choices[0].model == choices[1].model
+    link, best = finished / "checkpoints" / "best", copy / "checkpoints" / "best"
+    expected = deployment(finished, load_config(finished / "config.yaml"))
+    assert link.is_symlink() and best.is_dir() and not best.is_symlink()
+    for _ in range(2):
+        assert locate(best).latest.path.name == locate(link).latest.path.name == link.readlink().name
+        choice = deployment(copy, load_config(copy / "config.yaml"))
+        assert (choice.step, choice.model) == (expected.step, expected.model)
+        shutil.rmtree(best, ignore_errors=True)
+        best.write_text(f"{link.readlink().name}\n")
 
 
 def test_events(finished):

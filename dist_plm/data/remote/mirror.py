@@ -4,7 +4,7 @@ import fcntl
 import functools
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dist_plm.config import DataConfig
@@ -77,5 +77,6 @@ def _fetch(remote: Remote, path: Path, table: TableInfo) -> None:
 def _alone(folder: Path) -> Iterator[None]:
     """Lock among the ranks of a node: the first one fetches."""
     with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(OSError):  # on a file system without locks each rank fetches
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
