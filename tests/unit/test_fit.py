@@ -69,6 +69,8 @@ def test_a_machine_that_is_fast_enough_trains_the_backbone():
     slow, fast = chosen(1_000, 20), chosen(1_000, 2_000)
     assert (slow.config.model.trainable, slow.config.views.cached, slow.ranks) == ("head", 4, 1)
     assert (fast.config.model.trainable, fast.config.views.cached, fast.ranks) == ("all", 0, 2)
+    assert fast.config.optimiser.backbone_lr_scale == 1
+    assert chosen(1_000, 2_000, optimiser__backbone_lr_scale=0.3).config.optimiser.backbone_lr_scale == 0.3
     assert sum(fast.seconds.values()) < 600
     gpus = chosen(100_000, 20_000, machine=Machine(4, "GPU", 64, 200.0, True))
     assert gpus.ranks == 4 and gpus.config.model.trainable == "all"
@@ -179,7 +181,7 @@ STARTER = "import sys; from dist_plm.fit.ranks import run_ranks; sys.exit(run_ra
 @pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_child_is_told_of_signals_and_of_the_end_of_its_parent(number):
-    starter = Command(["-c", STARTER])
+    starter = Command(["-c", STARTER], PYTHONUNBUFFERED="1")  # else what it serves is printed at its end
     starter.until(lambda: len(family(starter.pid)) == 2 and "Serving" in starter.printed.out)
     (child,) = set(family(starter.pid)) - {starter.pid}
     starter.send(number)
