@@ -53,7 +53,7 @@ def sweeps(world: World, shards: str, folder: Path) -> dict[str, Any]:
 
 
 def test_all_leave_and_the_shards_stay(tmp_path: Path) -> None:
-    shards = build_demo(tmp_path / "data")
+    shards = build_demo(tmp_path / "data", images=400)  # so that rank 0 has 3 s left when rank 1 is told
     ranks = on_ranks(2, tmp_path, sweeps, str(shards), tmp_path / "sweep")
     whole = sweeps(World(), str(shards), tmp_path / "whole")["rows"]
     assert [rank["signal"] for rank in ranks] == [signal.SIGUSR2, signal.SIGUSR2]
