@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from benchmarks.reproduction.cut import above, insert_batch_norm
 from benchmarks.reproduction.features import Features
 from benchmarks.reproduction.oracle import ChangedTargets
+from benchmarks.reproduction.stml_readings import READINGS, student_g
 from dist_plm.cli import config_of, config_parser
 from dist_plm.config import Config
 from dist_plm.data.loader import Batch
@@ -46,6 +47,7 @@ class Experiment:
         with_batch_norm: Whether batch norm is inserted into what is trained; `model.batch_norm` says how it is treated.
         change: Of oracle.py, what equation 6 is changed by.
         class_groups: Batches of `batch.groups` classes with `batch.group_size` images each, by the true labels.
+        readings: Of stml_readings.py, what STML is changed by.
     """
 
     config: Config
@@ -55,6 +57,7 @@ class Experiment:
     with_batch_norm: bool = False
     change: str = ""
     class_groups: bool = False
+    readings: tuple[str, ...] = ()
     course: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
@@ -81,6 +84,9 @@ class Experiment:
             self.learner.method = ChangedTargets(
                 self.config, self.world, self.change, labels, self.config.train.max_steps
             )
+
+        for reading in self.readings:
+            READINGS[reading](self.learner)
 
     def run(self) -> list[dict[str, Any]]:
         """Train; one entry an evaluation: step, recall of both networks, means of the statistics since the last."""
@@ -151,6 +157,8 @@ class Experiment:
         return _maps(maps.reshape(-1, *maps.shape[2:]))
 
     def _gallery(self) -> np.ndarray:
+        if "sampler" in self.readings:
+            return self._through(student_g(self.learner), self.features.train).numpy()
         return self._embedded(self.learner.teacher, self.features.train, wide=bool(self.config.model.wide_dim)).numpy()
 
     def _embedded(self, network: nn.Module, maps: np.ndarray, *, wide: bool = False) -> Tensor:

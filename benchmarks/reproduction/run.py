@@ -21,6 +21,7 @@ from benchmarks.reproduction.cut import CUTS
 from benchmarks.reproduction.experiment import Experiment
 from benchmarks.reproduction.features import Features
 from benchmarks.reproduction.oracle import CHANGES
+from benchmarks.reproduction.stml_readings import READINGS
 from dist_plm.cli import config_of, config_parser
 
 RESULTS = Path(__file__).parent / "results.jsonl"
@@ -56,6 +57,7 @@ def one(line: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     parser.add_argument("--on_test", type=bool, default=False, help="train on the test images, without their labels")
     parser.add_argument("--change", type=str, default="", help=", ".join(CHANGES[1:]) + ": see oracle.py")
     parser.add_argument("--class_groups", type=bool, default=False, help="groups of one class, by the true labels")
+    parser.add_argument("--readings", type=list[str], default=[], help=", ".join(READINGS) + ": see stml_readings.py")
     parsed = parser.parse_args([*shlex.split(line), "--seed", str(seed), "--model.weights", options.weights])
     if parsed.cut != "head" and not options.weights:
         raise SystemExit(f"--cut {parsed.cut} trains blocks of the network: name their weights with --weights")
@@ -64,7 +66,7 @@ def one(line: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     features = features.on_test() if parsed.on_test else features
     experiment = Experiment(
         config_of(parser, parsed), features, parsed.cut, parsed.evaluate_every, parsed.with_batch_norm,
-        parsed.change, parsed.class_groups,
+        parsed.change, parsed.class_groups, tuple(parsed.readings),
     )  # fmt: skip
     course = experiment.run()
     return {"steps": course[-1]["step"], "cut": parsed.cut, "course": course, "commit": commit(),

@@ -14,6 +14,7 @@ from benchmarks.reproduction import run, table
 from benchmarks.reproduction.cut import BLOCKS, above, below, insert_batch_norm
 from benchmarks.reproduction.experiment import Experiment
 from benchmarks.reproduction.features import Features
+from benchmarks.reproduction.stml_readings import READINGS
 from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, ProxiesConfig, TrainConfig, WarmUpConfig
 from dist_plm.evaluation import recall_at_k
 from dist_plm.model.batch_norm import convert_batch_norm
@@ -64,6 +65,50 @@ def test_every_method_trains_the_head_alone(cache, method):
     assert [entry["step"] for entry in course] == [0, 4, 8]
     after = [*experiment.learner.student.parameters()]
     assert len(after) == len(before) <= 4 and all((a != b).any() for a, b in zip(after, before, strict=True))
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_every_reading_of_stml_trains_otherwise_from_the_same_student(cache, reading):
+    def trained(*readings: str) -> list[torch.Tensor]:
+        experiment = Experiment(config("stml", wide_dim=16), Features.load(cache, "head"), "head", 4, readings=readings)
+        assert experiment.run()[0]["student"] == start
+        return list(experiment.learner.student.parameters())
+
+    start = Experiment(config("stml", wide_dim=16), Features.load(cache, "head"), "head", 4).run()[0]["student"]
+    assert any((a != b).any() for a, b in zip(trained(), trained(reading), strict=True))
+
+
+def test_readings_of_stml_do_what_they_are_called(cache):
+    def learner(reading: str):
+        experiment = Experiment(
+            config("stml", wide_dim=16), Features.load(cache, "head"), "head", 4, readings=(reading,)
+        )
+        return experiment, experiment.learner
+
+    def first_step(experiment: Experiment) -> None:
+        experiment.learner.step(next(experiment._epoch(0)), 0, 8)
+
+    experiment, subject = learner("average_first")  # the student still is what the teacher was copied from
+    before = copy.deepcopy(subject.teacher.encoder.state_dict())
+    first_step(experiment)
+    assert all(torch.equal(before[name], value) for name, value in subject.teacher.encoder.state_dict().items())
+    assert any((before[name] != value).any() for name, value in subject.student.state_dict().items())
+
+    experiment, subject = learner("unnormalised")
+    maps = torch.from_numpy(experiment.features.test[:5].astype(np.float32))
+    heads = subject.student.train()
+    pooled = heads.pooled(maps)
+    raw = torch.cat([heads.head(pooled), heads.wide_head(pooled)], dim=1)
+    torch.testing.assert_close(heads(maps), raw)
+    torch.testing.assert_close(heads.eval()(maps)[:, 8:], nn.functional.normalize(raw[:, 8:]))
+
+    _, subject = learner("teacher_heads")
+    own, copied = subject.teacher.encoder.head.weight, subject.student.head.weight
+    torch.testing.assert_close(own @ own.mT, torch.eye(8))
+    assert (own @ copied.mT - torch.eye(8)).abs().max() > 0.5
+
+    _, subject = learner("adamp")
+    assert type(subject.strategy.updates.network).__name__ == "AdamP"
 
 
 def test_the_start_is_judged_on_the_test_maps(cache):
