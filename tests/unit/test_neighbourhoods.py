@@ -185,3 +185,34 @@ def test_wrong_arguments_are_named(change, words):
     arguments = {"points": torch.zeros(20, 8), "k": 10, "dim": 3, "threshold": 0.9} | change
     with pytest.raises(ValueError, match=words):
         linear_neighbourhoods(arguments.pop("points"), **arguments)
+
+
+def test_gram_matrices_on_which_lapack_fails_in_float32():
+    """Points near a plane of 5 dimensions, k = 30: with MKL, an eigendecomposition fails in each batch of this size."""
+    generator = torch.Generator().manual_seed(1)
+    flat = torch.randn(200, 5, generator=generator) @ torch.randn(5, 64, generator=generator)
+    x = torch.nn.functional.normalize(flat + 1e-3 * torch.randn(200, 64, generator=generator), dim=1)
+    found = linear_neighbourhoods(x, k=30, dim=3, threshold=0.9)
+    expected = linear_neighbourhoods(x.double(), k=30, dim=3, threshold=0.9)
+    assert (found.members == expected.members).all(dim=1).float().mean() > 0.9, "but for those at the threshold"
+
+
+def test_a_failing_matrix_changes_no_other(monkeypatch):
+    """Each row is what it would be in a batch of its own, so that it is the same on any number of ranks."""
+    x = curved(12, 8, seed=4).float()
+    expected = linear_neighbourhoods(x, k=6, dim=2, threshold=0.9)
+    eigh, hard = torch.linalg.eigh, []
+
+    def failing(gram: Tensor) -> tuple[Tensor, Tensor]:
+        if len(gram) == len(x):
+            hard.append(gram[3])
+        if gram.dtype == torch.float32 and any(torch.equal(matrix, hard[-1]) for matrix in gram):
+            raise torch.linalg.LinAlgError("failed to converge")
+        return eigh(gram)
+
+    monkeypatch.setattr(torch.linalg, "eigh", failing)
+    found = linear_neighbourhoods(x, k=6, dim=2, threshold=0.9)
+    others = torch.arange(12) != 3
+    assert torch.equal(found.basis[others], expected.basis[others])
+    assert torch.equal(found.members, expected.members)
+    torch.testing.assert_close(projectors(found.basis[3]), projectors(expected.basis[3]), rtol=0, atol=1e-5)
