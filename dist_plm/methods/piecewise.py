@@ -59,8 +59,8 @@ def gallery_pieces(x: Tensor, neighbours: Tensor, views: int, config: ManifoldCo
     if config.piece == "image":
         anchors, possible = images.mean(1), neighbours
     else:
-        others = [torch.roll(images, -shift, 1) for shift in range(1, views)]
-        possible = torch.cat([torch.stack(others, 2), neighbours[:, None].expand(-1, views, -1, -1)], 2).flatten(0, 1)
+        others = [torch.roll(images, -shift, 1)[:, :, None] for shift in range(1, views)]
+        possible = torch.cat([*others, neighbours[:, None].expand(-1, views, -1, -1)], 2).flatten(0, 1)
         anchors = x
     with part("neighbourhoods"):
         basis, members = neighbourhoods_among(anchors, possible, **_selection(config))

@@ -65,7 +65,8 @@ def contextualised_similarity(t: Tensor, ids: Tensor, *, k: int, sigma: float) -
     near, nearer = (torch.zeros_like(pairwise).scatter_(1, order[:, :size], 1) for size in (k, half))
     reciprocal = near * near.T  # row i marks R(i)
     common = reciprocal @ reciprocal  # |R(i) & R(j)|, since R is symmetric
-    overlap = reciprocal * common / reciprocal.sum(dim=1, keepdim=True)  # W_C~
+    # Of more than k points that coincide, the last are not even among their own k nearest: an empty neighbourhood.
+    overlap = reciprocal * common / reciprocal.sum(dim=1, keepdim=True).clamp_min(1)  # W_C~
     expanded = nearer @ overlap / half  # W_C^
     return (pairwise + (expanded + expanded.T) / 2) / 2
 

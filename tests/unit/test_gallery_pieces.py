@@ -79,3 +79,12 @@ def test_projecting_twice_changes_nothing():
     x, basis, centre = unit(4, 6), torch.linalg.qr(unit(4, 6, 2, seed=1))[0], unit(4, 6, seed=2)
     once = project(x, basis, centre)
     torch.testing.assert_close(project(once, basis, centre), once)
+
+
+def test_without_other_views_a_piece_is_of_the_gallery_alone():
+    x, neighbours = unit(4, 7), unit(4, K, 7, seed=1)
+    found = gallery_pieces(x, neighbours, 1, ManifoldConfig(k=K, scope="gallery", threshold=0.6))
+    for i in range(len(x)):
+        members, basis = by_loops(torch.cat([x[i][None], neighbours[i]]).numpy(), "anchor", threshold=0.6, dim=3)
+        np.testing.assert_array_equal(found.members[i], members)
+        np.testing.assert_allclose(projectors(found.basis[i]), basis @ basis.T, atol=1e-9)

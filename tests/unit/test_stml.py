@@ -60,3 +60,12 @@ def test_distillation_trains_f_alone_and_vanishes_where_f_is_g() -> None:
     assert f.grad is not None and f.grad.norm() > 0 and g.grad is None
     d = relative_distance(f, f)
     assert abs(float(self_distillation(d, d).detach())) < 1e-15
+
+
+def test_more_coinciding_points_than_a_neighbourhood_holds_stay_finite() -> None:
+    # Six black images: the last of their points have k others before them, and are not their own neighbours.
+    t, ids = embeddings(points=24, dim=6), torch.arange(12).repeat_interleave(VIEWS)
+    t[:12] = t[0]
+    w = contextualised_similarity(t, ids, k=4, sigma=3.0)
+    assert w.isfinite().all() and (w >= 0).all() and (w <= 1).all()
+    torch.testing.assert_close(w, w.T)
