@@ -42,7 +42,7 @@ class PseudoLabelsConfig:
     """
 
     clustering: Literal["k_means", "ward", "random_walk"] = "k_means"
-    clusters: int = 100
+    clusters: int = key(100, above=0)
 
 
 @dataclass

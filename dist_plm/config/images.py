@@ -54,12 +54,12 @@ class ViewsConfig:
     """
 
     size: int = key(40, above=0, most=2**12)
-    resize: int = key(48, most=2**12)
+    resize: int = key(48, least=0, most=2**12)
     count: int = key(2, above=0, most=2**10)
     cached: int = key(0, least=0)
     scale: tuple[float, float] = (0.3, 1.0)
     flip: float = key(0.0, least=0, most=1)
-    brightness: float = 0.4
+    brightness: float = key(0.4, least=0, most=1)
     interpolation: Literal["auto", "bilinear", "bicubic"] = "auto"
 
 

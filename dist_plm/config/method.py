@@ -35,8 +35,8 @@ class ManifoldConfig:
     criterion: Literal["energy", "norm"] = "energy"
     centre: Literal["anchor", "origin", "mean"] = "anchor"
     similarity: Literal["graded", "binary"] = "graded"
-    n_alpha: float = 2.0
-    n_beta: float = 0.5
+    n_alpha: float = key(2.0, least=0)
+    n_beta: float = key(0.5, least=0)
     scope: Literal["global", "rank", "gallery"] = "global"
     piece: Literal["view", "image"] = "view"
     project: bool = False
@@ -55,7 +55,7 @@ class ProxiesConfig:
     """
 
     count: int = key(100, least=0)
-    lr_scale: float = 100.0
+    lr_scale: float = key(100.0, least=0)
     start: Literal["normal", "data"] = "normal"
     similarity_gradient: bool = False
 
@@ -78,10 +78,12 @@ class LossConfig:
 
     delta: float = key(2.0, above=0)
     relative: bool = False
-    point: float = 1.0
-    proxy: float = key(20_000 / 39_800, quotient="20000/39800: pairs of eq. 7 per pair of eq. 6 in the paper's batch")
+    point: float = key(1.0, least=0)
+    proxy: float = key(
+        20_000 / 39_800, least=0, quotient="20000/39800: pairs of eq. 7 per pair of eq. 6 in the paper's batch"
+    )
     neighbourhood: float = key(
-        60_000 / 39_800, quotient="60000/39800: pairs of eq. 8 per pair of eq. 6 in the paper's batch"
+        60_000 / 39_800, least=0, quotient="60000/39800: pairs of eq. 8 per pair of eq. 6 in the paper's batch"
     )
 
 

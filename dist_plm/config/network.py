@@ -18,8 +18,8 @@ class LoraConfig:
         targets: Names of the adapted layers, such as `qkv` or `fc1`; empty: all linear layers of the blocks.
     """
 
-    rank: int = 0
-    alpha: float = 16.0
+    rank: int = key(0, least=0)
+    alpha: float = key(16.0, above=0)
     targets: list[str] = field(default_factory=list)
 
 
@@ -83,12 +83,12 @@ class OptimiserConfig:
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = key(2e-4, above=0)
-    backbone_lr_scale: float = 1.0
+    backbone_lr_scale: float = key(1.0, least=0)
     layer_decay: float = key(1.0, above=0)
-    weight_decay: float = 1e-4
+    weight_decay: float = key(1e-4, least=0)
     schedule: Literal["cosine", "constant", "steps"] = "cosine"
     milestones: list[int] = key([], above=0)
     decay: float = key(0.5, above=0)
-    warmup_steps: int = 0
+    warmup_steps: int = key(0, least=0)
     head_only_epochs: int = key(0, least=0)
     clip_norm: float = key(0.0, least=0)

@@ -63,13 +63,14 @@ class CheckpointConfig:
         keep: Number of newest checkpoints to keep.
         keep_every_epochs: Also write a checkpoint every N epochs and never delete it (0: none).
         keep_best: Network by which the best checkpoint is selected, kept and linked as checkpoints/best.
-        best_by: Criterion of the selection: `recall` (needs labels of the test split), or `label_free`, the agreement
-            of neighbourhoods between two random views of held-out images; `auto` is recall if there are labels.
+        best_by: Criterion of the selection: `recall` (needs labels of the test split), or `label_free`, how often the
+            nearest neighbour of a view of a held-out image is its other view, mean of random and strong views; `auto`
+            is recall if there are labels.
     """
 
     every_steps: int = key(100, above=0)
     keep: int = key(2, above=0)
-    keep_every_epochs: int = 0
+    keep_every_epochs: int = key(0, least=0)
     keep_best: Literal["teacher", "student", "none"] = "teacher"
     best_by: Literal["auto", "recall", "label_free"] = "auto"
 
@@ -106,7 +107,7 @@ class RuntimeConfig:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     strategy: Literal["ddp", "reproducible", "deepspeed"] = "ddp"
-    lanes: int = 8
+    lanes: int = key(8, above=0)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
     compile: bool = False
     threads: int = key(0, least=0, most=2**12)

@@ -44,3 +44,10 @@ def test_what_a_resumed_run_may_change_is_free():
 def test_milestones_without_their_schedule_are_refused():
     with pytest.raises(UserError, match=r"milestones .3. have no effect"):
         settings._check_sizes(Config(optimiser=OptimiserConfig(milestones=[3])))
+
+
+def test_every_number_has_a_bound():
+    """A negative rate would ascend, and a negative count or exponent does not fail by itself."""
+    numbers = {key: rules for key, value, rules in entries(Config()) if type(value) in (int, float)}
+    free = {key for key, rules in numbers.items() if rules.above is None and rules.least is None}
+    assert free == {"runtime.zero.stage"}, "which is 1, 2 or 3"
