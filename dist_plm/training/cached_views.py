@@ -111,7 +111,9 @@ class CachedViews:
         views = self._config.views
         # The evaluation view does not depend on the augmentation settings.
         settings = (views.size, views.resize, views.interpolation, *(() if view is None else astuple(views)))
-        facts = (store.fingerprint, self._weights, self._config.train.precision, self._config.index.precision, settings)
+        # Pooling has no weights, and belongs to the frozen part where the head alone is trained.
+        network = (self._weights, self._config.model.backbone, self._config.model.pooling)
+        facts = (store.fingerprint, network, self._config.train.precision, self._config.index.precision, settings)
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 

@@ -84,8 +84,7 @@ class Learner:
             features: Called with a function from views to pooled features; returns those of all training images [n, C].
         """
         encoder = self._released()
-
-        part = self._split.parts(encoder)[1]
+        self.frozen, part = self._split.parts(encoder)  # released weights may be in another module
         fit_heads(encoder, self.config.model, lambda: features(self.pooled_by(part)), self.world)
         self._begin(self.phase, encoder)
 

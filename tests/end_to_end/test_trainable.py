@@ -58,6 +58,26 @@ def test_two_ranks_train_on_cached_views_as_one(tmp_path, tiny):
     assert all(abs(value - losses(runs[2])[step]) <= 1e-9 * abs(value) for step, value in losses(runs[1]).items())
 
 
+def test_cached_features_of_another_pooling_are_not_used(tmp_path, tiny, here):
+    """Where the head alone is trained, features are pooled, and runs may share a cache; `reproducible` lays a batch out
+    in pieces, an evaluation is of other sizes."""
+    part = ("--model.trainable", "head", "--views.cached", 2, "--runtime.strategy", "reproducible", "--model.pooling")
+    short, shared = ("--warm_up.epochs", 0, "--train.max_steps", 2), ("--data.cache_dir", tmp_path / "cache")
+    for run, line in {"first": ("avg", *shared), "second": ("avg_max", *shared), "alone": ("avg_max",)}.items():
+        assert here(training.main, "--config", tiny, "--run_dir", tmp_path / run, *part, *line, *short).status == 0
+    found, expected = ([e["recall"] for e in events(tmp_path / run, "eval")] for run in ("second", "alone"))
+    assert found == expected and losses(tmp_path / "second") == losses(tmp_path / "alone")
+
+
+def test_a_head_is_fitted_to_a_part_that_zero_holds(tmp_path, tiny):
+    part = ("--model.trainable", "blocks:1", "--model.head_start", "whitened", "--warm_up.epochs", 0)
+    runs = {}
+    for name, strategy in {"ddp": (), "zero": ("--runtime.strategy", "deepspeed", "--runtime.zero.stage", 2)}.items():
+        runs[name] = tmp_path / name
+        train(1, tiny, runs[name], *part, *strategy, "--train.max_steps", 1)
+    assert losses(runs["zero"])[1] == pytest.approx(losses(runs["ddp"])[1], rel=1e-5)
+
+
 def test_adapters_of_a_transformer_killed_and_resumed_end_the_same_and_are_exported(tmp_path, tiny, here):
     pytest.importorskip("timm")
     pytest.importorskip("peft")
