@@ -1,8 +1,8 @@
 """`dist-plm clean RUN`: remove what a run no longer needs to be used: sweeps, plans, features, older checkpoints.
 
-It prints what it would remove and its size; with --yes it removes. The newest checkpoint, the one linked as best and
-those of checkpoint.keep_every_epochs stay, as do settings, metrics, report, index and shards. Of a run that has not
-ended only older checkpoints go, so that it can be resumed.
+It prints what it would remove and its size; with --yes it removes. The newest intact checkpoint, the one linked as
+best and those of checkpoint.keep_every_epochs stay, as do settings, metrics, report, index and shards. Of a run that
+has not ended only older checkpoints go, so that it can be resumed.
 """
 
 import argparse
@@ -49,13 +49,17 @@ def _clean(run: Path, *, really: bool) -> int:
 
 def removable(run: Path) -> list[Path]:
     """Folders of a run that can go."""
+    from dist_plm.checkpoint.checkpoint import find
     from dist_plm.checkpoint.retention import superseded
     from dist_plm.cli import load_config
+    from dist_plm.distributed.world import World
     from dist_plm.training.run_directory import RunDirectory
 
     config = load_config(run / "config.yaml")
     config.run_dir = str(run)
-    paths = superseded(run / "checkpoints", replace(config.checkpoint, keep=1))
+    newest = find(run / "checkpoints", World())
+    assert newest
+    paths = superseded(run / "checkpoints", replace(config.checkpoint, keep=1), newest.summary["step"])
     paths += [path for path in (run / "checkpoints").glob("step_*.tmp") if not path.is_symlink()]
     paths += [run / f"{name}.tmp" for name in REMOVED if (run / f"{name}.tmp").is_dir()]
     if RunDirectory(config, force=True).ended:

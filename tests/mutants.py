@@ -161,7 +161,7 @@ MUTANTS = [
     ),
     *of(
         "checkpoint/retention.py", "unit/test_retention.py",
-        ("candidates(folder)[config.keep :]", "candidates(folder)[config.keep + 1 :]"),
+        ("[config.keep :]", "[config.keep + 1 :]"),
         ("if path != best and not", "if not"),
         ("if marked.is_dir() and not marked.is_symlink():", "if False:"),
         ("batch == 0 and epochs %", "epochs %"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _SHA256 = re.compile(r"([0-9a-f]{64})?")
+_SCORE = re.compile(r"[a-z0-9@ ]{,80}")
 _WEIGHTS = re.compile(r"([0-9a-f]+(_wide)?(_fp16)?)?")  # used as a folder name
 
 
@@ -25,7 +26,8 @@ class Position:
         labels: sha256 of the pseudo-labels of the last refresh; empty if the method has none.
         nearest: sha256 of the table of nearest images of the last refresh; empty if the method has none.
         metrics_bytes: Length of metrics.jsonl.
-        best: Highest recall@1 of an evaluation so far, by which `checkpoints/best` is chosen.
+        best: Highest score of an evaluation so far, by which `checkpoints/best` is chosen.
+        best_by: What was scored by `best`; empty if an older version saved it.
     """
 
     phase: int = 0
@@ -39,6 +41,7 @@ class Position:
     nearest: str = ""
     metrics_bytes: int = 0
     best: float = 0.0
+    best_by: str = ""
 
     @classmethod
     def read(cls, document: Any) -> "Position":
@@ -62,7 +65,8 @@ class Position:
 
 def _fits(name: str, kind: Any, value: Any) -> bool:
     if kind is str:
-        return isinstance(value, str) and bool((_WEIGHTS if name == "sweep" else _SHA256).fullmatch(value))
+        form = {"sweep": _WEIGHTS, "best_by": _SCORE}.get(name, _SHA256)
+        return isinstance(value, str) and bool(form.fullmatch(value))
     if isinstance(value, bool):
         return False
     if kind is float:

@@ -18,16 +18,21 @@ def is_kept_for_good(epochs: int, batch: int, config: CheckpointConfig) -> bool:
     return bool(config.keep_every_epochs) and batch == 0 and epochs % config.keep_every_epochs == 0
 
 
-def drop(folder: Path, config: CheckpointConfig) -> None:
-    """Remove superseded checkpoints; on one rank. Renamed first: a kill in between leaves no half checkpoint."""
-    for path in superseded(folder, config):
+def drop(folder: Path, config: CheckpointConfig, step: int) -> None:
+    """Remove what the checkpoint of `step` supersedes; on one rank. Renamed first: a kill in between leaves no half
+    checkpoint."""
+    for path in superseded(folder, config, step):
         shutil.rmtree(path.rename(path.with_suffix(".tmp")))
 
 
-def superseded(folder: Path, config: CheckpointConfig) -> list[Path]:
-    """Checkpoints that are neither among the newest `keep`, nor the best, nor one of every `keep_every_epochs`."""
+def superseded(folder: Path, config: CheckpointConfig, step: int) -> list[Path]:
+    """Checkpoints up to `step` that are neither among the newest `keep`, nor the best, nor one of every
+    `keep_every_epochs`.
+
+    Later ones neither go nor count: a run that resumed from `step` or before could not read them.
+    """
     best = best_checkpoint(folder)
-    older = candidates(folder)[config.keep :]
+    older = [path for path in candidates(folder) if path.name <= f"step_{step:08d}"][config.keep :]
     return [path for path in older if path != best and not _is_kept_for_good(path, config)]
 
 

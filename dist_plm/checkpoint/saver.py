@@ -51,7 +51,7 @@ class Saver:
             self._thread.start()
         elif best and self.world.is_first:
             retention.mark_best(self.folder, step)
-            retention.drop(self.folder, self.config)
+            retention.drop(self.folder, self.config, step)
 
     def join(self) -> None:
         """Wait until this rank writes nothing any more, without a collective."""
@@ -92,7 +92,7 @@ class Saver:
             if self.world.is_first:
                 if best:
                     retention.mark_best(self.folder, step)
-                retention.drop(self.folder, self.config)
+                retention.drop(self.folder, self.config, step)
         except BaseException as error:  # CheckpointException is not an Exception, and a thread's error would be lost
             cause = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
             self._fault = f"the checkpoint of step {step} could not be saved ({cause})"

@@ -18,6 +18,14 @@ from dist_plm.training.judge import Judge
 from dist_plm.training.learner import Learner
 
 
+@dataclass(frozen=True)
+class Score:
+    """By what the best checkpoint is chosen, e.g. "teacher recall@1", and its value."""
+
+    by: str
+    value: float
+
+
 @dataclass
 class Evaluator:
     """Evaluates the networks of a run: with the labels of its test split, and without labels."""
@@ -29,15 +37,15 @@ class Evaluator:
     def __post_init__(self) -> None:
         self.judge = Judge(self.run)
 
-    def evaluate(self, learner: Learner, at: Position, when: str, *, with_pixels: bool = False) -> float | None:
+    def evaluate(self, learner: Learner, at: Position, when: str, *, with_pixels: bool = False) -> Score | None:
         """Evaluate student and teacher, and at step 0 also the frozen features, and raw pixels on request. A
         collective.
 
         Returns:
-            The score of the network that `checkpoint.keep_best` names: recall at the smallest K or, depending on
-            `checkpoint.best_by`, how often the other view of an image is found. None without either.
+            The score of the network that `checkpoint.keep_best` names, None without one.
         """
-        deciding, config = None, self.run.config
+        config = self.run.config
+        deciding: Score | None = None
         # The baseline that training has to beat: the pretrained features.
         frozen = when == "start" and bool(config.model.weights or not learner.encoder.known)
         hits: dict[str, np.ndarray] = {}
@@ -54,7 +62,10 @@ class Evaluator:
                 self.judge.start(embed, front, at, {"start" if model == name else model: hits[model] for model in hits})
             if name == config.checkpoint.keep_best:
                 by_views = config.checkpoint.best_by == "label_free" or recall is None
-                deciding = score if by_views and config.checkpoint.best_by != "recall" else recall
+                if by_views and config.checkpoint.best_by != "recall":
+                    deciding = None if score is None else Score(f"{name} view recall", score)
+                else:
+                    deciding = None if recall is None else Score(f"{name} recall@{min(config.evaluation.ks)}", recall)
         return deciding
 
     def _recall(
@@ -84,7 +95,8 @@ class Evaluator:
 
         @torch.no_grad()
         def front(views: Tensor) -> Tensor:
-            return learner.strategy.embed_constant(frozen, views)
+            with learner.strategy.autocast():  # not `embed_constant`, which may be laid out for batches of training
+                return frozen(views)
 
         return front
 

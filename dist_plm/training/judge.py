@@ -47,6 +47,7 @@ class Judge:
         views = self._views(embed, front)
         if not self.run.world.is_first:
             return
+        self.record.clear()
         for name, model_hits in hits.items():
             self.record.save_hits(name, model_hits)
         if views is not None:

@@ -8,6 +8,7 @@ hits_NAME.npy                    int8 [Q], which test queries found their class 
 
 import csv
 import io
+import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,10 @@ class StartRecord:
     """The files of one run; what is missing or damaged is None, as in a run that an older version began."""
 
     folder: Path
+
+    def clear(self) -> None:
+        """Remove the results of a start that was interrupted, perhaps with other settings; on one rank."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def save_views(self, ids: np.ndarray, views: HeldOutViews) -> None:
         """Keep the embeddings of the held-out images; on one rank."""

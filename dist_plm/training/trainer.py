@@ -244,10 +244,10 @@ class Trainer:
 
     def _evaluate(self, when: str, with_pixels: bool = False) -> None:
         """Evaluate, and save a checkpoint if it is the best so far; none at the start."""
-        deciding = self.evaluator.evaluate(self.learner, self.at, when, with_pixels=with_pixels)
-        if self.at.step and deciding is not None and deciding >= self.at.best:
+        score, at = self.evaluator.evaluate(self.learner, self.at, when, with_pixels=with_pixels), self.at
+        if at.step and score and (score.value >= at.best or at.best_by not in ("", score.by)):
             self._save(best=True)  # state before the evaluation: a run resumed from here evaluates again
-            self.at.best = deciding
+            at.best, at.best_by = score.value, score.by
 
     def _next_phase(self) -> None:
         at = self.at

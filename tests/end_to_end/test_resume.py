@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -204,3 +205,20 @@ def test_a_checkpoint_says_what_it_is(finished):
     assert found is not None
     assert found.summary["step"] == STEPS and found.summary["world_size"] == 2
     assert json.loads((found.path / "checkpoint.json").read_text()) == found.summary
+
+
+def test_another_criterion_of_the_best_starts_anew_and_so_does_the_record_of_the_start(tmp_path, tiny, here):
+    """A recall of .3 is no mark for view recall, of which .1 is a good one; hits of a start that was never measured."""
+    run, stale = tmp_path / "run", tmp_path / "run" / "start" / "hits_raw_pixels.npy"
+    stale.parent.mkdir(parents=True)
+    np.save(stale, np.ones(100, np.int8))
+    line = ("--config", tiny, "--run_dir", run, "--warm_up.epochs", 0, "--train.evaluate_epochs", 1)
+    for steps, criterion in ((STEPS_PER_EPOCH + 3, "recall"), (2 * STEPS_PER_EPOCH, "label_free")):
+        given = ("--train.max_steps", steps, "--checkpoint.best_by", criterion)
+        outcome = here(training.main, *line, *given)
+        assert outcome.status == 0 and "raw pixels" not in outcome.out
+    assert (run / "checkpoints" / "best").readlink().name == f"step_{2 * STEPS_PER_EPOCH:08d}"
+    assert not stale.exists()
+    recall = [event["recall"]["1"] for event in events(run, "eval") if event["step"] == STEPS_PER_EPOCH]
+    views = [event["values"] for event in events(run, "label_free") if event["step"] == 2 * STEPS_PER_EPOCH]
+    assert min(recall) > max(each["view_recall"] for each in views), "so it would not be by the first's mark"

@@ -33,7 +33,7 @@ def test_the_best_checkpoint_is_named_in_a_file(tmp_path: Path) -> None:
         if step < 30:
             mark_best(tmp_path, step)
         assert best_checkpoint(tmp_path) == tmp_path / f"step_{min(step, 20):08d}"
-    drop(tmp_path, CheckpointConfig(keep=1))
+    drop(tmp_path, CheckpointConfig(keep=1), 30)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "step_00000020", "step_00000030"]
 
 
