@@ -9,6 +9,7 @@ import pytest
 
 from dist_plm import train as training
 from dist_plm.checkpoint import checkpoint
+from dist_plm.clean import removable
 from dist_plm.distributed.world import World
 from dist_plm.files.reading import file_digest
 from dist_plm.telemetry.metrics import Metrics
@@ -82,6 +83,14 @@ def test_a_changed_summary_is_seen_whatever_was_changed(tmp_path, finished, name
         rewrite(broken / "checkpoint.json", CHANGES[name], signed=True)
         found = checkpoint.find(run / "checkpoints", World())
         assert found and found.path < broken
+
+
+def test_clean_keeps_the_newest_that_can_be_read(tmp_path, finished):
+    run = shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    (run / "checkpoints" / "best").unlink()
+    (newest(run) / "checkpoint.json").write_bytes(b"{")
+    found = checkpoint.find(run / "checkpoints", World())
+    assert found and found.path not in removable(run)
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b"[" * 100_000, b'{"a":' * 100_000, b"\xff", b"1" * 5_000])
