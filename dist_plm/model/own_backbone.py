@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_plm.errors import UserError
+from dist_plm.model.dropout import disable_dropout
 from dist_plm.model.pixels import Pixels
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -54,7 +55,8 @@ class OwnBackbone(nn.Module):
         net: Takes RGB images [b, 3, h, w], normalised by its attributes `mean` and `std` (scale 0-1; ImageNet's where
             it has none). Returns a map [b, C, h', w'], vectors [b, C], or tokens [b, n, C] of which the first
             `num_prefix_tokens` (0 where it has no such attribute) are no patches, and the very first the class token.
-            `num_features` is C; where it is missing, one image of 224 px is put through to count them.
+            `num_features` is C; where it is missing, one image of 224 px is put through to count them. Its dropout is
+            switched off, see `disable_dropout`.
 
     Attributes:
         features: C.
@@ -66,6 +68,7 @@ class OwnBackbone(nn.Module):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
+        disable_dropout(net)
         self.net = net
         self.neck = WithoutRegisters(int(getattr(net, "num_prefix_tokens", 0)))
         self.summary = self.neck.prefix > 0

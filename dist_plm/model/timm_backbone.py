@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_plm.errors import UserError
+from dist_plm.model.dropout import disable_dropout
 from dist_plm.model.pixels import Pixels
 
 PREFIX = "timm/"
@@ -77,12 +78,7 @@ class TimmBackbone(nn.Module):
         settings = timm_settings(name)
         self.net = _create(name, settings, pretrained=pretrained)
         self.origin = f"weights {settings['hf_hub_id'] or name}" if pretrained else ""
-        for layer in self.net.modules():
-            # The second forward pass of a micro-batch must be identical, and independent of the world size.
-            if isinstance(layer, nn.Dropout):
-                layer.p = 0.0
-            if hasattr(layer, "drop_prob"):
-                layer.drop_prob = 0.0  # type: ignore[assignment]
+        disable_dropout(self.net)
         self.pixels = Pixels([255 * value for value in settings["mean"]], [255 * value for value in settings["std"]])
         self.neck = TimmNeck(self.net, pooled=pooling in ("cls", "cls_avg"))
         self.features: int = self.net.num_features  # type: ignore[assignment]

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
-from torchvision.ops import StochasticDepth
 
 from dist_plm.errors import UserError
+from dist_plm.model.dropout import disable_dropout
 from dist_plm.model.pixels import Pixels
 
 # Prefix of a family's names -> node of its last map [b, C, h, w] in torchvision's graph.
@@ -88,10 +88,7 @@ class TorchvisionBackbone(nn.Module):
         super().__init__()
         published = next(iter(models.get_model_weights(name)))
         full = _model(name, published, imagenet)
-        for layer in full.modules():
-            # The re-forward of a micro-batch, and another number of ranks, must see the same network.
-            if isinstance(layer, (nn.Dropout, StochasticDepth)):
-                layer.p = 0.0
+        disable_dropout(full)
         if isinstance(full, models.VisionTransformer):
             self.trunk: nn.Module = ClassToken(full)
         else:
