@@ -19,7 +19,8 @@ def newest(
     """The newest checkpoint of a run directory that is intact together with its plan; None in a new run. A collective.
 
     Raises:
-        UserError: It belongs to another data set or other phases, which `--force_resume` can't override.
+        UserError: It belongs to another data set or other phases, or is within an epoch of batches of another size,
+            which `--force_resume` can't override.
     """
 
     def judge(summary: dict[str, Any]) -> str:
@@ -39,7 +40,22 @@ def newest(
             f"{latest.path} is of a run of the phases {', '.join(there)}, this configuration has {', '.join(here)} "
             "(train.method, warm_up.epochs): use those, or another --run_dir"
         )
+    world.together(lambda: _check_batch(config, directory, latest))
     return latest
+
+
+def _check_batch(config: Config, directory: RunDirectory, latest: checkpoint.FoundCheckpoint) -> None:
+    """Raise UserError if the plan of a started epoch has batches of another size, which the epoch would end with."""
+    at, batch = Position.read(latest.summary["position"]), config.batch
+    if not at.plan:
+        return
+    plan = load_plan(directory.plan(at.epochs), at.plan)
+    if plan[0].size != batch.images:
+        raise UserError(
+            f"{latest.path} is within an epoch planned in batches of {plan.shape[1]} groups x {plan.shape[2]} images, "
+            f"batch.groups {batch.groups} x batch.group_size {batch.group_size} is another size: train to its end with "
+            f"the run's settings first, by --train.max_steps {at.step - at.batch + len(plan)}"
+        )
 
 
 def _plan_fault(at: Position, directory: RunDirectory, images: int) -> str:
