@@ -83,6 +83,11 @@ class PiecewiseLinearManifold(Method):
                 f"manifold.scope rank needs whole groups on each rank, and batch.groups {groups} is not a multiple of "
                 f"{world_size} ranks: start {valid} ranks, or set --manifold.scope global"
             )
+        if manifold.scope == "rank" and config.runtime.strategy == "reproducible" and world_size > 1:
+            raise UserError(
+                "runtime.strategy reproducible gives the same result on any number of ranks, and manifold.scope rank "
+                "makes it depend on their number: set --manifold.scope global, or --runtime.strategy ddp"
+            )
         if manifold.k <= manifold.dim:
             raise UserError(
                 f"manifold.k {manifold.k} leaves no candidate beyond the {manifold.dim} points that span a "

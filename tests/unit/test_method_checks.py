@@ -10,8 +10,10 @@ import pytest
 from dist_plm.config import (
     Config,
     DataConfig,
+    ManifoldConfig,
     ModelConfig,
     PseudoLabelsConfig,
+    RuntimeConfig,
     TrainConfig,
 )
 from dist_plm.config.fields import rules_of
@@ -52,6 +54,14 @@ def test_refused(case: Config, told: str, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(f"dist_plm.methods.{module}.open_split", Labels)
     with pytest.raises(UserError, match=told):
         check_method(case)
+
+
+def test_a_result_that_depends_on_the_ranks_is_not_called_reproducible() -> None:
+    case = config("plm", manifold=ManifoldConfig(scope="rank"), runtime=RuntimeConfig(strategy="reproducible"))
+    check_method(case, 1)
+    with pytest.raises(UserError, match=r"manifold\.scope rank makes it depend on their number"):
+        check_method(case, 2)
+    check_method(replace(case, runtime=RuntimeConfig()), 2)
 
 
 def test_what_depends_on_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
