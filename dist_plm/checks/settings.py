@@ -103,11 +103,8 @@ def _check_batch(config: Config, world_size: int) -> None:
 
 
 def _check_strategy(config: Config, world_size: int) -> None:
-    if config.runtime.strategy == "deepspeed" and config.train.precision not in ("fp32", "bf16"):
-        raise UserError(
-            f"runtime.strategy deepspeed trains in fp32 or bf16, not in {config.train.precision}: set "
-            "--train.precision bf16, or --runtime.strategy ddp"
-        )
+    if config.runtime.strategy == "deepspeed":
+        _check_deepspeed(config)
     if config.runtime.compile:
         _check_compile(config)
     if config.runtime.strategy != "reproducible":
@@ -131,6 +128,19 @@ def _check_strategy(config: Config, world_size: int) -> None:
         raise UserError(
             f"runtime.strategy reproducible does not support model.batch_norm {config.model.batch_norm} and "
             f"train.precision {config.train.precision}: it needs batch_norm frozen, and fp32, bf16 or fp64"
+        )
+
+
+def _check_deepspeed(config: Config) -> None:
+    if config.train.precision not in ("fp32", "bf16"):
+        raise UserError(
+            f"runtime.strategy deepspeed trains in fp32 or bf16, not in {config.train.precision}: set "
+            "--train.precision bf16, or --runtime.strategy ddp"
+        )
+    if config.model.pooling == "gem":
+        raise UserError(
+            "runtime.strategy deepspeed can't broadcast the exponent of model.pooling gem, which is a single number: "
+            "set --runtime.strategy ddp, or --model.pooling avg"
         )
 
 
