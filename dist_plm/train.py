@@ -80,6 +80,7 @@ def checked_config(parser: ConfigParser, parsed: Namespace, world_size: int, *, 
 
 
 def _train(config: Config, *, force: bool, profile: bool, advise: bool) -> int:
+    from dist_plm.checks import check_settings
     from dist_plm.distributed.connection import connect, disconnect
     from dist_plm.distributed.device import set_arithmetic
     from dist_plm.distributed.preemption import PREEMPTED, Preempted, Preemption
@@ -97,6 +98,7 @@ def _train(config: Config, *, force: bool, profile: bool, advise: bool) -> int:
         display, status = Display(world), 0
         try:
             config, reason = resolve_precision(config, world)
+            check_settings(config, world.size)  # a stored precision replaces one that was checked
             reproducible = config.runtime.strategy == "reproducible"
             set_arithmetic(precision=config.train.precision, reproducible=reproducible, device=world.device)
             greeting = _detected(config, world, reason)

@@ -12,6 +12,8 @@ from dist_plm.cli import OneLineParser, add_threads
 from dist_plm.config import Config, RuntimeConfig, TrainConfig
 from dist_plm.distributed.process import limit_threads, prepare_process
 from dist_plm.distributed.world import World
+from dist_plm.errors import UserError
+from dist_plm.train import _train
 from dist_plm.training import auto_precision
 from dist_plm.training.auto_precision import has_native_bf16, resolve_precision
 from dist_plm.training.run_directory import dump
@@ -42,6 +44,15 @@ def test_a_run_keeps_the_precision_that_it_began_with(tmp_path, native, began):
     found, reason = resolved(tmp_path)
     assert found == began and "as stored in the run" in reason
     assert ("emulated" in reason) == (began == "bf16" and not native)
+
+
+@pytest.mark.parametrize("strategy", ["reproducible", "deepspeed"])
+def test_a_stored_precision_is_checked_as_a_given_one(tmp_path, monkeypatch, strategy):
+    monkeypatch.setattr("dist_plm.distributed.connection.connect", lambda *_: World())
+    (tmp_path / "config.yaml").write_text(dump(Config(train=TrainConfig(precision="fp16"))))
+    auto, strategy = TrainConfig(precision="auto"), RuntimeConfig(strategy=strategy, device="cpu")
+    with pytest.raises(UserError, match=rf"runtime.strategy {strategy.strategy} .*fp16"):
+        _train(Config(run_dir=str(tmp_path), train=auto, runtime=strategy), force=False, profile=False, advise=False)
 
 
 @pytest.mark.parametrize(
