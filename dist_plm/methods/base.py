@@ -136,6 +136,11 @@ class Method(nn.Module, ABC):
         return {}
 
     @classmethod
+    def stored(cls, config: Config, classes: int) -> int:
+        """Bytes of the method's parameters and their moments in a checkpoint, of all ranks."""
+        return 0
+
+    @classmethod
     def is_searched(cls, batch: BatchConfig) -> bool:
         """Whether batches need the nearest images of their seeds; groups of one image don't."""
         return cls.batches == "neighbours" and batch.group_size > 1
@@ -180,6 +185,11 @@ class Method(nn.Module, ABC):
         """State for checkpoints, by name: the sharded parameters, and replicated state that the method updates
         itself."""
         return {}
+
+
+def proxy_bytes(config: Config, count: int, floats: int) -> int:
+    """Bytes of `count` proxies of `floats` parameters and their moments in a checkpoint."""
+    return count * floats * (1 + (1 if config.optimiser.name == "sgd" else 2)) * FLOAT
 
 
 def proxy_memory(config: Config, count: int, floats: int, world_size: int, pair_floats: float) -> dict[str, float]:

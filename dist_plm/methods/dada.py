@@ -55,11 +55,12 @@ class DataAugmentedDomainAdaptation(ProxyAnchor):
 
     @classmethod
     def memory(cls, config: Config, classes: int, world_size: int) -> dict[str, float]:
-        dim, settings = config.model.dim, config.dada
-        layers = [dim, settings.domain_hidden, 3], [dim, *settings.category_hidden, classes]
-        weights = sum(a * b for widths in layers for a, b in pairwise(widths))
-        discriminators = {"discriminators, gradient and moments": 4 * weights * FLOAT}
+        discriminators = {"discriminators, gradient and moments": 4 * _discriminator_weights(config, classes) * FLOAT}
         return super().memory(config, classes, world_size) | discriminators
+
+    @classmethod
+    def stored(cls, config: Config, classes: int) -> int:
+        return super().stored(config, classes) + 3 * _discriminator_weights(config, classes) * FLOAT
 
     def __init__(self, config: Config, world: World, classes: int = 1) -> None:
         super().__init__(config, world, classes)
@@ -157,6 +158,13 @@ class DataAugmentedDomainAdaptation(ProxyAnchor):
             **{f"discriminators.{name}": value for name, value in self.discriminators.state_dict().items()},
             **{f"discriminators.optimiser.{name}": value for name, value in moments.items()},
         }
+
+
+def _discriminator_weights(config: Config, classes: int) -> int:
+    """Weights of both discriminators, without the few of biases and batch norm."""
+    dim, settings = config.model.dim, config.dada
+    layers = [dim, settings.domain_hidden, 3], [dim, *settings.category_hidden, classes]
+    return sum(a * b for widths in layers for a, b in pairwise(widths))
 
 
 class Draws:

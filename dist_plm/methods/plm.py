@@ -16,7 +16,7 @@ from dist_plm.errors import UserError
 from dist_plm.index.placement import check_whole
 from dist_plm.manifold import neighbourhood_loss, point_loss, proxy_loss
 from dist_plm.manifold.distance import distance
-from dist_plm.methods.base import Loss, Method, Points, Targets, proxy_memory
+from dist_plm.methods.base import Loss, Method, Points, Targets, proxy_bytes, proxy_memory
 from dist_plm.methods.manifold_checks import check_k, check_pieces
 from dist_plm.methods.piecewise import (
     Pieces,
@@ -108,6 +108,10 @@ class PiecewiseLinearManifold(Method):
         pairs = config.batch.images * config.views.count * -(-count // world_size)
         # three times as many as pairs of points with M basis vectors, for one block of proxies
         return proxy_memory(config, count, floats, world_size, pair_floats=25 * min(pairs, PAIRS))
+
+    @classmethod
+    def stored(cls, config: Config, classes: int) -> int:
+        return proxy_bytes(config, config.proxies.count, config.model.dim * (1 + config.manifold.dim))
 
     @classmethod
     def reads_gallery(cls, config: Config) -> bool:

@@ -8,7 +8,7 @@ from dist_plm.config import Config
 from dist_plm.data.opening import open_split
 from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
-from dist_plm.methods.base import Batches, Loss, Method, Points, proxy_memory
+from dist_plm.methods.base import Batches, Loss, Method, Points, proxy_bytes, proxy_memory
 from dist_plm.model.proxies import ClassProxies
 
 MARGIN = 0.1  # cosine, as in the paper
@@ -74,6 +74,10 @@ class ProxyAnchor(Method):
         pairs = config.batch.images * config.views.count * -(-classes // world_size)
         # cosines, and exponents of both signs with gradients
         return proxy_memory(config, classes, config.model.dim, world_size, pair_floats=6 * pairs)
+
+    @classmethod
+    def stored(cls, config: Config, classes: int) -> int:
+        return proxy_bytes(config, classes, config.model.dim)
 
     def forward(self, points: Points) -> Loss:
         z_all, labels, proxies = self._everyone(points)

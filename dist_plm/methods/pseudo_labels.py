@@ -37,6 +37,10 @@ class PseudoLabels(ProxyAnchor):
     def memory(cls, config: Config, classes: int, world_size: int) -> dict[str, float]:
         return super().memory(config, config.pseudo_labels.clusters, world_size)
 
+    @classmethod
+    def stored(cls, config: Config, classes: int) -> int:
+        return super().stored(config, config.pseudo_labels.clusters)
+
     def __init__(self, config: Config, world: World, classes: int = 1) -> None:
         super().__init__(config, world, config.pseudo_labels.clusters)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from dist_plm.config import Config
 from dist_plm.data.opening import manifest_of
 from dist_plm.data.plan import plan_steps
-from dist_plm.methods import is_swept
+from dist_plm.methods import METHODS, is_swept
 from dist_plm.parallel.strategy.memory import FLOAT
 from dist_plm.telemetry.progress import duration
 from dist_plm.training.held_out import VIEWS, held_out_count
@@ -97,15 +97,19 @@ def time_rows(config: Config, images: int, rates: Rates) -> list[tuple[str, str]
     ]
 
 
-def disk_rows(config: Config, images: int, trained: int, frozen: int) -> list[tuple[str, str]]:
-    """Lines of `--plan`: disk space of the run directory.
+def disk_rows(
+    config: Config, images: int, *, classes: int, trained: int, frozen: int, features: int
+) -> list[tuple[str, str]]:
+    """Lines of `--plan`: disk space of the run directory, and of cached features if they are elsewhere.
 
     Args:
+        classes: Of the training split.
         trained, frozen: Weights of the network.
+        features: Numbers that the frozen part passes on per view; 0 where they are not cached.
     """
     epochs, kept = config.warm_up.epochs + config.train.epochs, config.checkpoint
     moments = 1 if config.optimiser.name == "sgd" else 2
-    checkpoint = FLOAT * (frozen + (2 + moments) * trained)
+    checkpoint = FLOAT * (frozen + (2 + moments) * trained) + METHODS[config.train.method].stored(config, classes)
     # In addition to the newest, the best and the permanent ones there is the one that is being written.
     for_good = epochs // kept.keep_every_epochs if kept.keep_every_epochs else 0
     count = kept.keep + (kept.keep_best != "none") + for_good + 1
@@ -116,8 +120,16 @@ def disk_rows(config: Config, images: int, trained: int, frozen: int) -> list[tu
     plans = ID * run_steps(config, images) * config.batch.images
     checkpoints = f"{count} checkpoints of {checkpoint / 1e6:,.1f} MB"
     parts = {checkpoints: count * checkpoint, "embeddings": sweeps, "plans": plans}
+    # Also the evaluation views of both splits.
+    cached = features * number * ((config.views.cached + 1) * images + _test_images(config))
+    if not config.data.cache_dir:
+        parts["cached features"] = cached
     listed = ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in parts.items() if size)
-    return [("disk", f"up to {sum(parts.values()) / 1e6:,.1f} MB in {config.run_dir}: {listed}")]
+    rows = [("disk", f"up to {sum(parts.values()) / 1e6:,.1f} MB in {config.run_dir}: {listed}")]
+    if cached and config.data.cache_dir:
+        place = f"{config.data.cache_dir}/features, or on several nodes {config.run_dir}/features"
+        rows.append(("disk: cached features", f"{cached / 1e6:,.1f} MB in {place}"))
+    return rows
 
 
 def _test_images(config: Config) -> int:

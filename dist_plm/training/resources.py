@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +27,22 @@ from dist_plm.training.operators import operators_row
 from dist_plm.training.rehearsal import Rehearsal, rehearse
 
 LISTED = 32  # ranks whose shares `--plan` lists individually
+
+
+class NetworkSizes(NamedTuple):
+    """Numbers of a network; frozen weights have one copy, and neither gradient nor moments.
+
+    Args:
+        trained: Trainable weights.
+        frozen: Weights of the frozen part.
+        shared: Weights that are frozen under adapters.
+        features: Numbers that the frozen part passes on per view; 0 where they are not cached.
+    """
+
+    trained: int
+    frozen: int
+    shared: int
+    features: int
 
 
 def estimate(config: Config, world_size: int, *, images_per_second: float = 0.0, measure: bool = True) -> None:
@@ -79,7 +96,7 @@ def _rows(config: Config, world_size: int, images_per_second: float, measure: bo
     sizes = np.asarray(store.offsets["size"], dtype=np.int64)
     total = (config.warm_up.epochs + config.train.epochs) * steps
     weights = network_sizes(config)
-    trained, frozen, shared = weights
+    trained, frozen, shared, features = weights
     networks = _networks(config, world_size, weights)
     chosen = networks[_strategy(config.runtime)]
     memory = {"network": chosen, **_memory(config, world_size, images=len(store), classes=len(store.classes))}
@@ -109,7 +126,9 @@ def _rows(config: Config, world_size: int, images_per_second: float, measure: bo
         ("memory: sum", f"{sum(memory.values()) / 1e6:,.1f} MB per rank{_remark(measured)}"),
         *((f"network under {name}", f"{size / 1e6:,.1f} MB per rank") for name, size in networks.items()),
         *(time_rows(config, len(store), rates) if rates else []),
-        *disk_rows(config, len(store), trained, frozen + shared),
+        *disk_rows(
+            config, len(store), classes=len(store.classes), trained=trained, frozen=frozen + shared, features=features
+        ),
     ]
 
 
@@ -181,9 +200,9 @@ def _index(config: Config, world_size: int, images: int, steps: int) -> list[tup
     ]  # fmt: skip
 
 
-def _networks(config: Config, world_size: int, weights: tuple[int, int, int]) -> dict[str, float]:
+def _networks(config: Config, world_size: int, weights: NetworkSizes) -> dict[str, float]:
     """Memory of student, gradients, moments and momentum encoder under each strategy that differs."""
-    trained, frozen, shared = weights
+    trained, frozen, shared, _ = weights
     moments = 1 if config.optimiser.name == "sgd" else 2
     offload = config.runtime.zero.offload
     kinds = [RuntimeConfig(), *(RuntimeConfig(strategy="deepspeed", zero=ZeroConfig(n, offload)) for n in (1, 2, 3))]
@@ -198,17 +217,17 @@ def _networks(config: Config, world_size: int, weights: tuple[int, int, int]) ->
     }
 
 
-def network_sizes(config: Config) -> tuple[int, int, int]:
-    """Numbers of trainable weights, in the frozen part, and frozen under adapters.
-
-    Frozen weights have one copy, and neither gradient nor moments.
-    """
+def network_sizes(config: Config) -> NetworkSizes:
+    """Sizes of the network of a configuration, which is built."""
     encoder = Encoder(replace(config.model, weights=""))
-    _, part = split(encoder, config.model, config.views.size, seed=config.seed).parts(encoder)
+    before, part = split(encoder, config.model, config.views.size, seed=config.seed).parts(encoder)
     sizes = {id(parameter): parameter.numel() for parameter in part.parameters()}
     trained = sum(parameter.numel() for parameter in part.parameters() if parameter.requires_grad)
     everything = sum(parameter.numel() for parameter in encoder.parameters())
-    return trained, everything - sum(sizes.values()), sum(sizes.values()) - trained
+    features = 0
+    if config.views.cached and before:
+        features = before(torch.zeros(1, 3, config.views.size, config.views.size)).numel()
+    return NetworkSizes(trained, everything - sum(sizes.values()), sum(sizes.values()) - trained, features)
 
 
 def _strategy(runtime: RuntimeConfig) -> str:
