@@ -17,6 +17,16 @@ def check_k(config: Config, world_size: int) -> None:
         )
 
 
+def check_images(config: Config) -> None:
+    """Check that `manifold.k` neighbours of an image exist among the training images."""
+    images = manifest_of(config.data).splits[config.data.train_split].samples
+    if config.manifold.k >= images:
+        raise UserError(
+            f"manifold.k {config.manifold.k} neighbours don't exist among the {images} images of split "
+            f"{config.data.train_split!r}: lower manifold.k"
+        )
+
+
 def check_pieces(config: Config) -> None:
     """Check source of neighbours and projection of PLM."""
     manifold = config.manifold
@@ -26,12 +36,7 @@ def check_pieces(config: Config) -> None:
                 "manifold.similarity binary needs neighbours in the batch, and with manifold.scope "
                 "gallery they are not: set --manifold.similarity graded"
             )
-        images = manifest_of(config.data).splits[config.data.train_split].samples
-        if manifold.k >= images:
-            raise UserError(
-                f"manifold.k {manifold.k} neighbours don't exist among the {images} images of split "
-                f"{config.data.train_split!r}: lower manifold.k"
-            )
+        check_images(config)
     elif manifold.piece == "image":
         raise UserError("manifold.piece image needs --manifold.scope gallery: each view has its own otherwise")
     if manifold.project and manifold.centre != "mean":

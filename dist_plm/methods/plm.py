@@ -17,7 +17,7 @@ from dist_plm.index.placement import check_whole
 from dist_plm.manifold import neighbourhood_loss, point_loss, proxy_loss
 from dist_plm.manifold.distance import distance
 from dist_plm.methods.base import Loss, Method, Points, Targets, proxy_bytes, proxy_memory
-from dist_plm.methods.manifold_checks import check_k, check_pieces
+from dist_plm.methods.manifold_checks import check_images, check_k, check_pieces
 from dist_plm.methods.piecewise import (
     Pieces,
     batch_pieces,
@@ -101,6 +101,7 @@ class PiecewiseLinearManifold(Method):
         if config.proxies.count and config.proxies.start == "data":
             images = manifest_of(config.data).splits[config.data.train_split].samples
             check_whole(config, images, "proxies.start", config.proxies.start)
+            check_images(config)
 
     @classmethod
     def memory(cls, config: Config, classes: int, world_size: int) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import get_args, get_type_hints
+from types import SimpleNamespace
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from dist_plm.config import (
     DataConfig,
     ManifoldConfig,
     ModelConfig,
+    ProxiesConfig,
     PseudoLabelsConfig,
     RuntimeConfig,
     TrainConfig,
@@ -62,6 +64,29 @@ def test_a_result_that_depends_on_the_ranks_is_not_called_reproducible() -> None
     with pytest.raises(UserError, match=r"manifold\.scope rank makes it depend on their number"):
         check_method(case, 2)
     check_method(replace(case, runtime=RuntimeConfig()), 2)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"proxies": ProxiesConfig(start="data")},
+        {"manifold": {"scope": "gallery"}},
+        {"proxies": ProxiesConfig(count=0, start="data")},
+    ],
+)
+def test_neighbours_among_the_images_exist(sections: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a batch has more points than there are images: 200 here, of 100 images."""
+    split = SimpleNamespace(splits={"train": SimpleNamespace(samples=100)})
+    for module in ("plm", "manifold_checks"):
+        monkeypatch.setattr(f"dist_plm.methods.{module}.manifest_of", lambda _: split)
+    others = {name: section for name, section in sections.items() if name != "manifold"}
+    for k in (99, 100):
+        case = config("plm", manifold=ManifoldConfig(k=k, **sections.get("manifold", {})), **others)
+        if k == 99 or not others.get("proxies", case.proxies).count:
+            check_method(case)
+            continue
+        with pytest.raises(UserError, match=r"manifold\.k 100 neighbours don't exist among the 100 images"):
+            check_method(case)
 
 
 def test_what_depends_on_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
