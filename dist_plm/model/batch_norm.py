@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dist_plm.errors import UserError
+
 AllReduceSum = Callable[[Tensor], Tensor]
 
 
@@ -34,12 +36,21 @@ class _Synchronised(nn.modules.batchnorm._BatchNorm):
         momentum: Of the running statistics.
         all_reduce_sum: Sum of a tensor over the ranks whose backward is again the sum over the ranks. Only training
             calls it, as a collective: all ranks must run the same layers in the same order.
+        affine: Whether it has a scale and a shift.
     """
 
     all_reduce_sum: AllReduceSum | None
 
-    def __init__(self, channels: int, eps: float, momentum: float, all_reduce_sum: AllReduceSum | None) -> None:
-        super().__init__(channels, eps, momentum)
+    def __init__(
+        self,
+        channels: int,
+        eps: float,
+        momentum: float | None,
+        all_reduce_sum: AllReduceSum | None,
+        *,
+        affine: bool = True,
+    ) -> None:
+        super().__init__(channels, eps, momentum, affine)
         self.all_reduce_sum = _closure(all_reduce_sum)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -47,7 +58,8 @@ class _Synchronised(nn.modules.batchnorm._BatchNorm):
         if not self.training:
             return super().forward(input)
         assert self.all_reduce_sum is not None, "synchronised batch norm trains only with a sum over the ranks"
-        maps = input.to(self.weight.dtype)
+        assert self.running_mean is not None
+        maps = input.to(self.running_mean.dtype)
         over, per_channel = (0, *range(2, maps.ndim)), (-1, *(1,) * (maps.ndim - 2))
         # Two passes, mean first: E[x^2] - E[x]^2 in one would cancel where the mean is large beside the deviation.
         count = maps.new_full((1,), maps.numel() / maps.shape[1])
@@ -57,7 +69,10 @@ class _Synchronised(nn.modules.batchnorm._BatchNorm):
         centred = maps - mean.view(per_channel)
         variance = self.all_reduce_sum(centred.square().sum(over)) / count
         self._update(mean.detach(), variance.detach() * count / (count - 1))
-        scale = self.weight * torch.rsqrt(variance + self.eps)
+        scale = torch.rsqrt(variance + self.eps)
+        if not self.affine:
+            return self._after((centred * scale.view(per_channel)).to(input.dtype))
+        scale = self.weight * scale
         return self._after((centred * scale.view(per_channel) + self.bias.view(per_channel)).to(input.dtype))
 
     def _after(self, maps: Tensor) -> Tensor:
@@ -96,9 +111,14 @@ def convert_batch_norm(
 
     Returns:
         The network; another object only where the network is itself a batch norm layer.
+
+    Raises:
+        UserError: A layer has no running statistics, or averages them in a way that is not supported.
     """
     if treatment == "per_rank":
         return network
+    if isinstance(network, nn.modules.batchnorm._BatchNorm):
+        _check_statistics(network, treatment)
     if type(network) is nn.BatchNorm2d:
         return _converted(network, treatment, all_reduce_sum)
     if isinstance(network, nn.modules.batchnorm._BatchNorm) and not isinstance(network, _Frozen | _Synchronised):
@@ -108,15 +128,23 @@ def convert_batch_norm(
     return network
 
 
+def _check_statistics(layer: nn.modules.batchnorm._BatchNorm, treatment: str) -> None:
+    told = f"model.batch_norm {treatment}: a {type(layer).__name__} of {layer.num_features} channels has"
+    if layer.running_mean is None:
+        raise UserError(f"{told} no running statistics (track_running_stats=False): set --model.batch_norm per_rank")
+    if layer.momentum is None and treatment == "synchronised":
+        raise UserError(f"{told} momentum=None, which is not supported: set its momentum, or --model.batch_norm frozen")
+
+
 def _converted(layer: nn.BatchNorm2d, treatment: str, all_reduce_sum: AllReduceSum | None) -> nn.BatchNorm2d:
-    assert layer.momentum is not None and layer.affine and layer.track_running_stats
     new: nn.BatchNorm2d
     if treatment == "frozen":
-        new = FrozenBatchNorm(layer.num_features, layer.eps, layer.momentum)
+        new = FrozenBatchNorm(layer.num_features, layer.eps, layer.momentum, layer.affine)
     else:
-        new = SynchronisedBatchNorm(layer.num_features, layer.eps, layer.momentum, all_reduce_sum)
+        new = SynchronisedBatchNorm(layer.num_features, layer.eps, layer.momentum, all_reduce_sum, affine=layer.affine)
+    assert layer.running_mean is not None
     # Precision first: loading rounds to that of the new layer.
-    new.to(layer.weight).load_state_dict(layer.state_dict())
+    new.to(layer.running_mean).load_state_dict(layer.state_dict())
     new.train(layer.training)
     return new
 

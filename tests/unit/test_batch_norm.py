@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from dist_plm.config import ModelConfig
+from dist_plm.errors import UserError
 from dist_plm.model import Encoder
 from dist_plm.model.batch_norm import SynchronisedRowNorm, convert_batch_norm
 
@@ -154,3 +155,32 @@ def test_half_precision_maps_keep_exact_statistics():
     assert output.dtype == torch.bfloat16
     expected = layer().float().train()(half.float())
     assert torch.equal(output, expected.bfloat16()) or (output - expected).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("treatment", ["frozen", "synchronised"])
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d])
+def test_a_layer_without_scale_and_shift(kind, treatment):
+    inputs = maps()[:, :, 0, 0] if kind is nn.BatchNorm1d else maps()
+    reference, own = (kind(5, 1e-3, 0.3, affine=False).double() for _ in range(2))
+    own = convert_batch_norm(nn.Sequential(own), treatment, lambda tensor: tensor).train()[0]
+    reference.train(treatment == "synchronised")
+    found = [inputs.clone().requires_grad_() for _ in range(2)]
+    for norm, each in zip((own, reference), found, strict=True):
+        norm(each).sin().sum().backward()
+    close([own(inputs), found[0].grad, *own.buffers()], [reference(inputs), found[1].grad, *reference.buffers()])
+    assert not list(own.parameters())
+
+
+def test_statistics_that_a_treatment_lacks_are_told():
+    for treatment, layer_of, told in (
+        ("frozen", {"track_running_stats": False}, "has no running statistics"),
+        ("synchronised", {"track_running_stats": False}, "set --model.batch_norm per_rank"),
+        ("synchronised", {"momentum": None}, "has momentum=None"),
+    ):
+        for kind in (nn.BatchNorm1d, nn.BatchNorm2d):
+            network = nn.Sequential(kind(5, **layer_of))
+            assert convert_batch_norm(network, "per_rank") is network
+            with pytest.raises(UserError, match=f"model.batch_norm {treatment}: a {kind.__name__} of 5 .*{told}"):
+                convert_batch_norm(network, treatment, lambda tensor: tensor)
+    averaged = convert_batch_norm(nn.BatchNorm2d(5, momentum=None).double(), "frozen").train()
+    torch.testing.assert_close(averaged(maps()), maps() / (1 + 1e-5) ** 0.5)
