@@ -5,7 +5,7 @@ import re
 
 from PIL import Image
 
-from dist_plm.data.formats import HEAD, PNG, Format, refusal, sniff
+from dist_plm.data.formats import HEAD, JPEG, PNG, Format, refusal, sniff
 from dist_plm.data.png import set_transparent, without_comments
 from dist_plm.data.rgb import is_shallow, to_rgb
 
@@ -84,7 +84,7 @@ def _open(data: bytes, form: Format) -> Image.Image:
     pixels, most = image.width * image.height, MAX_PIXELS if is_shallow(image) else MAX_DEEP_PIXELS
     if pixels > most:
         raise ValueError(f"image too large: {image.width} x {image.height} pixels, {image.mode} at most {most:,}")
-    if image.format == "JPEG" and (scans := _scans(data)) * pixels > MAX_SCAN_PIXELS:
+    if form == JPEG and (scans := _scans(data)) * pixels > MAX_SCAN_PIXELS:
         raise ValueError(f"image too slow to decode: {scans} scans of {pixels:,} pixels")
     return image
 

@@ -44,6 +44,20 @@ def test_scans_are_counted_before_they_are_decoded(side, scans):
     assert found.error.startswith("ValueError: image too slow to decode"), found
 
 
+def test_scans_of_a_jpeg_with_further_pictures_behind_it_are_counted():
+    """Pillow calls it MPO, by a segment that costs a hundred bytes."""
+    buffer = io.BytesIO()
+    small = Image.new("L", (8, 8))
+    small.save(buffer, "MPO", save_all=True, append_images=[small])
+    phone, data = buffer.getvalue(), jpeg(64, 2_000)
+    at = phone.find(b"MPF\0") - 4
+    segment = phone[at : at + 2 + int.from_bytes(phone[at + 2 : at + 4], "big")]
+    data = data[:2] + segment + data[2:]
+    assert Image.open(io.BytesIO(data), formats=["JPEG"]).format == "MPO"
+    with pytest.raises(ValueError, match="image too slow to decode"):
+        decode(data)
+
+
 def test_a_jpeg_of_as_many_scans_as_encoders_write_is_decoded():
     assert decode(jpeg(64, 40)).size == (64, 64)
     comments = b"\xff\xfe\x00\x02" * 2_000_000
