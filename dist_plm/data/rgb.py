@@ -8,7 +8,8 @@ from PIL import Image
 
 STRIP = 1 << 20  # pixels converted at once
 ORIENTATION = 0x0112  # EXIF tag
-BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # TIFF tags
+BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
+SIGNED = 2  # of SAMPLE_FORMAT
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -68,27 +69,28 @@ def _orientation(image: Image.Image) -> int:
 def _in_strips(image: Image.Image) -> Image.Image:
     """RGB, converted a few rows at a time if the conversion needs intermediate images."""
     tags = getattr(image, "tag_v2", {})
+    white = _white(image, tags) if image.mode.startswith("I") else 255
     rows = max(1, STRIP // max(1, image.width))
     if is_shallow(image) or image.height <= rows:
-        return _rgb(image, tags)
+        return _rgb(image, tags, white)
     whole, opaque = Image.new("RGB", image.size), image.info.get("opaque")
     for top in range(0, image.height, rows):
         bottom = min(top + rows, image.height)
         strip = image.crop((0, top, image.width, bottom))
         if opaque is not None:
             strip.info["opaque"] = opaque[top:bottom]
-        whole.paste(_rgb(strip, tags), (0, top))
+        whole.paste(_rgb(strip, tags, white), (0, top))
     return whole
 
 
-def _rgb(image: Image.Image, tags: Any = MappingProxyType({})) -> Image.Image:
-    """RGB; `tags` are those of a TIFF."""
+def _rgb(image: Image.Image, tags: Any = MappingProxyType({}), white: int = 255) -> Image.Image:
+    """RGB; `tags` are those of a TIFF, `white` is the largest value of grey of more than 8 bits."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed range")
     if image.mode.startswith("I"):
-        return _deep_grey(image, tags)
+        return _deep_grey(image, tags, white)
     if not image.has_transparency_data:
         return image.convert("RGB")
     if image.mode == "RGB":
@@ -110,12 +112,27 @@ def _with_byte_key(image: Image.Image) -> Image.Image:
     return image
 
 
-def _deep_grey(image: Image.Image, tags: Any) -> Image.Image:
+def _white(image: Image.Image, tags: Any) -> int:
+    """The value of white in grey of more than 8 bits: 32 bits often hold 16, and else use their whole range."""
+    bits, form = (_first(tags.get(tag, default)) for tag, default in ((BITS_PER_SAMPLE, 16), (SAMPLE_FORMAT, 1)))
+    if image.mode == "I":
+        low, high = (int(value) for value in image.getextrema())  # type: ignore[arg-type]
+        if bits == 32 and form != SIGNED and low < 0:  # Pillow holds them as signed
+            return 2**32 - 1
+        if high > 65535:
+            return 2**32 - 1 if bits == 32 and form != SIGNED else 2**31 - 1
+    return (1 << bits) - 1 if 8 < bits < 16 else 65535  # 65535 / 257 = 255 exactly
+
+
+def _first(value: Any) -> int:
+    number: int = value[0] if isinstance(value, tuple) else value
+    return number
+
+
+def _deep_grey(image: Image.Image, tags: Any, white: int) -> Image.Image:
     """Grey of more than 8 bits. convert("RGB") would clip at 255."""
-    bits = tags.get(BITS_PER_SAMPLE, 16)
-    bits = bits[0] if isinstance(bits, tuple) else bits
-    white = (1 << bits) - 1 if 8 < bits < 16 else 65535  # 65535 / 257 = 255 exactly
-    values = np.asarray(image).astype(np.int64).clip(0, white)
+    values = np.asarray(image)
+    values = (values.view(np.uint32) if white >= 2**32 - 1 else values).astype(np.int64).clip(0, white)
     grey = values * 255 // white
     if tags.get(PHOTOMETRIC) == 0:  # white is zero; Pillow turns it over in 8 bits and less
         grey = 255 - grey

@@ -30,17 +30,17 @@ def png(rows: np.ndarray, bits: int, colour: int, *more: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def tiff(values: np.ndarray, bits: int, photometric: int = 1) -> bytes:
-    """A grey TIFF by the specification, uncompressed, one strip: `values` [h, w] in `bits` of 12 or 16."""
+def tiff(values: np.ndarray, bits: int, photometric: int = 1, *, signed: bool = False) -> bytes:
+    """A grey TIFF by the specification, uncompressed, one strip: `values` [h, w] in `bits` of 12, 16 or 32."""
     height, width = values.shape
     if bits == 12:
         pairs = values.reshape(-1, 2).astype(np.uint32)
         both = pairs[:, 0] << 12 | pairs[:, 1]
         pixels = np.stack([both >> 16, both >> 8 & 255, both & 255], -1).astype(np.uint8).tobytes()
     else:
-        pixels = values.astype("<u2").tobytes()
+        pixels = values.astype(f"<u{bits // 8}").tobytes()
     tags = [(256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8)]
-    tags += [(277, 3, 1), (278, 4, height), (279, 4, len(pixels))]
+    tags += [(277, 3, 1), (278, 4, height), (279, 4, len(pixels)), (339, 3, 1 + signed)]
     table = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, kind, 1, v) for tag, kind, v in tags)
     return struct.pack("<2sHI", b"II", 42, 8 + len(pixels)) + pixels + table + bytes(4)
 
@@ -72,6 +72,19 @@ def test_a_transparent_grey_in_few_bits_is_that_grey(bits):
 def test_grey_in_12_bits_keeps_its_range():
     values = np.array([[0, 16, 2048, 4095]])
     assert np.asarray(decode(tiff(values, 12)))[0, :, 0].tolist() == [0, 0, 127, 255]
+
+
+@pytest.mark.parametrize(
+    ("kind", "top", "shown"),
+    [
+        ("<u4", 2**32 - 1, 255), ("<i4", 2**31 - 1, 255), ("<u4", 65535, 255), ("<i4", 65535, 255),
+        ("<u4", 2**31 - 1, 127),
+    ],
+)  # fmt: skip
+def test_grey_in_32_bits_uses_their_range_or_that_of_16(monkeypatch, kind, top, shown):
+    monkeypatch.setattr(rgb, "STRIP", 8)  # two rows: the range is that of the image
+    data = tiff(np.linspace(0, top, 16).astype(kind).reshape(4, 4), 32, signed=kind == "<i4")
+    assert np.abs(np.array(pixels(data))[..., 0].ravel() - np.linspace(0, shown, 16)).max() <= 1
 
 
 def test_grey_of_which_zero_is_white_is_turned_over():
