@@ -1,6 +1,5 @@
 """Images that a file lists: a text file of paths, or a CSV of path, label and split."""
 
-import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import NamedTuple
 from dist_plm.datasets.entry import Entry, FileEntry, Source
 from dist_plm.datasets.plain import SPLITS, WORDS
 from dist_plm.errors import UserError
+from dist_plm.files.csv_table import read_table
 
 SUFFIXES = (".csv", ".txt", ".lst")
 COLUMNS = ("path", "label", "split")
@@ -61,7 +61,8 @@ def _rows(file: Path) -> list[ListedImage]:
     """The rows of a list, with known splits.
 
     Raises:
-        UserError: it can't be read, has no column `path`, names an unknown split, or lists nothing.
+        UserError: it can't be read, has a quoted field without end or no column `path`, names an unknown split, or
+            lists nothing.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -72,20 +73,26 @@ def _rows(file: Path) -> list[ListedImage]:
     if file.suffix.lower() != ".csv":
         rows = [ListedImage(line.strip()) for line in text.splitlines() if line.strip()]
     else:
-        table = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
-        names = [name.strip().lower() for name in table.fieldnames or []]
-        if "path" not in names:
-            raise UserError(
-                f"{file} has the columns {', '.join(names) or 'none'}: its first line must name path, and may name "
-                "label and split"
-            )
-        table.fieldnames = names
-        rows = [
-            ListedImage(*((line.get(name) or "").strip() for name in COLUMNS)) for line in table if line.get("path")
-        ]
+        rows = _table(file, text)
     if not rows:
         raise UserError(f"{file} lists no images: write a path a line")
     strange = sorted({row.split for row in rows if row.split and row.split.lower() not in WORDS})
     if strange:
         raise UserError(f"{file} has the split '{strange[0]}': splits are {', '.join(SPLITS)}")
     return [row._replace(split=WORDS[row.split.lower()] if row.split else "train") for row in rows]
+
+
+def _table(file: Path, text: str) -> list[ListedImage]:
+    """The rows of a CSV that have a path."""
+    try:
+        names, rows = read_table(io.StringIO(text, newline=""))
+    except ValueError as error:
+        raise UserError(f"{file}, {error}") from error
+    names = [name.lower() for name in names]
+    if "path" not in names:
+        raise UserError(
+            f"{file} has the columns {', '.join(names) or 'none'}: its first line must name path, and may name "
+            "label and split"
+        )
+    cells = [{name.lower(): cell for name, cell in row.items()} for row in rows]
+    return [ListedImage(*(row.get(name, "") for name in COLUMNS)) for row in cells if row.get("path")]

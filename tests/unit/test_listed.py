@@ -64,6 +64,18 @@ def test_a_list_that_is_none(text, said, tmp_path, capsys):
     assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+def test_a_quotation_mark_swallows_no_rows(images, capsys):
+    """Alone it would make the rest of the file, or all up to the next one, a single label."""
+    rows = ["path,label", 'in/0.png,a 12" disc', 'in/1.png,"12 inch', *["in/2.png,c", "in/3.png,d"] * 8_000]
+    for more in ("", '\nin/3.png,"14 inch"'):
+        (images / "list.csv").write_text("\n".join(rows) + more)
+        assert build("list", images / "list.csv", images / "out") == 2
+        assert "list.csv, line 3: a quoted field does not end" in capsys.readouterr().err
+    (images / "list.csv").write_text("\n".join([*rows[:2], 'in/1.png,"12"" a,\nb"']))
+    assert build("list", images / "list.csv", images / "out") == 0
+    assert held(images / "out", "train") == {picture(0): 'a 12" disc', picture(1): '12" a,\nb'}
+
+
 def test_tars_of_another_program(tmp_path):
     members = {
         "train-0.tar": {"a.jpg": picture(0, "JPEG"), "a.cls": b"7", "b.png": picture(1), "b.txt": b"a caption"},
