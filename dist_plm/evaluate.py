@@ -22,14 +22,18 @@ if TYPE_CHECKING:
 def main() -> int:
     """Evaluate each network; one JSON object each, on standard output and in evaluation.jsonl beside the network."""
     options = _parse()
-    runtime = _runtime(options.checkpoint)
+
+    from dist_plm.checkpoint.retention import run_of
+
+    beside = run_of(options.checkpoint) if options.checkpoint else None
+    runtime = _runtime(beside)
     runtime = replace(runtime, threads=options.threads or runtime.threads)
 
     from dist_plm.distributed.connection import connect, disconnect
 
     world = connect(runtime)
     try:
-        with _scratch(options.checkpoint, world) as name:
+        with _scratch(beside, world) as name:
             folder = Path(world.from_first(lambda: name))
             trained = _located(options, folder, world)
             config = _config(trained, options)
@@ -41,8 +45,8 @@ def main() -> int:
     if world.is_first:
         text = "".join(json.dumps(result) + "\n" for result in results)
         print(text, end="")
-        if options.checkpoint:
-            _keep(options.checkpoint / "evaluation.jsonl", text)
+        if beside:
+            _keep(beside / "evaluation.jsonl", text)
     return 0
 
 

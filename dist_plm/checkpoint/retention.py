@@ -64,6 +64,12 @@ def best_checkpoint(folder: Path) -> Path | None:
     return folder / name if re.fullmatch(r"step_\d+", name) else None
 
 
+def run_of(path: Path) -> Path:
+    """The run directory of RUN/checkpoints/NAME; any other path as it is."""
+    inside = path.parent.name == "checkpoints" and (path.parents[1] / "config.yaml").exists()
+    return path.parents[1] if inside else path
+
+
 def mark_best(folder: Path, step: int) -> None:
     """Make `best` a symlink to the checkpoint of `step`; on one rank.
 

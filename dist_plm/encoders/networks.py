@@ -11,7 +11,7 @@ from torch import nn
 
 from dist_plm import __version__
 from dist_plm.checkpoint import checkpoint
-from dist_plm.checkpoint.retention import BEST, best_checkpoint
+from dist_plm.checkpoint.retention import BEST, best_checkpoint, run_of
 from dist_plm.cli import load_config
 from dist_plm.config import Config, DataConfig
 from dist_plm.data.place import of_run
@@ -118,9 +118,8 @@ def locate(path: Path, world: World | None = None) -> TrainedRun | TrainedExport
         raise UserError(f"{path} is not UTF-8, which paths of weights must be: rename it")
     if (path / DESCRIPTION).exists():
         return TrainedExport(path, read_export(path, torch.device("cpu")))
-    named = ""
-    if path.parent.name == "checkpoints" and (path.parents[1] / "config.yaml").exists():
-        named, path = _checkpoint_name(path), path.parents[1]
+    named = "" if run_of(path) == path else _checkpoint_name(path)
+    path = run_of(path)
     if not (path / "config.yaml").exists():
         raise UserError(f"{path} is neither a run directory (config.yaml) nor an export ({DESCRIPTION})")
     config = of_run(load_config(path / "config.yaml"), path)

@@ -75,6 +75,8 @@ def main() -> int:
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
+    from dist_plm.checkpoint.retention import run_of
+
     first = OneLineParser(prog="python -m dist_plm.supervision", add_help=False, allow_abbrev=False)
     first.add_argument("--checkpoint", type=Path, help="run directory or export (default: an untrained network)")
     first.add_argument("--shards", type=location, help="data set folder, as --data.shards")
@@ -88,7 +90,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
     given = {"--data.shards": options.shards, "--data.test_split": options.split}
     run = []
     if options.checkpoint:  # an export has no configuration and no data set
-        file = options.checkpoint / "config.yaml"
+        file = run_of(options.checkpoint) / "config.yaml"
         run = ["--config", str(file)] if file.exists() else ["--data.shards", ""]
     rest = [*run, *rest, *(word for key, value in given.items() if value for word in (key, value))]
     config = config_of(parser, parser.parse_args(rest))

@@ -2,12 +2,17 @@
 
 import json
 import shutil
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
+
+from dist_plm import evaluate, export
 from dist_plm.checkpoint.position import Position
-from dist_plm.checkpoint.retention import best_checkpoint, drop, mark_best
+from dist_plm.checkpoint.retention import best_checkpoint, drop, mark_best, run_of
 from dist_plm.config import CheckpointConfig
+from dist_plm.errors import UserError
 
 STEPS_PER_EPOCH = 10
 
@@ -85,3 +90,23 @@ def test_a_damaged_copy_of_the_best_marks_nothing(tmp_path: Path) -> None:
         (tmp_path / "best").mkdir(exist_ok=True)
         (tmp_path / "best" / "checkpoint.json").write_text(text)
         assert best_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize("form", ["link", "file", "folder"])
+def test_what_is_made_of_a_checkpoint_lies_in_the_run(tmp_path, monkeypatch, form):
+    """Not in the checkpoint, which is removed when it is superseded, and is no folder where `best` is a file."""
+    run = tmp_path / "run"
+    best = run / "checkpoints" / "best"
+    (run / "checkpoints" / "step_00000010").mkdir(parents=True)
+    (run / "config.yaml").write_text("seed: 1\n")
+    best.mkdir() if form == "folder" else best.symlink_to("step_00000010") if form == "link" else best.touch()
+    assert run_of(best) == run_of(run) == run and run_of(tmp_path) == tmp_path
+    (run / "export_teacher" / "old").mkdir(parents=True)
+    monkeypatch.setattr(sys, "argv", ["export", "--checkpoint", str(best), "--model", "teacher"])
+    with pytest.raises(UserError, match=f"{run}/export_teacher exists"):
+        export.main()
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--checkpoint", str(best)])
+    for step, made in (("_located", None), ("_config", None), ("_evaluate", [{"recall": 1}])):
+        monkeypatch.setattr(evaluate, step, lambda *_, made=made: made)
+    assert evaluate.main() == 0 and (run / "evaluation.jsonl").read_text() == '{"recall": 1}\n'
+    assert not best.is_dir() or not any(best.iterdir())
