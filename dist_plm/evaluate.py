@@ -132,17 +132,18 @@ def _few(
 ) -> list[dict[str, Any]]:
     """Recall on the images of --labels, computed by every rank; a summary goes to standard error."""
     from dist_plm.data.opening import open_split
-    from dist_plm.encoders.labelled import evaluate_labelled, read_labels
+    from dist_plm.encoders.labelled import evaluate_labelled, read_labels, start_of
+    from dist_plm.training.held_out import held_out_store
 
-    split = options.split or config.data.test_split or config.data.train_split
-    labelled = read_labels(options.labels, open_split(config.data, split))
-    start = options.checkpoint / "start" if options.checkpoint else None
+    store = open_split(config.data, options.split) if options.split else held_out_store(config.data)
+    labelled = read_labels(options.labels, store)
+    start = start_of(trained, store)
     results = []
     for name in trained.names:
         embedder = trained.load(name, world.device)
         result = evaluate_labelled(embedder, labelled, start, config=config)
         at = {"step": embedder.source["step"], "epoch": embedder.source["epochs"], "model": name}
-        results.append({"event": "labelled", **at, "split": split, **result})
+        results.append({"event": "labelled", **at, "split": store.split, **result})
         if world.is_first:
             low, high = (100 * result["interval"][end] for end in ("low", "high"))
             recall, queries = 100 * result["recall"]["1"], result["queries"]

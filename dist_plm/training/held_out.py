@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dist_plm.config import Config
+from dist_plm.config import Config, DataConfig
 from dist_plm.data.opening import open_split
 from dist_plm.data.store import Store
 from dist_plm.data.views import eval_view, train_view
@@ -77,8 +77,7 @@ class HeldOut:
 
     def __init__(self, run: RunContext) -> None:
         self._run, config = run, run.config
-        test = open_split(config.data, config.data.test_split) if config.data.test_split else None
-        self.store: Store = test if test is not None and len(test) >= LEAST else run.store
+        self.store: Store = held_out_store(config.data, run.store)
         wanted = min(held_out_count(config, len(run.store)), len(self.store))
         draw = np.random.default_rng(config.seed).permutation(len(self.store))
         self.ids = np.sort(draw[:wanted])
@@ -147,6 +146,21 @@ class HeldOut:
         with ThreadPoolExecutor(config.data.workers) as pool:
             images = list(pool.map(cut, ids.tolist()))
         return (torch.from_numpy(np.stack(views)) for views in zip(*images, strict=True))
+
+
+def held_out_store(data: DataConfig, train: Store | None = None) -> Store:
+    """The split of the held-out images: the test split, or the training split if that has fewer than LEAST images.
+
+    Args:
+        train: The training split, if it is already open.
+
+    Raises:
+        UserError: The split can't be read.
+    """
+    test = open_split(data, data.test_split) if data.test_split else None
+    if test is not None and len(test) >= LEAST:
+        return test
+    return open_split(data, data.train_split) if train is None else train
 
 
 def held_out_count(config: Config, images: int) -> int:
