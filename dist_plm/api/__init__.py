@@ -40,19 +40,23 @@ def load_encoder(
         model: `student` or `teacher` of a run; the student by default.
         device: Where it will embed.
         backbone: `package.module:function` of the network of a run or an export, where that is your own.
-        size: Side of the centre crop for an nn.Module, pixels.
+        size: Side of the centre crop for an nn.Module, pixels, at most `resize`.
         resize: Shorter side before that crop, pixels.
         pooling: Of an nn.Module, as `model.pooling`: avg, max, avg_max, gem, cls or cls_avg.
 
     Raises:
-        UserError: There is none, or it is damaged; an nn.Module returns no features that can be pooled so.
+        UserError: There is none, or it is damaged; an nn.Module returns no features that can be pooled so; there is no
+            such device or crop.
     """
+    device = _usable(device)
     if isinstance(path, nn.Module):
         if pooling not in (kinds := get_args(get_type_hints(ModelConfig)["pooling"])):
             raise UserError(f"pooling is {pooling!r}: one of {', '.join(kinds)}")
-        return module_embedder(path, pooling=pooling, size=size, resize=resize, device=torch.device(device))
+        if _whole(size, "size") > _whole(resize, "resize"):
+            raise UserError(f"size is {size} and resize {resize}: a crop of {size} pixels needs a resize of as many")
+        return module_embedder(path, pooling=pooling, size=size, resize=resize, device=device)
     allow(backbone)
-    return load_network(locate(Path(path)), model, torch.device(device))
+    return load_network(locate(Path(path)), model, device)
 
 
 def embed_images(encoder: Embedder, images: Iterable[Picture], *, batch_size: int = 64) -> np.ndarray:
@@ -157,6 +161,16 @@ def _opened(image: Picture, number: int) -> Image.Image:
     except (ValueError, TypeError, OSError) as error:
         name = str(image) if isinstance(image, str | PathLike) else f"image {number}"
         raise UserError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    """The device. Raises UserError if this machine, or this build of torch, has none of this name."""
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"device is {str(device)!r}, which can't be used here ({reason}): pass 'cpu'") from error
 
 
 def _whole(value: int, name: str) -> int:

@@ -92,3 +92,21 @@ def test_other_arguments_are_told_in_words(encoder, tmp_path):
         dist_plm.embed_images("runs/demo", [photograph()])
     with pytest.raises(UserError, match="index is a NoneType"):
         dist_plm.search_images(None, [photograph()])
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ({"size": 0}, "size is 0: it must be a positive integer"),
+        ({"size": -8}, "size is -8"),
+        ({"resize": 0}, "resize is 0"),
+        ({"size": 300}, "size is 300 and resize 256"),
+        ({"device": "cuda:99"}, "device is 'cuda:99', which can't be used here"),
+        ({"device": "gpu"}, "device is 'gpu', which can't be used here"),
+    ],
+)
+def test_a_crop_or_device_that_there_is_not(monkeypatch, asked, named):
+    monkeypatch.setattr(dist_plm.api, "module_embedder", lambda *_, **settings: settings)  # it would search for ever
+    with pytest.raises(UserError, match=named):
+        dist_plm.load_encoder(torch.nn.Identity(), **asked)
+    assert dist_plm.load_encoder(torch.nn.Identity(), size=64, resize=64)["size"] == 64
