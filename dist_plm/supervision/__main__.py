@@ -94,10 +94,19 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
         run = ["--config", str(file)] if file.exists() else ["--data.shards", ""]
     rest = [*run, *rest, *(word for key, value in given.items() if value for word in (key, value))]
     config = config_of(parser, parser.parse_args(rest))
+    _check(options, config)
+    return options, config
+
+
+def _check(options: argparse.Namespace, config: Config) -> None:
+    """Raise UserError where options or settings can't be used, before anything is computed."""
+    manifold, images = config.manifold, config.batch.images
     if options.clusters < 0 or options.batches < 1:
         raise UserError("--clusters can't be negative and --batches must be at least 1")
     if options.out and not options.out.parent.is_dir():
         raise UserError(f"--out {options.out}: there is no folder {options.out.parent}; make it, or name another file")
+    if options.sweeps and options.sweeps.exists() and not options.sweeps.is_dir():
+        raise UserError(f"--sweeps {options.sweeps} is not a folder: name a new one, or one of an earlier call")
     if config.model.head_start != "orthogonal" and not options.checkpoint:
         raise UserError(
             f"model.head_start {config.model.head_start} fits the head to training images, which only a run does: "
@@ -108,7 +117,12 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
             "loss.relative is defined for a training batch, not over all pairs: set --loss.relative false and "
             "--loss.delta to a distance"
         )
-    return options, config
+    if not manifold.dim <= manifold.k < images:
+        raise UserError(
+            f"manifold.k {manifold.k} must be at least manifold.dim {manifold.dim} and below {images}, the images of a "
+            "batch (batch.groups x batch.group_size), in which the neighbours of plm are: set another --manifold.k, or "
+            "enlarge the batch"
+        )
 
 
 def _judge(
@@ -120,6 +134,8 @@ def _judge(
     from dist_plm.data.format import Manifest
 
     embedder, proxies = _network(config, options.checkpoint, world)
+    if config.manifold.dim > embedder.dim:
+        raise UserError(f"manifold.dim {config.manifold.dim} is more than the {embedder.dim} of an embedding: lower it")
     vectors = _embed(embedder, config, options.sweeps, store, world, display)
     labels = torch.from_numpy(store.labels.astype("int64"))
     clusters = options.clusters or len(labels[labels >= 0].unique())

@@ -35,10 +35,11 @@ def show(result: dict[str, Any]) -> None:
     console.print(table)
     plm = result["methods"]["plm"]
     for where, row in (("all pairs", plm["all"]), ("in batches", plm["batches"])):
-        console.print(
-            f"{where}: attracted {row['positives_attracted']:.1%} of positive and {row['negatives_attracted']:.2%} of "
-            f"negative pairs; purity {row['purity']:.3f}, control {row['purity_control']:.3f}"
-        )
+        attracted = "no positive pairs"
+        if "positives_attracted" in row:  # batches of few labels may hold none
+            positive, negative = (f"{row[f'{kind}_attracted']:.2%}" for kind in ("positives", "negatives"))
+            attracted = f"attracted {positive} of positive and {negative} of negative pairs"
+        console.print(f"{where}: {attracted}; purity {row['purity']:.3f}, control {row['purity_control']:.3f}")
         total = sum(row["sizes"].values())
         console.print("  |X_i|: " + "  ".join(f"{size}: {count / total:.1%}" for size, count in row["sizes"].items()))
     if result["proxies"]:

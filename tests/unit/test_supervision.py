@@ -1,15 +1,19 @@
 """Quality of supervision against loops and NumPy on the whole matrix of pairs."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 from dist_plm.config import Config, ManifoldConfig
+from dist_plm.errors import UserError
 from dist_plm.evaluation.pair_quality import Attraction, BatchJudge, PairMoments, Purity, usage
 from dist_plm.evaluation.published import published, supervision
 from dist_plm.index.flat import nearest
+from dist_plm.supervision import __main__ as command
+from dist_plm.supervision.display import show
 from dist_plm.supervision.estimates import Clusters, build_estimate
 from dist_plm.supervision.table2 import judge, judge_batches
 
@@ -104,6 +108,33 @@ def test_batches_are_worlds_of_their_own_for_plm_and_pieces_of_the_whole_for_clu
     assert total.moments.correlation == pytest.approx(1.0)
     assert total.moments.count == 2 * 8 * 7
     assert total.purity.means["purity"] == 1.0
+
+
+def test_a_table_of_batches_without_positive_pairs_is_shown(capsys):
+    """With few labels sampled batches may hold no two images of a class."""
+    x, labels = cloud()
+    estimate, nothing = build_estimate("plm", x, 5, Config(manifold=ManifoldConfig(dim=2, k=5))), lambda _: None
+    whole = judge(estimate, x, labels, order_of(x), delta=2.0, progress=nothing)
+    batch = torch.tensor([[0, 1, 2, 3, 4, 87, 88]])
+    sampled = judge_batches(estimate, x, labels, batch, delta=2.0, progress=nothing)
+    methods = {"plm": {"all": whole.result(), "batches": sampled.result()}}
+    show({"data": "mine", "split": "test", "images": len(x), "methods": methods, "proxies": None})
+    said = capsys.readouterr().err
+    assert "in batches: no positive pairs" in said and "all pairs: attracted" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--batch.groups", "2", "--batch.group_size", "3"], "manifold.k 10 must be .* below 6, the images of a batch"),
+        (["--manifold.dim", "3", "--manifold.k", "2"], "manifold.k 2 must be at least manifold.dim 3"),
+        (["--sweeps", __file__], "is not a folder"),
+    ],
+)
+def test_what_the_estimates_can_not_use_is_refused_before_they_are_made(monkeypatch, arguments, named):
+    monkeypatch.setattr(sys, "argv", ["supervision", "--shards", "nowhere", *arguments])
+    with pytest.raises(UserError, match=named):
+        command.main()
 
 
 def test_targets_of_the_gallery_are_the_same_in_a_batch():
