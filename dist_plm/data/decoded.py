@@ -19,7 +19,7 @@ from PIL import Image
 
 from dist_plm.config import DataConfig
 from dist_plm.data.place import cache_folder
-from dist_plm.data.store import Store
+from dist_plm.data.store import Store, broken_sample
 from dist_plm.distributed.shares import balanced
 from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
@@ -79,7 +79,7 @@ def decode_once(store: Store, *, config: DataConfig, world: World, display: Disp
     and the side, which other runs reuse and an interrupted run completes.
 
     Raises:
-        UserError: The disk is too small, or can't be written.
+        UserError: The disk is too small, or can't be written; an image is damaged.
         Preempted: A rank caught a signal.
     """
     folder, local = cache_folder(config) / "decoded" / _name(store, config.decoded_side), world.node_size
@@ -170,15 +170,22 @@ class _Told(Exception):
 
 
 def _decoded(store: Store, number: int, config: DataConfig) -> Iterator[np.ndarray]:
-    """uint8 [h, w, 3] of each image of a shard in order, decoded by `config.workers` threads."""
+    """uint8 [h, w, 3] of each image of a shard in order, decoded by `config.workers` threads.
 
-    def work(item: Any) -> np.ndarray:
-        return np.asarray(shrunk(store.decoded(item), config.decoded_side))
+    Raises:
+        UserError: A sample is no image, or the shard is damaged.
+    """
+
+    def work(name: str, item: Any) -> np.ndarray:
+        try:
+            return np.asarray(shrunk(store.decoded(item), config.decoded_side))
+        except ValueError as error:
+            raise UserError(broken_sample(store, number, name, error)) from error
 
     pending: deque[Future[np.ndarray]] = deque()
     with ThreadPoolExecutor(config.workers, thread_name_prefix="decode") as pool:
-        for _, item in store.in_order(number):
-            pending.append(pool.submit(work, item))
+        for name, item in store.in_order(number):
+            pending.append(pool.submit(work, name, item))
             if len(pending) > 4 * config.workers:
                 yield pending.popleft().result()
         while pending:

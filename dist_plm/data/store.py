@@ -7,6 +7,7 @@ source had them. It takes no seek and holds neither a lock nor the GIL, so any n
 import tarfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,6 @@ class Store:
     Attributes:
         place: Folder or URL, for display and for reopening.
         offsets: OFFSET_DTYPE [n], location of each image; memory-mapped.
-        labels: int32 [n], indices into `classes`, -1 where unlabelled; memory-mapped.
         classes: Names of the classes of this split.
         fingerprint: sha256 over the content of the data set, hexadecimal.
         shards: The tars of the split, in order.
@@ -69,13 +69,28 @@ class Store:
             self.shards.append(Shard(self.folder / shard.file, first_id, shard.samples, shard.bytes))
             first_id += shard.samples
         self.offsets = table(offsets_path(self.folder, split), OFFSET_DTYPE, described.samples)
-        self.labels: np.ndarray = table(labels_path(self.folder, split), LABEL_DTYPE, described.samples)
+        self._labels = table(labels_path(self.folder, split), LABEL_DTYPE, described.samples)
         self._check_files()
         self._check_bounds()
         self._files = ShardFiles([shard.path for shard in self.shards])
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """int32 [n], indices into `classes`, -1 where unlabelled; memory-mapped, and read once to check them.
+
+        Raises:
+            UserError: One of them is no class of the split.
+        """
+        labels = self._labels
+        if len(labels) and not -1 <= labels.min() <= labels.max() < len(self.classes):
+            raise UserError(
+                f"{labels_path(self.folder, self.split)} holds labels from {labels.min()} to {labels.max()}, the split "
+                f"has {len(self.classes)} classes; {_REBUILD}"
+            )
+        return labels
 
     def __enter__(self) -> "Store":
         return self
@@ -156,6 +171,12 @@ class Store:
         if not 0 <= id < len(self.offsets):
             raise IndexError(f"sample {id} is not in [0, {len(self)}) of split '{self.split}'")
         row: tuple[int, int, int] = self.offsets.item(id)  # half a microsecond less than .offsets[id].item()
+        shard = self.shards[row[0]] if row[0] < len(self.shards) else None
+        if shard is None or not 0 <= id - shard.first_id < shard.samples:
+            raise UserError(
+                f"{offsets_path(self.folder, self.split)}: sample {id} is said to be in shard {row[0]}, which does not "
+                f"hold it; {_REBUILD}"
+            )
         if row[2] > MAX_BYTES:  # an untrusted table must not determine the size of an allocation
             raise UserError(self._broken(id, f"{row[2]:,} bytes, at most {MAX_BYTES:,}"))
         return row
@@ -189,6 +210,11 @@ class Store:
                 raise UserError(
                     f"{self.folder}/{self.split}.offsets.npy does not describe {shard.path.name}; {_REBUILD}"
                 )
+
+
+def broken_sample(store: Store, shard: int, name: str, error: Exception) -> str:
+    """The message for a sample of `in_order` that is no image."""
+    return f"{store.place}/{store.shards[shard].path.name}: sample '{name}': {error}; {ADVICE} {store.place}"
 
 
 def table(path: Path, dtype: np.dtype, samples: int) -> np.ndarray:

@@ -17,8 +17,7 @@ import torch
 from PIL import Image
 
 from dist_plm.config import ViewsConfig
-from dist_plm.data.shard_files import ADVICE
-from dist_plm.data.store import Store
+from dist_plm.data.store import Store, broken_sample
 from dist_plm.data.views import eval_view
 from dist_plm.errors import UserError
 
@@ -144,5 +143,4 @@ def _view(store: Store, cut: Cut, sample: _Sample) -> np.ndarray:
     try:
         return cut(store.decoded(item), id)
     except ValueError as error:
-        file = store.shards[shard].path.name
-        raise UserError(f"{store.place}/{file}: sample '{name}': {error}; {ADVICE} {store.place}") from error
+        raise UserError(broken_sample(store, shard, name, error)) from error

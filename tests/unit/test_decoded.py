@@ -40,6 +40,19 @@ def oracle(data: bytes, side: int = SIDE) -> np.ndarray:
     return np.asarray(image)
 
 
+def test_a_damaged_image_is_named(tiny_split, tmp_path, monkeypatch):
+    """One beyond the sample by which the size is estimated."""
+    images = tiny_split([9])
+    monkeypatch.setattr(decoded, "SAMPLE", 2)
+    with Store(tmp_path, "train") as store:
+        shard, offset = store.shards[0].path, int(store.offsets[4]["offset"])
+    data = bytearray(shard.read_bytes())
+    data[offset : offset + len(images[4])] = bytes(len(images[4]))
+    shard.write_bytes(data)
+    with pytest.raises(UserError, match=r"train-000000.tar: sample '.+': not an image.*shards/verify.py"):
+        once(tmp_path, tmp_path / "cache")
+
+
 @pytest.mark.parametrize("side", [24, 25, 300])
 def test_pixels_are_those_of_the_smaller_image(tiny_split, tmp_path, side):
     images = tiny_split([5, 1, 4])

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from dist_plm.data import shard_files
+from dist_plm.data.opening import labels_as
 from dist_plm.data.store import Store
 from dist_plm.errors import UserError
 from tests.open_shards import open_shards
@@ -46,6 +47,30 @@ def test_describes_the_split(tiny_split, tmp_path):
         ]
     with Store(tmp_path, "test") as store:
         assert len(store) == 2
+
+
+@pytest.mark.parametrize("shard", [0, 2, 77])
+def test_a_row_of_another_shard_is_refused(tiny_split, tmp_path, shard):
+    tiny_split([5, 5])
+    table = np.load(tmp_path / "train.offsets.npy")
+    table["shard"][7] = shard
+    np.save(tmp_path / "train.offsets.npy", table)
+    with Store(tmp_path, "train") as store:
+        for read in (store.read, store.about, store.read_image):
+            with pytest.raises(UserError, match=f"sample 7 is said to be in shard {shard}"):
+                read(7)
+
+
+@pytest.mark.parametrize("label", [3, 99, -2])
+def test_a_label_of_no_class_is_refused(tiny_split, tmp_path, label):
+    tiny_split([5])
+    tiny_split([5], split="test")
+    table = np.load(tmp_path / "train.labels.npy")
+    table[1] = label
+    np.save(tmp_path / "train.labels.npy", table)
+    queries, damaged = Store(tmp_path, "test"), Store(tmp_path, "train")
+    with pytest.raises(UserError, match=f"train.labels.npy holds labels from .*{label}.* the split has 3 classes"):
+        labels_as(queries, damaged)
 
 
 def test_decodes_to_rgb(tiny_split, tmp_path):
