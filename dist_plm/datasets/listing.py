@@ -15,6 +15,11 @@ from dist_plm.files.tar_header import SmallHeader
 MOST_LINKS = 40
 """Limit of symbolic links in a path of a tar, as in Linux (path_resolution(7))."""
 
+MOST_FOLDERS = 256
+"""Limit of nested folders in a path of a tar: each level is walked with all above it, and a path can have thousands."""
+
+ASTRAY = "its path leads out of the tar, or through a file"
+DEEP = f"its path has more than {MOST_FOLDERS} folders"
 _OUTSIDE = ("/", "..")
 
 
@@ -91,7 +96,7 @@ class TarListing:
     """The members of an uncompressed tar, their links resolved.
 
     Attributes:
-        astray: Members with an invalid path, which leads out of the tar or through a file.
+        refused: Members that are left out, and why: a path that leads out of the tar or through a file, or too deep.
 
     Raises:
         UserError: It can't be read, is compressed, not a tar, or has two files of the same name.
@@ -99,7 +104,7 @@ class TarListing:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.astray: list[str] = []
+        self.refused: list[tuple[str, str]] = []
         self._root: dict[str, _Node] = {}
         try:
             with tarfile.open(path, "r:", tarinfo=SmallHeader) as tar:
@@ -137,6 +142,9 @@ class TarListing:
 
     def _add(self, member: tarfile.TarInfo) -> None:
         *parents, name = PurePosixPath(member.name).parts or ("",)
+        if len(parents) > MOST_FOLDERS:
+            self.refused.append((member.name, DEEP))
+            return
         folder: _Node = self._root
         for part in parents:
             folder = folder.setdefault(part, {}) if isinstance(folder, dict) and part not in _OUTSIDE else _NOTHING
@@ -147,7 +155,7 @@ class TarListing:
             or name in _OUTSIDE
             or (isinstance(folder.get(name), dict) and not member.isdir())
         ):
-            self.astray.append(member.name)
+            self.refused.append((member.name, ASTRAY))
         elif member.isdir():
             folder.setdefault(name, {})
         elif name in folder:

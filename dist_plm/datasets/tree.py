@@ -25,7 +25,6 @@ _SYSTEM = {
 }
 _LOOP = "a link to a folder that contains it"
 _TOO_MANY_LINKS = f"a linked folder inside of {NESTED_LINKS} others"
-_ASTRAY = "its path leads out of the tar, or through a file"
 
 
 class TreeFile(NamedTuple):
@@ -72,6 +71,10 @@ class Tree:
         if path is None:
             raise UserError(f"--source {self.source} is not {what}: found none of {', '.join(candidates)}")
         return path
+
+    def size(self, path: str) -> int:
+        """Bytes of the file at a relative path, -1 if it is no regular file."""
+        return self._listing.locate(path)[2]
 
     def data(self, path: str) -> bytes:
         """The contents of a small file. Raises UserError if it can't be read."""
@@ -149,7 +152,7 @@ class Tree:
             else:
                 way.append(_Folder(f"{name}/", below, here.above | {item.folder}, here.links + item.link, rule))
         if isinstance(self._listing, TarListing) and not path:
-            yield from (TreeFile(name, _ASTRAY) for name in self._listing.astray)
+            yield from (TreeFile(name, rule) for name, rule in self._listing.refused)
 
     def _rule(self, item: Item, within: _Folder) -> str:
         """The rule that ignores an entry of a folder."""

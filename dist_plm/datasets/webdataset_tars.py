@@ -14,6 +14,8 @@ from dist_plm.errors import UserError
 IMAGES = ("jpg", "jpeg", "png", "webp", "avif", "heic", "heif", "bmp", "gif", "tif", "tiff")
 LABELS = ("cls", "json")
 BESIDE = "not the image of its sample"
+LABEL_BYTES = 1 << 20  # brackets of JSON take 20 times their size in memory when parsed
+LARGE = "a label of more than 1 MiB, which is not read"
 
 
 class Sample(NamedTuple):
@@ -27,8 +29,8 @@ class Sample(NamedTuple):
 def webdataset_tars(source: str | Path) -> Source:
     """WebDataset tars of another program: members of one name up to its first dot are a sample.
 
-    A sample's image has one of the usual extensions; `.cls` holds its class, or `.json` does as "class" or "label". A
-    tar belongs to the split that its name begins with, such as val-0001.tar, else to train.
+    A sample's image has one of the usual extensions; `.cls` holds its class, or `.json` does as "class" or "label", -1
+    for none. A tar belongs to the split that its name begins with, such as val-0001.tar, else to train.
     """
     tars = tars_of(Path(source))
     if not tars:
@@ -72,8 +74,13 @@ def _samples(tar: Path, tree: Tree) -> tuple[list[Sample], list[tuple[str, str]]
         key, _, extension = PurePosixPath(path).name.partition(".")
         if rule:
             beside.append((path, rule))
+        elif extension.lower() in LABELS and tree.size(path) > LABEL_BYTES:
+            beside.append((path, LARGE))
         else:
-            groups.setdefault(str(PurePosixPath(path).with_name(key)), {})[extension.lower()] = path
+            members = groups.setdefault(str(PurePosixPath(path).with_name(key)), {})
+            if same := members.get(extension.lower()):  # in the other case
+                beside.append((same, BESIDE))
+            members[extension.lower()] = path
     samples = []
     for members in groups.values():
         image = next((members[suffix] for suffix in IMAGES if suffix in members), None)
@@ -85,7 +92,7 @@ def _samples(tar: Path, tree: Tree) -> tuple[list[Sample], list[tuple[str, str]]
 
 def _label(tree: Tree, members: dict[str, str]) -> str:
     if "cls" in members:
-        return tree.data(members["cls"]).decode("utf-8", "replace").strip()
+        return _name(tree.data(members["cls"]).decode("utf-8", "replace").strip())
     if "json" not in members:
         return ""
     try:
@@ -93,7 +100,14 @@ def _label(tree: Tree, members: dict[str, str]) -> str:
     except (ValueError, RecursionError):
         return ""
     values = (described.get(key) for key in ("class", "label")) if isinstance(described, dict) else ()
-    return next((str(value) for value in values if isinstance(value, str | int)), "")
+    return next((_name(value) for value in values if isinstance(value, str | int | float)), "")
+
+
+def _name(value: str | float) -> str:
+    """The name of a class; empty for -1, by which unlabelled samples are marked."""
+    whole = isinstance(value, float) and value.is_integer()
+    name = str(int(value) if whole else value)
+    return "" if name == "-1" else name
 
 
 def _split(tar: Path) -> str:

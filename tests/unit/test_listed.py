@@ -76,17 +76,45 @@ def test_a_quotation_mark_swallows_no_rows(images, capsys):
     assert held(images / "out", "train") == {picture(0): 'a 12" disc', picture(1): '12" a,\nb'}
 
 
+def write_tar(path, files: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, data in files.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            tar.addfile(header, io.BytesIO(data))
+
+
+def test_labels_and_names_of_tars(tmp_path):
+    """-1 is no class, 2.0 is 2; one of two files of a name in both cases is taken, the other listed."""
+    files = {f"{number}.png": picture(number) for number in range(5)}
+    labels = {"0.cls": b"-1", "1.json": b'{"class": -1}', "2.json": b'{"class": 2.0}', "3.json": b'{"label": 0.5}'}
+    write_tar(tmp_path / "x.tar", files | labels | {"4.PNG": picture(9), "4.cls": b"2\n"})
+    assert build("tars", tmp_path / "x.tar", tmp_path / "out") == 0
+    assert held(tmp_path / "out", "train") == {
+        picture(number): name for number, name in enumerate([None, None, "2", "0.5", "2"])
+    }
+    ignored = [json.loads(line)["source"] for line in (tmp_path / "out/ignored.jsonl").read_text().splitlines()]
+    assert ignored == ["x.tar/4.PNG"]
+
+
+@pytest.mark.parametrize("kind", ["tars", "folder"])
+def test_members_that_cost_more_than_they_hold_are_listed_and_not_read(tmp_path, kind):
+    deep, large = "a/" * 8_000 + "x.png", b'{"class": ' + b"[]," * 400_000
+    write_tar(tmp_path / "x.tar", {"0.png": picture(0), "0.json": large, "1.png": picture(1), deep: picture(2)})
+    assert build(kind, tmp_path / "x.tar", tmp_path / "out") == 0
+    assert held(tmp_path / "out", "train") == {picture(0): None, picture(1): None}
+    listed = "".join(path.read_text() for path in sorted((tmp_path / "out").glob("*.jsonl")))
+    assert "more than 256 folders" in listed
+    assert ("a label of more than 1 MiB" if kind == "tars" else "not an image") in listed
+
+
 def test_tars_of_another_program(tmp_path):
     members = {
         "train-0.tar": {"a.jpg": picture(0, "JPEG"), "a.cls": b"7", "b.png": picture(1), "b.txt": b"a caption"},
         "val-0.tar": {"d/c.webp": picture(2, "WEBP"), "d/c.json": json.dumps({"label": 3}).encode()},
     }
     for name, files in members.items():
-        with tarfile.open(tmp_path / name, "w") as tar:
-            for path, data in files.items():
-                header = tarfile.TarInfo(path)
-                header.size = len(data)
-                tar.addfile(header, io.BytesIO(data))
+        write_tar(tmp_path / name, files)
     assert build("tars", tmp_path, tmp_path / "out") == 0
     assert held(tmp_path / "out", "train") == {picture(0, "JPEG"): "7", picture(1): None}
     assert held(tmp_path / "out", "val") == {picture(2, "WEBP"): "3"}
