@@ -94,7 +94,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, help="run directory or export")
     parser.add_argument("--shards", type=location, help="data set folder or URL (a run's own by default)")
     parser.add_argument("--split", help="split of the queries (a run's test split by default, else `test`)")
-    parser.add_argument("--gallery", help="gallery split, if different from that of the queries")
+    parser.add_argument("--gallery", help="gallery split, if not that of the queries (for a run's test split its own)")
     parser.add_argument(
         "--labels",
         type=Path,
@@ -118,11 +118,14 @@ def _config(trained: "TrainedRun | TrainedExport | FrozenNetwork", options: argp
     config = trained.config
     if not (options.shards or config.data.shards):
         raise UserError(f"{trained.path} is not a run and has no data set: name one with --shards")
+    split = options.split or config.data.test_split
+    # The gallery of a run holds the classes of its own test split.
+    gallery = config.data.gallery_split if split == config.data.test_split else ""
     data = replace(
         config.data,
         shards=options.shards or config.data.shards,
-        test_split=options.split or config.data.test_split,
-        gallery_split=options.gallery if options.gallery is not None else config.data.gallery_split,
+        test_split=split,
+        gallery_split=gallery if options.gallery is None else options.gallery,
     )
     return replace(config, data=data)
 
