@@ -28,12 +28,17 @@ _SEGMENT = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # a marker; data have FF
 _SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
 
 
+class TooLittleMemory(ValueError):
+    """An image that may be intact, but is larger in memory than what is left."""
+
+
 def decode(data: bytes) -> Image.Image:
     """Decode an image file to mode RGB, upright as its EXIF says, transparent parts on white.
 
     Grey, palette, CMYK and 16-bit images become 8-bit RGB; of an animation the first frame is taken.
 
     Raises:
+        TooLittleMemory: Less is left than the image takes.
         ValueError: Not an image, damaged, truncated, beyond one of the bounds above, or of floating-point pixels.
     """
     form = _format(data)
@@ -67,6 +72,8 @@ def _decoded(data: bytes, form: Format) -> Image.Image:
             set_transparent(image, data)
         image.load()
         return to_rgb(image)
+    except MemoryError as error:
+        raise TooLittleMemory(f"too little memory to decode {image.width} x {image.height} pixels") from error
     # Pillow's decoders raise a dozen kinds of exception for damaged bytes (OSError, SyntaxError, struct.error, ...).
     except Exception as error:
         raise ValueError(f"damaged image: {error}") from error

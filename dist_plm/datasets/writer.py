@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from dist_plm.data.decode import decode, extension
+from dist_plm.data.decode import TooLittleMemory, decode, extension
 from dist_plm.datasets.entry import Entry
+from dist_plm.errors import UserError
 from dist_plm.files.atomic import replacing
 
 BUILD = ".build"
@@ -60,7 +61,11 @@ class ShardRecord:
 
 
 def finish_shard(task: ShardTask) -> Path:
-    """Write a shard, unless an earlier build wrote it from the same entries; returns the path of its record."""
+    """Write a shard, unless an earlier build wrote it from the same entries; returns the path of its record.
+
+    Raises:
+        UserError: There is too little memory for an image, which is no reason to reject it.
+    """
     path = task.folder / BUILD / f"{task.file}.json"
     inputs = task.digest()
     if not _is_finished(task.folder / task.file, path, inputs):
@@ -103,6 +108,10 @@ def _write(task: ShardTask, inputs: str) -> ShardRecord:
                 try:
                     data = entry.read()
                     decode(data)
+                except (MemoryError, TooLittleMemory) as error:
+                    raise UserError(
+                        f"too little memory for {entry.source}: lower --workers, and rerun the command to resume"
+                    ) from error
                 except (OSError, ValueError) as error:
                     record.rejected.append((entry.source, getattr(error, "strerror", None) or str(error)))
                     continue

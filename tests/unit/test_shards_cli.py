@@ -120,6 +120,19 @@ def test_a_system_without_processes_is_not_the_fault_of_the_output(tmp_path, cap
     assert run(*line) == 0
 
 
+def test_an_image_that_does_not_fit_into_memory_is_not_left_out(tmp_path, capsys, monkeypatch):
+    def no_room(*_: object) -> None:
+        raise MemoryError
+
+    line = ("demo", "--images", 60, "--classes", 4, "--out", tmp_path / "out", "--workers", 1)
+    for place in ("data.decode.to_rgb", "datasets.demo.GlyphEntry.read"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"dist_plm.{place}", no_room)
+            assert run(*line) == 2
+        assert "error: too little memory for glyph/000000000: lower --workers" in capsys.readouterr().err
+    assert run(*line) == 0 and "rejected 0" in capsys.readouterr().out
+
+
 def test_a_disk_that_fails_is_the_fault_of_the_output(tmp_path, capsys, monkeypatch):
     """A write to an open file fails without the file's name."""
 
