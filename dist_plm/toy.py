@@ -79,6 +79,8 @@ def _parse() -> argparse.Namespace:
     options = parser.parse_args()
     if options.steps < 1 or options.points <= CONFIG.manifold.k:
         raise UserError(f"--steps must be at least 1 and --points more than {CONFIG.manifold.k}")
+    if not -(2**63) <= options.seed < 2**64:
+        raise UserError(f"--seed {options.seed}: must lie in -2^63 .. 2^64 - 1")
     return options
 
 

@@ -57,7 +57,9 @@ def source(images: int, *, classes: int, pixels: int, seed: int) -> Source:
         pixels: Side of an image.
         seed: Of glyphs and images.
     """
-    classes = classes or min(max(2 * (images // (2 * IMAGES_PER_CLASS)), 4), MAX_CLASSES)
+    if images < 2:
+        raise UserError(f"--images {images}: must be at least 2, one for each split")
+    classes = classes or min(max(2 * (images // (2 * IMAGES_PER_CLASS)), 4), MAX_CLASSES, images)
     if not 2 <= classes <= min(images, MAX_CLASSES):
         raise UserError(f"--classes {classes}: must lie in 2 .. {min(images, MAX_CLASSES)} for {images} images")
     if not 16 <= pixels <= 1024:

@@ -34,6 +34,14 @@ def test_splits_share_no_glyph_and_classes_are_balanced():
     assert len({e.key for e in entries}) == 400
 
 
+def test_few_images_have_as_many_classes_or_are_refused():
+    for images in (2, 3):
+        splits = demo.source(images, classes=0, pixels=32, seed=0).classes
+        assert sum(map(len, splits.values())) == images
+    with pytest.raises(UserError, match="--images 1: must be at least 2"):
+        demo.source(1, classes=0, pixels=32, seed=0)
+
+
 def test_a_million_images_are_listed_one_at_a_time():
     source = demo.source(1_000_000, classes=20, pixels=64, seed=0)
     entries = source.entries()

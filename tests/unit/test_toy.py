@@ -37,6 +37,12 @@ def test_segments_lie_on_the_neighbourhoods_and_hold_their_point():
     assert ((offsets[:, 0] * offsets[:, 1]).sum(1) <= 1e-9).all()  # the ends lie on either side of the point
 
 
+def test_a_seed_beyond_64_bits_is_refused(tmp_path, monkeypatch, capsys):
+    for seed in (2**64, -(2**63) - 1):
+        assert run(monkeypatch, "--out", tmp_path, "--steps", 1, f"--seed={seed}") == 2
+        assert f"--seed {seed}: must lie in" in capsys.readouterr().err
+
+
 def test_two_pictures(tmp_path, monkeypatch, capsys):
     assert run(monkeypatch, "--out", tmp_path / "new", "--steps", 2, "--points", 12) == 0
     with Image.open(tmp_path / "new" / "crossing_curves.gif") as moving:
