@@ -102,7 +102,7 @@ class Trainer:
         """Train to the end.
 
         Raises:
-            Preempted: A signal arrived; a checkpoint was saved.
+            Preempted: A signal arrived; a checkpoint was saved if a step was taken.
             RunFailure: Training failed.
         """
         try:
@@ -240,6 +240,8 @@ class Trainer:
             self.saver.finish()
         self.metrics.write("preempted", step=self.at.step, signal=signal)
         self.metrics.close()
+        if not self.at.step:
+            return "no step was taken yet, so no checkpoint was saved; rerun the command to start the run"
         return f"checkpoint saved at step {self.at.step}; rerun the command to resume"
 
     def _evaluate(self, when: str, with_pixels: bool = False) -> None:

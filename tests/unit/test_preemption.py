@@ -3,10 +3,13 @@
 import os
 import signal
 import time
+from unittest.mock import Mock
 
 import pytest
 
+from dist_plm.checkpoint.position import Position
 from dist_plm.distributed.preemption import Preemption
+from dist_plm.training.trainer import Trainer
 
 
 def test_what_is_configured_sets_the_flag_and_nothing_else_does() -> None:
@@ -41,3 +44,11 @@ def test_a_rank_without_its_launcher_is_told_to_leave(launched: bool, monkeypatc
         monkeypatch.setattr(os, "getppid", lambda: 1)
         time.sleep(1.5)
         assert preemption.signal == (signal.SIGTERM if launched else 0)
+
+
+@pytest.mark.parametrize("steps", [0, 7])
+def test_a_run_that_is_left_tells_of_a_checkpoint_only_if_it_saved_one(steps: int) -> None:
+    run, saved = Mock(at=Position(step=steps)), f"checkpoint saved at step {steps}; rerun the command to resume"
+    told = Trainer._leave(run, signal.SIGTERM)
+    assert run._save.called == (steps > 0) == (told == saved)
+    assert "rerun the command to" in told
