@@ -97,13 +97,17 @@ class Strategy(ABC):
     def _clip(self) -> None:
         """Scale all gradients, the student's and the method's, so that their norm is at most `clip_norm`."""
         gradients = self._method_gradients()
-        total = self.squared_norm() + self.world.sum(sum_of_squares(gradients).to(self.world.device))
+        total = self.squared_norm() + self._method_squared_norm()
         factor = (self.updates.clip_norm * total.rsqrt()).clamp(max=1.0)  # for a norm of 0: inf, clamped to 1
         alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
         for part in (*self.gradients(), *gradients):
             alike.setdefault((part.device, part.dtype), []).append(part)
         for parts in alike.values():
             torch._foreach_mul_(parts, factor.to(parts[0]))
+
+    def _method_squared_norm(self) -> Tensor:
+        """Sum of squares of the gradients of the method's parameters, of all owners (float64 scalar). A collective."""
+        return self.world.sum(sum_of_squares(self._method_gradients()).to(self.world.device))
 
     def _method_gradients(self) -> list[Tensor]:
         groups = self.updates.method.param_groups if self.updates.method else []

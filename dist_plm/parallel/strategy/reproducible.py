@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from dist_plm.distributed.shares import Shares
 from dist_plm.distributed.world import World
 from dist_plm.parallel.optimiser import Updates
 from dist_plm.parallel.strategy.replicated import Replicated
@@ -23,7 +24,8 @@ class Reproducible(Replicated):
     - the method computes in float64 and its gradient dL/dz is rounded to float32 once: two orders differ by 1e-16,
       which changes what it rounds to in about one entry of 1e8;
     - gradients of the lanes and of the ranks are summed in float64 and rounded once; so are those of the method's
-        parameters, which are complete on their owner.
+        parameters, which are complete on their owner;
+    - the norm for `optimiser.clip_norm` is summed in an order that does not depend on which rank owns a row.
 
     The cost is 8 bytes per weight, and smaller kernels.
 
@@ -38,6 +40,7 @@ class Reproducible(Replicated):
         super().__init__(student, updates, world, precision=precision)
         self._sizes = list(pieces)
         self._micro_batches: list[Tensor] = []
+        self._owned: list[Shares] = []  # rows of the method's parameters on each rank
 
     def embed(self, views: Tensor) -> Tensor:
         with self.autocast():
@@ -60,3 +63,27 @@ class Reproducible(Replicated):
             parameter.grad = part.view_as(parameter).to(parameter)
         for method_gradient in self._method_gradients():
             method_gradient.copy_(method_gradient.to(z.dtype))
+
+    def _method_squared_norm(self) -> Tensor:
+        gradients = self._method_gradients()
+        if not self._owned:
+            counts = self.world.gather_objects([len(gradient) for gradient in gradients])
+            self._owned = [Shares(sizes) for sizes in zip(*counts, strict=True)]
+        total = torch.zeros((), dtype=torch.float64, device=self.world.device)
+        for gradient, owned in zip(gradients, self._owned, strict=True):
+            rows = sum_by_halves(gradient.double().square().flatten(1))
+            total = total + sum_by_halves(self.world.gather_rows(rows, owned)[None])[0]
+        return total
+
+
+def sum_by_halves(rows: Tensor) -> Tensor:
+    """Sum of each row of [n, m] -> [n], m > 0, elementwise, in an order that depends on m alone.
+
+    A reduction of torch may choose its order by n.
+    """
+    while rows.shape[1] > 1:
+        half = -(-rows.shape[1] // 2)
+        first = rows[:, :half].clone()
+        first[:, : rows.shape[1] - half] += rows[:, half:]
+        rows = first
+    return rows[:, 0]
