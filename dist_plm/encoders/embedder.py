@@ -1,6 +1,7 @@
 """A trained network for inference: images to unit vectors, without gradient."""
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from dist_plm.config import ModelConfig, ViewsConfig
 from dist_plm.data.store import Store
 from dist_plm.data.views import eval_view
+from dist_plm.model.digest import digest
 from dist_plm.model.encoder import Encoder
 from dist_plm.parallel.strategy import PRECISIONS
 
@@ -41,6 +43,15 @@ class Embedder:
     def device(self) -> torch.device:
         """Device of the network."""
         return self.network.head.weight.device
+
+    def identity(self) -> str:
+        """Digest of all that an embedding of an image depends on.
+
+        Weights alone don't identify a network: pooling has none, and neither have preprocessing and precision.
+        """
+        views = self.views.size, self.views.resize, self.views.interpolation
+        facts = digest(self.network), sorted(asdict(self.model).items()), views, self.precision
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
     def embed(self, views: Tensor) -> Tensor:
         """RGB views [b, 3, size, size] in 0-255 on any device -> embeddings [b, D] on the network's device."""

@@ -20,6 +20,10 @@ from dist_plm.search_index.images import Images
 BATCH = 64
 
 
+class NotFinite(RunFailure):
+    """An embedding is not finite, and will not be in another attempt."""
+
+
 class EmbeddedGroup(NamedTuple):
     """Some images of an index.
 
@@ -54,7 +58,7 @@ def embed_group(images: Images, ahead: ViewsAhead, embedder: Embedder, advance: 
     """Embed the next group of `ahead`, which is of `images`; `advance` is called after each batch.
 
     Raises:
-        RunFailure: an embedding is not finite.
+        NotFinite: an embedding is not finite.
     """
     vectors, rows, unreadable = [np.empty((0, embedder.dim), np.float32)], [], []
     for batch in ahead.batches(BATCH):
@@ -70,7 +74,7 @@ def embed_group(images: Images, ahead: ViewsAhead, embedder: Embedder, advance: 
             vectors.append(embedder.embed(torch.from_numpy(np.stack(pixels))).float().cpu().numpy())
             if not np.isfinite(vectors[-1]).all():
                 row = rows[len(rows) - len(pixels) + int((~np.isfinite(vectors[-1])).any(1).argmax())]
-                raise RunFailure(f"the embedding of {row['name']!a:.200} is not finite: {DIVERGED}")
+                raise NotFinite(f"the embedding of {row['name']!a:.200} is not finite: {DIVERGED}")
         advance(len(batch))
     return EmbeddedGroup(np.concatenate(vectors), rows, unreadable)
 

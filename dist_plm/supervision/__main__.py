@@ -210,11 +210,9 @@ def _embed(
 ) -> "np.ndarray":
     """Embeddings of the split, float32 [n, D]."""
     from dist_plm.index.embedding_pass import sweep
-    from dist_plm.model.digest import digest
 
-    views = embedder.views
-    config = replace(config, views=views)
-    name = f"{digest(embedder.network)}_{views.size}_of_{views.resize}_{store.fingerprint[:16]}"
+    config = replace(config, views=embedder.views)
+    name = f"{embedder.identity()}_{store.fingerprint[:16]}"
     with _folder(kept) as folder:
         title = f"embed {store.split}"
         swept = sweep(embedder.embed, store, folder / name, config=config, world=world, display=display, title=title)

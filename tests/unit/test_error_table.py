@@ -5,7 +5,16 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ERRORS = {"UserError", "MachineError", "RunFailure", "RankFailure", "StoreFailure", "Refused", "OtherImages"}
+ERRORS = {
+    "UserError",
+    "MachineError",
+    "RunFailure",
+    "RankFailure",
+    "StoreFailure",
+    "Refused",
+    "NotFinite",
+    "OtherImages",
+}
 GAP = "…"
 
 
