@@ -1,11 +1,9 @@
 """The next generation of an index: kept and new rows, and its files."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,12 +11,12 @@ from dist_plm.errors import UserError
 from dist_plm.index.directory import CHANGING, IGNORED, ROWS, UNREADABLE, file_of
 from dist_plm.search_index.embedding import embed_group, views_ahead
 from dist_plm.search_index.images import FolderImages
+from dist_plm.search_index.records import Record, read_records
 from dist_plm.search_index.search_index import CHANGED_FORMAT, SearchIndex
 from dist_plm.search_index.writing import write_lines, write_summary, write_vectors
 from dist_plm.telemetry.progress import Display
 
 BLOCK = 4_096  # rows of the old index in memory at once
-Line = dict[str, Any]
 
 
 @dataclass
@@ -34,10 +32,10 @@ class Generation:
     """
 
     places: list[int]
-    rows: list[Line]
+    rows: list[Record]
     vectors: np.ndarray
-    unreadable: list[Line]
-    ignored: list[Line]
+    unreadable: list[Record]
+    ignored: list[Record]
 
     @classmethod
     def of(cls, search_index: SearchIndex, kept: list[int]) -> "Generation":
@@ -76,6 +74,12 @@ class Generation:
         self.unreadable = [record for record in self.unreadable if record["name"] not in tried] + made.unreadable
         return f"{len(made.rows):,} embedded, {len(moved):,} moved or copied, {len(made.unreadable):,} unreadable"
 
+    def differs_from(self, search_index: SearchIndex) -> bool:
+        """Whether it has other rows, or other unreadable files or reasons."""
+        known = sorted(lines(search_index, UNREADABLE), key=_name)
+        rows = len(self.vectors) or self.places != list(range(len(search_index)))
+        return bool(rows) or sorted(self.unreadable, key=_name) != known
+
     def write(self, search_index: SearchIndex) -> None:
         """Write it into the folder of the index; index.json comes last and names the files.
 
@@ -105,18 +109,26 @@ class Generation:
         yield self.vectors
 
 
-def lines(search_index: SearchIndex, name: str) -> Iterator[Line]:
-    """Lines of unreadable.jsonl or ignored.jsonl; none in an index of an older version."""
+def lines(search_index: SearchIndex, name: str) -> Iterator[Record]:
+    """Lines of unreadable.jsonl or ignored.jsonl; none in an index of an older version. Raises UserError."""
     path = search_index.file(name)
     if path.exists():
-        with path.open(encoding="utf-8") as file:
-            yield from map(json.loads, file)
+        try:
+            yield from read_records(path)
+        except (ValueError, KeyError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"{path} is damaged ({reason:.160}): copy it again, or embed the images again") from error
+
+
+def _name(record: Record) -> str:
+    return str(record["name"])
 
 
 def _moved(search_index: SearchIndex, images: FolderImages, fresh: list[int]) -> dict[int, int]:
     """Files with a new name and known content: number and row of each."""
-    by_content = {record["sha256"]: row for row, record in enumerate(search_index.rows) if "sha256" in record}
-    sizes = {record.get("size") for record in search_index.rows}
+    known = [record.get("sha256") for record in search_index.rows]
+    by_content = {content: row for row, content in enumerate(known) if isinstance(content, str)}
+    sizes = {size for record in search_index.rows if isinstance(size := record.get("size"), int)}
     moved = {}
     for number in fresh:
         if images.stamp(number).size in sizes:

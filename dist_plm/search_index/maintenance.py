@@ -17,6 +17,7 @@ from dist_plm.files.reading import read_document
 from dist_plm.index.directory import SUMMARY, UNREADABLE
 from dist_plm.search_index.generation import Generation, Line, lines
 from dist_plm.search_index.images import FolderImages, Stamp
+from dist_plm.search_index.records import Record
 from dist_plm.search_index.search_index import SearchIndex
 from dist_plm.telemetry.progress import Display
 
@@ -28,14 +29,14 @@ class Changes:
     Args:
         images: Current contents of the folder.
         kept: Rows whose file is unchanged.
-        failed: Lines of unreadable files that are unchanged.
+        failed: Numbers of unchanged files that could not be read; it may be possible now.
         fresh: Numbers of new and changed files.
         gone: Names of the rows whose file was deleted.
     """
 
     images: FolderImages
     kept: list[int]
-    failed: list[Line]
+    failed: list[int]
     fresh: list[int]
     gone: list[str]
 
@@ -56,9 +57,10 @@ def changes(search_index: SearchIndex) -> Changes:
     names = [images.about(number)["name"] for number in range(len(images))]
     stamps = {name: images.stamp(number) for number, name in enumerate(names)}
     kept = [row for row, record in enumerate(search_index.rows) if stamps.get(record["name"]) == _stamp(record)]
-    failed = [record for record in lines(search_index, UNREADABLE) if stamps.get(record["name"]) == _stamp(record)]
-    known = {search_index.rows[row]["name"] for row in kept} | {record["name"] for record in failed}
-    fresh = [number for number, name in enumerate(names) if name not in known]
+    tried = {record["name"]: _stamp(record) for record in lines(search_index, UNREADABLE)}
+    known = {search_index.rows[row]["name"] for row in kept}
+    failed = [number for number, name in enumerate(names) if name not in known and stamps[name] == tried.get(name)]
+    fresh = [number for number, name in enumerate(names) if name not in known and stamps[name] != tried.get(name)]
     gone = [record["name"] for record in search_index.rows if record["name"] not in stamps]
     return Changes(images, kept, failed, fresh, gone)
 
@@ -72,12 +74,15 @@ def update(search_index: SearchIndex, workers: int, display: Display) -> str:
     """
     with _alone(search_index):
         changed = changes(search_index)
-        if not (changed.fresh or changed.gone):
+        tried = sorted(changed.fresh + changed.failed)
+        if not (tried or changed.gone):
             return "up to date"
         following = Generation.of(search_index, changed.kept)
-        following.unreadable = changed.failed
+        following.unreadable = []
         following.ignored = [{"name": name, "reason": rule} for name, rule in changed.images.ignored]
-        done = following.take(search_index, changed.images, changed.fresh, workers, display)
+        done = following.take(search_index, changed.images, tried, workers, display)
+        if not following.differs_from(search_index):
+            return "up to date"
         following.write(search_index)
         return f"{done}, {len(changed.gone):,} deleted"
 
@@ -87,7 +92,7 @@ def add(search_index: SearchIndex, paths: Sequence[Path], workers: int, display:
     with _alone(search_index):
         changed = changes(search_index)
         inner = [_below(changed.images.place()["folder"], path) for path in paths]
-        names = {number: changed.images.about(number)["name"] for number in changed.fresh}
+        names = {number: changed.images.about(number)["name"] for number in sorted(changed.fresh + changed.failed)}
         fresh = [number for number, name in names.items() if any(_within(name, folder) for folder in inner)]
         if not fresh:
             return "nothing to add"
@@ -96,7 +101,8 @@ def add(search_index: SearchIndex, paths: Sequence[Path], workers: int, display:
             search_index, [i for i, row in enumerate(search_index.rows) if row["name"] not in again]
         )
         done = following.take(search_index, changed.images, fresh, workers, display)
-        following.write(search_index)
+        if following.differs_from(search_index):
+            following.write(search_index)
         return done
 
 
@@ -110,7 +116,10 @@ def remove(search_index: SearchIndex, names: Sequence[str]) -> str:
                 raise UserError(f"{search_index.folder} has no image {name!a}: `list` prints their names")
         kept = [row for row, known_name in enumerate(known) if not any(_within(known_name, name) for name in dropped)]
         Generation.of(search_index, kept).write(search_index)
-        return f"{len(known) - len(kept):,} removed; `update` will add them again if their files still exist"
+        place = search_index.summary.get("images")
+        updated = isinstance(place, dict) and place.get("kind") == "folder"
+        again = "; `update` will add them again if their files still exist" if updated else ""
+        return f"{len(known) - len(kept):,} removed{again}"
 
 
 @contextmanager
@@ -128,8 +137,9 @@ def _alone(search_index: SearchIndex) -> Iterator[None]:
         raise UserError(f"{search_index.folder} {what} ({error.strerror or error}); it was not changed") from error
 
 
-def _stamp(row: Line) -> Stamp | None:
-    return Stamp(row["size"], row["mtime_ns"]) if "mtime_ns" in row else None
+def _stamp(row: Record) -> Stamp | None:
+    """The stamp that was recorded; None in an index of an older version, whose files are embedded again."""
+    return Stamp(row["size"], row["mtime_ns"]) if row.keys() >= {"size", "mtime_ns"} else None
 
 
 def _within(name: str, folder: str) -> bool:

@@ -14,7 +14,7 @@ faiss.read_index is not safe for manipulated files (it opens paths named in a fi
 are only shown from a folder that this account named.
 """
 
-from collections.abc import Iterator
+import warnings
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ from dist_plm.data.views import eval_view
 from dist_plm.encoders.embedder import Embedder
 from dist_plm.encoders.exported import read_export
 from dist_plm.errors import RunFailure, UserError
-from dist_plm.files.reading import map_array, parse_document, read_document
+from dist_plm.files.reading import map_array, read_document
 from dist_plm.index.directory import EMBEDDINGS, ENCODER, ROWS, SUMMARY, file_of
 from dist_plm.index.embedding_pass import DIVERGED
 from dist_plm.index.faiss_library import require_faiss
@@ -39,10 +39,10 @@ from dist_plm.search_index.ownership import is_own
 
 FORMAT, CHANGED_FORMAT = 1, 2
 """Format of an index written by `embed`, and of a changed one, whose file names contain the generation."""
+from dist_plm.search_index.records import read_records
 
 _AGAIN = "rebuild the index: python -m dist_plm.embed"
-_BLOCK = 1 << 16  # rows added to the index at once
-_LINE_BYTES = 1 << 20  # of a record
+_BLOCK = 1 << 16  # rows validated at once
 _UNIT = 1e-3  # tolerance of a row's norm; float32 rounding is 1e-6
 
 
@@ -109,7 +109,7 @@ class SearchIndex:
             self.embeddings = map_array(self.file(EMBEDDINGS))
             if self.embeddings.dtype != np.float32:
                 raise ValueError(f"{EMBEDDINGS} holds {self.embeddings.dtype}, not float32")
-            self.rows = list(_rows(self.file(ROWS)))
+            self.rows = list(read_records(self.file(ROWS)))
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             reason = str(error).splitlines()[0][:160]
             raise UserError(f"{self.folder} is a damaged index ({reason}): {_AGAIN}") from error
@@ -210,14 +210,6 @@ def unit_fault(rows: np.ndarray) -> str:
     if (wrong := np.abs(lengths - 1) > _UNIT).any():
         return f"{int(wrong.sum()):,} row(s) that are not of unit length (the first of {lengths[wrong.argmax()]:.4g})"
     return ""
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as lines:
-        while line := lines.readline(_LINE_BYTES + 1):
-            row = parse_document(line, _LINE_BYTES)
-            label = row.get("label")
-            yield {**row, "name": str(row["name"]), **({} if label is None else {"label": str(label)})}
 
 
 def _lies_within(place: Any, folder: Path) -> bool:
