@@ -1,5 +1,6 @@
 """Numbered images from a split of shards or a folder, to be embedded and displayed."""
 
+import errno
 import hashlib
 import os
 from abc import ABC, abstractmethod
@@ -56,10 +57,19 @@ class Images(ABC):
 
 
 class ShardImages(Images):
-    """The samples of one split of a data set: all of them, or those with `ids`."""
+    """The samples of one split of a data set: all of them, or those with `ids`.
 
-    def __init__(self, folder: str | Path, split: str, ids: Sequence[int] | None = None) -> None:
+    Args:
+        within: As for `FolderImages`.
+    """
+
+    def __init__(
+        self, folder: str | Path, split: str, ids: Sequence[int] | None = None, within: Path | None = None
+    ) -> None:
         self._store = open_split(DataConfig(shards=str(folder)), split)
+        if within:
+            for shard in self._store.shards:
+                refuse_outside(Path(shard.path), within)
         self._ids = range(len(self._store)) if ids is None else ids
 
     def __len__(self) -> int:
@@ -89,10 +99,11 @@ class FolderImages(Images):
     Args:
         folder: Root folder; links to folders are followed.
         names: Relative paths of the files to include; all if None.
+        within: The folder that no file may be linked out of, for images that come with an untrusted index.
     """
 
-    def __init__(self, folder: str | Path, names: list[str] | None = None) -> None:
-        self._folder = Path(folder)
+    def __init__(self, folder: str | Path, names: list[str] | None = None, within: Path | None = None) -> None:
+        self._folder, self._within = Path(folder), within
         self._stamps: list[Stamp] | None = None
         if names is None:
             if not self._folder.is_dir():
@@ -105,11 +116,16 @@ class FolderImages(Images):
                 raise UserError(f"{folder} has no files, or only hidden ones")
         self._names = names
 
+    def listed_again(self) -> "FolderImages":
+        """All files that lie in the folder now."""
+        return FolderImages(self._folder, within=self._within)
+
     def __len__(self) -> int:
         return len(self._names)
 
     def read(self, number: int) -> bytes:
-        return read_file(self._folder / self._names[number])
+        path = self._folder / self._names[number]
+        return read_file(refuse_outside(path, self._within) if self._within else path)
 
     def about(self, number: int) -> dict[str, Any]:
         name = self._names[number]
@@ -139,12 +155,21 @@ def _stamp(path: Path) -> Stamp:
     return Stamp(status.st_size, status.st_mtime_ns)
 
 
-def reopen(place: Any, rows: list[dict[str, Any]]) -> Images:
+def refuse_outside(path: Path, within: Path) -> Path:
+    """The file that `path` leads to. Raises PermissionError if it does not lie in `within`."""
+    whole = Path(os.path.realpath(path))
+    if not whole.is_relative_to(os.path.realpath(within)):
+        raise PermissionError(errno.EACCES, f"a link out of {within}, the folder of an index of another account")
+    return whole
+
+
+def reopen(place: Any, rows: list[dict[str, Any]], within: Path | None = None) -> Images:
     """The images of an index, by row.
 
     Args:
         place: Result of `Images.place`.
         rows: Results of `Images.about`.
+        within: As for `FolderImages`.
 
     Raises:
         UserError: They are missing, or different.
@@ -166,8 +191,11 @@ def reopen(place: Any, rows: list[dict[str, Any]]) -> Images:
         # The index is untrusted: images must lie below the folder.
         if astray := [name for name in names if name.is_absolute() or ".." in name.parts]:
             raise UserError(f"this index names {str(astray[0])!a}, outside of {folder!a}: don't trust it")
-        return FolderImages(folder, [str(name) for name in names])
-    images = ShardImages(folder, split, ids)
+        return FolderImages(folder, [str(name) for name in names], within)
+    try:
+        images = ShardImages(folder, split, ids, within)
+    except PermissionError as error:
+        raise UserError(f"{folder!a} holds {error.strerror}: don't trust it") from error
     if images.place()["fingerprint"] != fingerprint:
         raise UserError(f"{folder!a} is not the data set of this index: embed it again")
     return images

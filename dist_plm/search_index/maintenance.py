@@ -50,10 +50,9 @@ def changes(search_index: SearchIndex) -> Changes:
     Raises:
         UserError: It was made from shards, or its folder is missing.
     """
-    place = search_index.images.place()
-    if place["kind"] != "folder":
+    if not isinstance(search_index.images, FolderImages):
         raise UserError(f"{search_index.folder} is an index of shards, which don't change: embed the new ones")
-    images = FolderImages(place["folder"])
+    images = search_index.images.listed_again()
     names = [images.about(number)["name"] for number in range(len(images))]
     stamps = {name: images.stamp(number) for number, name in enumerate(names)}
     kept = [row for row, record in enumerate(search_index.rows) if stamps.get(record["name"]) == _stamp(record)]

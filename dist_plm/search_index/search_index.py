@@ -137,16 +137,18 @@ class SearchIndex:
         Raises:
             UserError: They are missing; or the index was made by another account and no folder was named.
         """
-        place = self.summary.get("images")
+        place, within = self.summary.get("images"), None
         if self._images_at:
             place = {**place, "folder": str(self._images_at)} if isinstance(place, dict) else place
-        elif not is_own(place, self.summary.get("signature")) and not _lies_within(place, self.folder):
-            where = place.get("folder") if isinstance(place, dict) else place
-            raise UserError(
-                f"{self.folder} was not made by this account, and its images lie in {where!a:.200}: to "
-                "show that folder, name it with --images"
-            )
-        return reopen(place, self.rows)
+        elif not is_own(place, self.summary.get("signature")):
+            if not _lies_within(place, self.folder):
+                where = place.get("folder") if isinstance(place, dict) else place
+                raise UserError(
+                    f"{self.folder} was not made by this account, and its images lie in {where!a:.200}: to "
+                    "show that folder, name it with --images"
+                )
+            within = self.folder
+        return reopen(place, self.rows, within)
 
     def embed(self, data: bytes) -> np.ndarray:
         """The bytes of an image file -> its embedding, float32 [1, D]. Raises ValueError if they are not an image."""

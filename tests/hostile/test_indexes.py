@@ -92,6 +92,50 @@ def test_images_within_the_index_are_its_own(index):
         _ = SearchIndex(index).images
 
 
+def test_no_link_leads_out_of_an_index(index, search_index, tmp_path):  # noqa: F811
+    private, photos = tmp_path / "private", index / "photos"
+    private.mkdir()
+    photos.mkdir()
+    photo = search_index.images.read(0)
+    (private / "secret.png").write_bytes(photo)
+    (photos / "own.png").write_bytes(photo)
+    (photos / "link").symlink_to(private)
+    (photos / "secret.png").symlink_to(private / "secret.png")
+    (photos / "inner.png").symlink_to("own.png")
+    records = [json.loads(line) for line in (index / "images.jsonl").read_text().splitlines()]
+    names = ("link/secret.png", "secret.png", "own.png", "inner.png")
+    records[:4] = [{**record, "name": name} for record, name in zip(records, names, strict=False)]
+    (index / "images.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    change(index, images={"kind": "folder", "folder": str(photos)}, signature="", files={})
+    images = SearchIndex(index).images
+    for row in (0, 1):
+        with pytest.raises(PermissionError, match=r"a link out of .*, the folder of an index of another account"):
+            images.read(row)
+    assert images.read(2) == images.read(3) == photo
+    again = images.listed_again()
+    assert sum(again.about(number)["name"] in names for number in range(len(again))) == 4
+    with pytest.raises(PermissionError):
+        again.read([again.about(number)["name"] for number in range(len(again))].index("secret.png"))
+    # In a folder of one's own, links are followed.
+    assert SearchIndex(index, images=photos).images.read(0) == photo
+
+
+def test_no_shard_of_an_index_lies_elsewhere(index, demo, tmp_path):
+    shards = shutil.copytree(demo, index / "shards")
+    fingerprint = json.loads((shards / "manifest.json").read_text())["fingerprint"]
+    place = {"kind": "shards", "folder": str(shards), "split": "test", "fingerprint": fingerprint}
+    records = [json.loads(line) for line in (index / "images.jsonl").read_text().splitlines()]
+    text = "".join(json.dumps({**record, "id": id}) + "\n" for id, record in enumerate(records))
+    (index / "images.jsonl").write_text(text)
+    change(index, images=place, signature="", files={})
+    assert SearchIndex(index).images.read(0)
+    shard = sorted(shards.glob("test-*.tar"))[0]
+    shard.rename(tmp_path / "elsewhere.tar")
+    shard.symlink_to(tmp_path / "elsewhere.tar")
+    with pytest.raises(UserError, match=r"holds a link out of .*: don't trust it"):
+        _ = SearchIndex(index).images
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/x", "reference::file:///x", "file:///etc"])
 def test_no_url_of_a_stranger_is_asked(index, url):
     place = {"kind": "shards", "folder": url, "split": "test", "fingerprint": "0" * 64}
