@@ -32,14 +32,17 @@ from dist_plm.files.reading import map_array, read_document
 from dist_plm.index.directory import EMBEDDINGS, ENCODER, ROWS, SUMMARY, file_of
 from dist_plm.index.embedding_pass import DIVERGED
 from dist_plm.index.faiss_library import require_faiss
-from dist_plm.index.proposals import prepare
+from dist_plm.index.flat import Exact
+from dist_plm.index.proposals import open_search
+from dist_plm.index.ranking import Lattice
+from dist_plm.index.rows import HeldRows
 from dist_plm.model.own_backbone import allow
 from dist_plm.search_index.images import Images, reopen
 from dist_plm.search_index.ownership import is_own
+from dist_plm.search_index.records import read_records
 
 FORMAT, CHANGED_FORMAT = 1, 2
 """Format of an index written by `embed`, and of a changed one, whose file names contain the generation."""
-from dist_plm.search_index.records import read_records
 
 _AGAIN = "rebuild the index: python -m dist_plm.embed"
 _BLOCK = 1 << 16  # rows validated at once
@@ -167,25 +170,29 @@ class SearchIndex:
         queries = np.asarray(queries)
         if not 1 <= k <= len(self):
             raise UserError(f"k is {k}: it must be 1 to {len(self):,}, the images of this index")
-        if queries.ndim != 2 or queries.shape[1] != self._index.d:
-            raise UserError(f"queries of shape {queries.shape} for an index of dimension {self._index.d}")
+        dim = self.embeddings.shape[1]
+        if queries.ndim != 2 or queries.shape[1] != dim:
+            raise UserError(f"queries of shape {queries.shape} for an index of dimension {dim}")
         if fault := unit_fault(queries):
             raise UserError(f"the query has {fault}: embed it with the network of this index")
-        _, nearest = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), k)
+        asked = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32))
+        nearest = self._lattice.ids(self._index.search(asked, None, k)).numpy()
         return [self._ordered(query, rows) for query, rows in zip(queries.astype(np.float64), nearest, strict=True)]
 
-    def _exact_index(self) -> Any:
-        """IndexFlatIP over the rows, with validation."""
-        faiss = require_faiss("search")
-        prepare(faiss)
-        index = faiss.IndexFlatIP(self.embeddings.shape[1])
-        for low in range(0, len(self.embeddings), _BLOCK):
-            block = np.ascontiguousarray(self.embeddings[low : low + _BLOCK], dtype=np.float32)
+    def _exact_index(self) -> Exact:
+        """Exact search over the rows, with validation."""
+        require_faiss("search")
+        count, dim = self.embeddings.shape
+        for low in range(0, count, _BLOCK):
+            block = self.embeddings[low : low + _BLOCK]
             # A network may return a row of zeros.
             if fault := unit_fault(block[block.any(1)]):
                 raise UserError(f"{self.file(EMBEDDINGS)} has {fault}: {_AGAIN}")
-            index.add(block)
-        return index
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about a read-only memory map, which is only read
+            rows = HeldRows(torch.from_numpy(self.embeddings))
+        self._lattice = Lattice.scaled(torch.zeros(dim, dtype=torch.float64), 1 + _UNIT, count)
+        return Exact(rows, self._lattice, open_search("faiss", self._lattice, rows))
 
     def _ordered(self, query: np.ndarray, rows: np.ndarray) -> list[Neighbour]:
         # From differences in float64: 1 - cosine in float32 can't tell a duplicate from a distance of 5e-4.
