@@ -6,7 +6,8 @@
     GET  /search?row=5&k=12     the same for an image of the index, without itself
     GET  /images/5              a JPEG of at most THUMBNAIL pixels a side
 
-Errors are {"error": "message"} with status 400, 404, 413, or 503 if the server is busy.
+Errors are {"error": "message"} with status 400, 404, 413, or 503 if the server is busy or the
+store of the images does not respond.
 """
 
 import io
@@ -15,6 +16,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
@@ -24,7 +26,7 @@ from PIL import Image
 from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge, ServiceUnavailable
 
 from dist_plm.data.decode import decode
-from dist_plm.errors import UserError
+from dist_plm.errors import RunFailure, UserError
 from dist_plm.search_index.search_index import Neighbour, SearchIndex
 
 MOST_K = 100
@@ -96,6 +98,7 @@ class _Service:
         query = self._search_index.embeddings[row : row + 1]
         (neighbours,) = self._search_index.search(query, k + 1)
         others = [neighbour for neighbour in neighbours if neighbour.row != row][:k]
+        others = [replace(neighbour, rank=rank) for rank, neighbour in enumerate(others, 1)]
         return {**_answer(others), "query": {"row": row, **_named(self._search_index.rows[row])}}
 
     def image(self, row: int) -> Response:
@@ -105,11 +108,14 @@ class _Service:
 
     def _make_thumbnail(self, row: int) -> bytes:
         try:
+            data = self._search_index.images.read(row)  # before its turn: a remote store may take minutes
             with self._turn():
-                image = decode(self._search_index.images.read(row))
+                image = decode(data)
                 image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
         except (ValueError, OSError, UserError) as error:
             raise LookupError("the file of this image is missing") from error
+        except RunFailure as error:
+            raise ServiceUnavailable("the store of the images does not respond: try again later") from error
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=QUALITY)
         return buffer.getvalue()

@@ -41,3 +41,32 @@ def test_of_many_duplicates_the_first_rows_come_first(index):
     rows = np.eye(8)[np.arange(400) % 2]
     found = of(index, rows).search(rows[1:2], 30)[0]
     assert [each.row for each in found] == list(range(1, 61, 2)) and {each.distance for each in found} == {0}
+
+
+def test_ranks_begin_at_1_without_the_image_itself(index):
+    client = create_app(index, most_bytes=10**6, host="127.0.0.1").test_client()
+    found = client.get("/search?row=5&k=4").get_json()["neighbours"]
+    assert [each["rank"] for each in found] == [1, 2, 3, 4] and 5 not in [each["row"] for each in found]
+
+
+def test_a_store_that_is_away_holds_up_no_upload(index, monkeypatch):
+    monkeypatch.setattr(web, "BUSY_SECONDS", 0.1)
+    reading, away = threading.Event(), threading.Event()
+    data = index.images.read(0)
+
+    class Away:
+        def read(self, row):
+            reading.set()
+            assert away.wait(30)
+            raise StoreFailure("http://secret.example could not be read for 120 s")
+
+    index.__dict__["images"] = Away()
+    app, answers = create_app(index, most_bytes=10**6, host="127.0.0.1"), []
+    thumbnail = threading.Thread(target=lambda: answers.append(app.test_client().get("/images/3")))
+    thumbnail.start()
+    assert reading.wait(30)
+    upload = app.test_client().post("/search?k=3", data=data)
+    away.set()
+    thumbnail.join()
+    assert upload.status_code == 200 and answers[0].status_code == 503
+    assert answers[0].get_json() == {"error": "the store of the images does not respond: try again later"}
