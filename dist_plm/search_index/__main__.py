@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_plm.cli import OneLineParser, add_code_option, run_command, weights_path
+from dist_plm.files.names import printable
 
 if TYPE_CHECKING:
     from dist_plm.search_index.search_index import SearchIndex
@@ -56,9 +57,10 @@ def _display() -> "Iterator[Display]":
 
 
 def _list(search_index: "SearchIndex") -> None:
-    """Print row, name and label of each image, tab-separated."""
+    """Print row, name and label of each image, tab-separated; a line has no other tabs."""
     for row, known in enumerate(search_index.rows):
-        print(*(part for part in (row, known["name"], known.get("label")) if part is not None), sep="\t")
+        parts = (printable(part) for part in (row, known["name"], known.get("label")) if part is not None)
+        print(*(part.replace("\n", "\\n").replace("\t", "\\t") for part in parts), sep="\t")
 
 
 def _say(index: Path, done: str) -> None:

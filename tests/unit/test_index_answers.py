@@ -70,3 +70,10 @@ def test_a_store_that_is_away_holds_up_no_upload(index, monkeypatch):
     thumbnail.join()
     assert upload.status_code == 200 and answers[0].status_code == 503
     assert answers[0].get_json() == {"error": "the store of the images does not respond: try again later"}
+
+
+def test_a_list_is_safe_for_a_terminal(index, capsys):
+    index.rows[0] = {"name": "a\x1b]0;x\x07\tb\nc", "label": "d\n2\te"}
+    command._list(index)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(index) and lines[0] == r"0	a\x1b]0;x\x07\tb\nc	d\n2\te"
