@@ -15,7 +15,7 @@ from dist_plm.files.atomic import NO_ROOM
 from dist_plm.files.locks import try_lock
 from dist_plm.files.reading import read_document
 from dist_plm.index.directory import SUMMARY, UNREADABLE
-from dist_plm.search_index.generation import Generation, Line, lines
+from dist_plm.search_index.generation import Generation, lines
 from dist_plm.search_index.images import FolderImages, Stamp
 from dist_plm.search_index.records import Record
 from dist_plm.search_index.search_index import SearchIndex
@@ -87,7 +87,10 @@ def update(search_index: SearchIndex, workers: int, display: Display) -> str:
 
 
 def add(search_index: SearchIndex, paths: Sequence[Path], workers: int, display: Display) -> str:
-    """Embed new and changed files among `paths`, files or folders below the folder of the index. As `update`."""
+    """Embed new, changed and so far unreadable files among `paths`, files or folders below the folder of the index.
+
+    As `update`.
+    """
     with _alone(search_index):
         changed = changes(search_index)
         inner = [_below(changed.images.place()["folder"], path) for path in paths]
@@ -146,10 +149,18 @@ def _within(name: str, folder: str) -> bool:
 
 
 def _below(folder: str, path: Path) -> str:
-    """The path relative to the folder of the index. Raises UserError if it is outside."""
-    whole = Path(os.path.realpath(path.parent)) / path.name
+    """The path relative to the folder of the index, empty for that folder. Raises UserError if it is outside."""
     if not os.path.lexists(path):
         raise UserError(f"{path}: no such file or folder")
-    if not whole.is_relative_to(folder):
-        raise UserError(f"{path} lies outside of {folder}, the folder of this index: copy or link it there")
-    return whole.relative_to(folder).as_posix().removeprefix(".")
+    whole = path.absolute()
+    inner = next((whole.relative_to(above) for above in (whole, *whole.parents) if _is(above, folder)), None)
+    if inner is None or ".." in inner.parts:
+        whole = Path(os.path.realpath(path) if path.name == ".." else f"{os.path.realpath(path.parent)}/{path.name}")
+        if not whole.is_relative_to(folder):
+            raise UserError(f"{path} lies outside of {folder}, the folder of this index: copy or link it there")
+        inner = whole.relative_to(folder)
+    return "" if inner == Path() else inner.as_posix()
+
+
+def _is(path: Path, folder: str) -> bool:
+    return os.path.realpath(path) == folder

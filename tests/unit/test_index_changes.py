@@ -129,6 +129,8 @@ def test_add_and_remove(photos, tmp_path, monkeypatch):
     assert len(names) == 12 and "other" in names and "new/a" not in names
     for call, named in (
         (lambda: add(SearchIndex(index), [tmp_path], 1, DISPLAY), "lies outside of"),
+        (lambda: add(SearchIndex(index), [photos / ".."], 1, DISPLAY), "lies outside of"),
+        (lambda: add(SearchIndex(index), [photos / "new" / ".." / ".."], 1, DISPLAY), "lies outside of"),
         (lambda: add(SearchIndex(index), [photos / "none"], 1, DISPLAY), "no such file"),
         (lambda: remove(SearchIndex(index), ["new/a"]), "has no image 'new/a'"),
         (lambda: remove(SearchIndex(index), names), "would have no images left"),
@@ -136,6 +138,24 @@ def test_add_and_remove(photos, tmp_path, monkeypatch):
         with pytest.raises(UserError, match=named):
             call()
     assert [row["name"] for row in SearchIndex(index).rows] == names
+
+
+def test_add_takes_names_as_an_update_does(photos, tmp_path):
+    index, linked = tmp_path / "index", tmp_path / "linked"
+    linked.mkdir()
+    (photos / "link").symlink_to(linked)
+    embed(photos, index)
+    put(linked / "n", 73)
+    put(photos / "x" / "n", 74)
+    (photos / ".x").mkdir()
+    assert add(SearchIndex(index), [photos / ".x"], 1, DISPLAY) == "nothing to add"
+    assert add(SearchIndex(index), [photos / "link" / "n"], 1, DISPLAY).startswith("1 embedded")
+    assert add(SearchIndex(index), [photos / ".x" / ".." / "x"], 1, DISPLAY).startswith("1 embedded")
+    assert {"link/n", "x/n"} <= {row["name"] for row in SearchIndex(index).rows}
+    assert update(SearchIndex(index), 1, DISPLAY) == "up to date"
+    (tmp_path / "way").symlink_to(photos / "x")
+    put(photos / "x" / "m", 75)
+    assert add(SearchIndex(index), [tmp_path / "way" / "m"], 1, DISPLAY).startswith("1 embedded")
 
 
 def test_a_change_that_is_stopped_leaves_the_index_as_it_was(photos, tmp_path, monkeypatch):
