@@ -1,7 +1,10 @@
 """`python -m dist_plm.embed`: embed a folder or a split of shards into an index directory, on one rank or on many."""
 
 import argparse
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dist_plm.cli import (
@@ -23,6 +26,7 @@ def main() -> int:
     if options.out.exists():
         raise UserError(f"{options.out} exists{_difference(options)}: remove it, or choose another folder with --out")
 
+    _refuse_within(options)
     from dist_plm.datasets.account import account, reasons
     from dist_plm.distributed.connection import connect, disconnect
     from dist_plm.encoders.frozen import frozen_network
@@ -41,8 +45,7 @@ def main() -> int:
         if options.checkpoint:
             embedder = load_network(locate(options.checkpoint, world), options.model, world.device)
         else:
-            # Beside the index, visible to all nodes.
-            with tempfile.TemporaryDirectory(prefix=".sweep_", dir=options.out.absolute().parent) as name:
+            with _folder_beside(options.out) as name:
                 frozen = frozen_network(options, Path(world.from_first(lambda: name)), world, display)
                 world.barrier("the end of the whitening")
             embedder = frozen.load(frozen.names[-1], world.device)
@@ -60,6 +63,26 @@ def main() -> int:
         if summary["ignored"]:
             print(f"{summary['ignored']:,} ignored: {options.out / IGNORED}")
     return 0
+
+
+@contextmanager
+def _folder_beside(out: Path) -> Iterator[str]:
+    """A temporary folder beside the index, visible to all nodes."""
+    beside = out.absolute().parent
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=".sweep_", dir=beside)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{out} can't be written ({reason}): choose another folder with --out") from error
+    with folder as name:
+        yield name
+
+
+def _refuse_within(options: argparse.Namespace) -> None:
+    """Raise UserError if the index would lie among its own images: an update would find its files."""
+    if options.images and Path(os.path.realpath(options.out)).is_relative_to(os.path.realpath(options.images)):
+        raise UserError(f"--out {options.out} lies in --images {options.images}: choose a folder beside it")
 
 
 def _difference(options: argparse.Namespace) -> str:
