@@ -17,6 +17,7 @@ from dist_plm.config import Config, DataConfig, ModelConfig, ViewsConfig
 from dist_plm.data.opening import open_split
 from dist_plm.distributed.world import World
 from dist_plm.encoders.embedder import Embedder, ready
+from dist_plm.errors import UserError
 from dist_plm.index.embedding_pass import sweep
 from dist_plm.index.rows import MappedRows
 from dist_plm.model import Encoder
@@ -114,7 +115,13 @@ def _whitened(
     with open_split(data, data.train_split) as store, torch.inference_mode():
         swept = sweep(network.pooled, store, folder / "pooled", config=replace(config, data=data), world=world,
                       display=display, title="features for whitening")  # fmt: skip
-    weight, bias = principal_projection(MappedRows(swept, 0, len(swept), world.device), options.dim, whiten=True)
+    try:
+        weight, bias = principal_projection(MappedRows(swept, 0, len(swept), world.device), options.dim, whiten=True)
+    except UserError as error:
+        raise UserError(
+            f"--dim {options.dim}: the features of the {len(swept):,} images of --whiten {options.whiten} have fewer "
+            "directions: lower --dim, or name a larger data set"
+        ) from error
     twin = Encoder(replace(model, weights="", dim=options.dim))
     twin.backbone, twin.pooling = network.backbone, network.pooling
     with torch.no_grad():

@@ -32,3 +32,13 @@ def test_folders_above_the_index_are_made(tmp_path):
         embed._folder_beside(tmp_path / "file" / "index"),
     ):
         pass
+
+
+def test_a_whitening_with_too_many_dimensions_names_its_own_options(tmp_path, tiny_split):
+    tiny_split([6])
+    options = argparse.Namespace(
+        backbone="small", weights="", size=16, resize=16, pooling=None, whiten=str(tmp_path), dim=500
+    )
+    with pytest.raises(UserError, match=r"--dim 500: .* 6 images of --whiten .* lower --dim") as error:
+        frozen_network(options, tmp_path / "sweep", World(), Display(World()))
+    assert "head_start" not in str(error.value) and "run_dir" not in str(error.value)
