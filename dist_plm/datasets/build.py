@@ -72,7 +72,7 @@ def summary(manifest: Manifest, source: Source, out: Path) -> str:
         size = sum(shard.bytes for shard in info.shards) / 1e6
         counts = f"{info.samples:,} samples  {len(info.classes):,} classes  {len(info.shards):,} shards  {size:,.1f} MB"
         lines.append(f"{manifest.name}/{split}  {counts}")
-    why = f" (see {out / REJECTED})" if manifest.rejected else ""
+    why = f" (see {out / REJECTED}; to read them again, remove {out} and rebuild)" if manifest.rejected else ""
     lines.append(f"rejected {manifest.rejected:,}{why}  fingerprint {manifest.fingerprint}")
     for split, expected in source.official.items():
         samples = manifest.splits[split].samples

@@ -132,6 +132,8 @@ def test_a_shard_of_rejects_leaves_no_gap_in_the_table(images, tmp_path):
     offsets = np.load(tmp_path / "out" / "train.offsets.npy")
     shards = manifest.splits["train"].shards
     assert manifest.rejected == 2 and all(shard.samples for shard in shards)
+    told = build.summary(manifest, build.KINDS["folder"](images), tmp_path / "out")
+    assert f"rejected.jsonl; to read them again, remove {tmp_path / 'out'} and rebuild)" in told
     assert np.bincount(offsets["shard"]).tolist() == [shard.samples for shard in shards]
     assert {shard.file for shard in shards} == {path.name for path in (tmp_path / "out").glob("*.tar")}
     assert verify.main([str(tmp_path / "out"), "--workers", "1"]) == 0
