@@ -207,4 +207,16 @@ MUTANTS = [
         (STEP + AVERAGE, AVERAGE + STEP),
         ("torch.maximum(skip, self.strategy.overflow.to(skip))", "self.strategy.overflow.to(skip)"),
     ),
+    *of(
+        "search_index/build.py", "unit/test_index_build.py",
+        ('"network": self.embedder.identity(), ', ""),
+        ("if not try_lock(lock):", "if False:"),
+        ("if lost := [part for part in parts if not part.exists()]:", "if lost := []:"),
+        ("isinstance(faults[0], NotFinite)", "isinstance(faults[0], RunFailure)"),
+    ),
+    *of(
+        "search_index/maintenance.py", "unit/test_index_failures.py unit/test_index_changes.py",
+        ("tried = sorted(changed.fresh + changed.failed)", "tried = sorted(changed.fresh)"),
+        ('or ".." in inner.parts', ""),
+    ),
 ]  # fmt: skip

@@ -33,6 +33,7 @@ DEFENCES: list[Mutant] = [
     *of(
         "search_index/search_index.py", "hostile/test_indexes.py",
         ('not is_own(place, self.summary.get("signature"))', "False"),
+        ("within = self.folder", "within = None"),
         ("self._index = self._exact_index()", 'self._index = faiss.read_index(str(self.file("index.faiss")))'),
     ),
     *of(
