@@ -130,6 +130,8 @@ class DataAugmentedDomainAdaptation(ProxyAnchor):
         self.discriminators.requires_grad_(False)
         fault = (~sound).to(x).reshape(1)
         total = self.world.sum(torch.cat([fault, *(gradient.flatten() for gradient in gradients)]))
+        if self.config.runtime.strategy == "reproducible" and self.config.train.precision != "fp64":
+            total = total.float().to(total)  # rounded once, as the gradients of the network and of the proxies
         sizes = [1, *(parameter.numel() for parameter in parameters)]
         for parameter, gradient in zip(parameters, total.split(sizes)[1:], strict=True):
             parameter.grad = gradient.view_as(parameter)

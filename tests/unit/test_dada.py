@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dist_plm.config import Config, DadaConfig, ModelConfig
+from dist_plm.config import Config, DadaConfig, ModelConfig, RuntimeConfig
 from dist_plm.distributed.shares import Shares
 from dist_plm.distributed.world import World
 from dist_plm.methods import Points, build_method
@@ -103,6 +103,24 @@ def test_discriminators_learn_what_the_network_then_fights() -> None:
     assert all(parameter.grad is None for parameter in method.discriminators.parameters()), (
         "the network's step trained them"
     )
+
+
+class Rounding(World):
+    """A world whose sums end in another last bit, as those of another number of ranks do."""
+
+    def sum(self, value: Tensor) -> Tensor:
+        return value * (1 + 2**-52)
+
+
+def test_discriminators_are_reproducible() -> None:
+    config = replace(CONFIG, runtime=RuntimeConfig(strategy="reproducible"))
+    x, y, found = rows(0), torch.arange(POINTS) % CLASSES, []
+    for world in (World(), Rounding()):
+        method = build_method("dada", config, world, CLASSES).double()
+        for step in range(3):
+            method(Points(x, x, 1, labels=y, step=step))
+        found.append([parameter.detach() for parameter in method.discriminators.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_masks_of_a_row_do_not_depend_on_its_rank() -> None:
