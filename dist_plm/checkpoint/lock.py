@@ -32,7 +32,9 @@ class Lock:
         fault = self._open(path, grace_seconds)
         if faults := [f"{text}, on rank {rank}" for rank, text in enumerate(world.gather_objects(fault)) if text]:
             raise UserError(f"run_dir {folder} can't be written ({faults[0]}): choose another with --run_dir")
-        holder, caught = world.from_first(lambda: self._take(grace_seconds, world))
+        holder, caught = world.from_first(lambda: self._take(0, world))
+        if holder and not caught:  # the grace period may be longer than a wait for another rank
+            holder, caught = world.from_first_at_length(lambda: self._take(grace_seconds, world))
         if caught:
             raise Preempted(caught, f"run_dir {folder} is in use by {holder}; nothing was changed")
         if holder:
