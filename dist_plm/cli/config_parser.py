@@ -59,7 +59,7 @@ class ConfigParser(OneLineParser, ArgumentParser):
     ) -> Namespace:
         """As jsonargparse, with files before options, and American spelling accepted."""
         words = list(respelled(sys.argv[1:] if args is None else args))
-        self.given = frozenset(word.removeprefix("--").partition("=")[0] for word in words)
+        self.given = frozenset(word[2:].partition("=")[0] for word in words if word.startswith("--"))
         return super().parse_args(files_first(words), *arguments, **options)
 
     def parse_path(self, cfg_path: Any, *arguments: Any, **options: Any) -> Namespace:

@@ -62,7 +62,11 @@ def _fit(parser: ConfigParser, parsed: "Namespace", given: frozenset[str]) -> in
 
 
 def _default(photos: Path, given: frozenset[str], run_dir: str) -> Path:
-    return Path(run_dir) if "run_dir" in given else Path("runs") / (photos.resolve().stem or "photos")
+    return (
+        Path(run_dir)
+        if "run_dir" in given
+        else Path("runs") / ((photos.resolve().name if photos.is_dir() else photos.resolve().stem) or "photos")
+    )
 
 
 if __name__ == "__main__":

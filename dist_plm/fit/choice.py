@@ -11,6 +11,7 @@ from dist_plm.fit.collection import Collection
 from dist_plm.fit.length import OTHER_SECONDS, Measure, Pace, pace_of
 from dist_plm.fit.machine import Machine
 from dist_plm.fit.weights import BETTER, Start
+from dist_plm.model.architecture import is_transformer
 from dist_plm.model.preprocessing import own_pooling, own_views
 
 FEWEST = 16  # images
@@ -67,7 +68,7 @@ def network(asked: Asked, start: Start, collection: Collection) -> Config:
         chosen.config, model=replace(chosen.config.model, backbone=start.backbone, weights=start.weights)
     )
     small = start.backbone == "small"
-    views = _views(chosen.config.model, small=small)
+    views = _views(chosen.config.model, chosen.config.views.size if asked.has("views.size") else 0, small=small)
     for name in ("size", "resize", "interpolation"):
         chosen.put(f"views.{name}", getattr(views, name))
     chosen.put("model.pooling", "avg_max" if small else own_pooling(chosen.config.model))
@@ -81,12 +82,14 @@ def network(asked: Asked, start: Start, collection: Collection) -> Config:
     return chosen.config
 
 
-def _views(model: ModelConfig, *, small: bool) -> ViewsConfig:
+def _views(model: ModelConfig, size: int, *, small: bool) -> ViewsConfig:
+    """Views of this size, 0: to be chosen; the shorter side before the crop is in the pretraining's relation to it."""
     if small:
-        return ViewsConfig(size=64, resize=72, interpolation="bilinear")
+        size = size or 64
+        return ViewsConfig(size=size, resize=round(size * 9 / 8), interpolation="bilinear")
     default = ViewsConfig(size=SIDE, resize=256)
-    found = own_views(model, default, size=0, resize=0)
-    return found if found.size <= SIDE else own_views(model, default, size=SIDE, resize=0)
+    found = own_views(model, default, size=size, resize=0)
+    return found if size or found.size <= SIDE else own_views(model, default, size=SIDE, resize=0)
 
 
 def choose(
@@ -147,7 +150,7 @@ def _rows(
         ("batch", batch, unless_given("train.epochs", length)),
         ("ranks", str(pace.ranks), pace.why),
         ("speed", speed, "measured now on some of the images"),
-        ("judged by", _judge(collection), ""),
+        ("judged by", _judge(shown.data.test_split, collection), ""),
     ]
 
 
@@ -160,7 +163,7 @@ def _trained(
         Its pace, why it was chosen, and whether it fits into the time.
     """
     small = not start.weights and start.backbone == "small"
-    transformer = chosen.config.model.pooling == "cls"
+    transformer = is_transformer(chosen.config.model)
     given = chosen.config.model.trainable if asked.has("model.trainable") else ""
     why = "as given" if given else "random weights"
     if given != "head":
@@ -181,10 +184,10 @@ def _trained(
     return pace, why, fits
 
 
-def _judge(collection: Collection) -> str:
-    if "test" in collection.splits:
-        return "recall on the images of test/, and agreement of views"
-    if collection.classes:
+def _judge(split: str, collection: Collection) -> str:
+    if split and split != "train":
+        return f"recall on the images of {split}/, and agreement of views"
+    if split and collection.classes:
         return f"recall by the {collection.classes:,} sub-folders or labels, which training never reads"
     return "agreement of random views: no labels"
 
@@ -205,6 +208,6 @@ def _warnings(config: Config, start: Start, collection: Collection) -> list[str]
         )
     if missing := [name for name in ("flask", "waitress") if not find_spec(name)]:
         found.append(f"the search page will need {' and '.join(missing)}: pip install {' '.join(missing)}")
-    if collection.images < 300:
+    if collection.images < 300 and config.model.weights:
         found.append(f"{collection.images} images are few: expect little gain over the pretrained network")
     return found

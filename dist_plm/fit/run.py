@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from dist_plm.checks import check
 from dist_plm.cli import load_config
 from dist_plm.config import Config
 from dist_plm.config.fields import entries
@@ -112,7 +113,9 @@ class Run:
         backbone, weights = (getattr(model, key) if self.asked.has(f"model.{key}") else "" for key in NETWORK)
         start = start_from(backbone, weights)
         config = network(self.asked, start, collection)
-        return choose(self.asked, config, start, collection, machine, machine.rehearsal)
+        choice = choose(self.asked, config, start, collection, machine, machine.rehearsal)
+        check(choice.config, choice.ranks)
+        return choice
 
     def _say(self, choice: Choice) -> None:
         print()

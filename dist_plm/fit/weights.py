@@ -20,7 +20,8 @@ TIMM_NETWORKS = (
     "resnet50.a1_in1k",
 )
 TORCHVISION_NETWORKS = ("convnext_tiny", "efficientnet_b0", "resnet50", "resnet18", "mobilenet_v3_large")
-BETTER = "for better results install timm (pip install 'dist_plm[timm]') and copy weights here: docs/fit.md"
+INSTALL = "" if find_spec("timm") else "install timm (pip install 'dist_plm[timm]') and "
+BETTER = f"for better results {INSTALL}copy the weights of a pretrained network here: docs/fit.md"
 
 
 @dataclass(frozen=True)

@@ -146,12 +146,14 @@ def interpolation(name: str) -> Literal["bilinear", "bicubic"]:
 
 
 def pools_by_token(name: str) -> bool:
-    """Whether the network was pretrained with its class token, or attention pooling, as the image feature."""
+    """Whether the network was pretrained with its class token, or attention pooling that `TimmNeck` knows, as the image
+    feature. The attention pooling of a convolutional network, as of CLIP's ResNet, belongs to its head."""
     import timm
 
     with torch.device("meta"):
         network = timm.create_model(name.removeprefix(PREFIX), num_classes=0)
-    return getattr(network, "global_pool", "") in ("token", "map")
+    by_token = getattr(network, "global_pool", "") in ("token", "map")
+    return by_token and TimmNeck(network, pooled=True).summary
 
 
 def _create(name: str, settings: dict[str, Any], *, pretrained: bool) -> nn.Module:

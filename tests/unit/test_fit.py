@@ -16,6 +16,7 @@ from dist_plm.config import Config
 from dist_plm.errors import UserError
 from dist_plm.evaluation.deployment import deployment, summary
 from dist_plm.evaluation.label_free import STRONG_RECALL
+from dist_plm.fit.__main__ import command_line
 from dist_plm.fit.asked import Asked
 from dist_plm.fit.choice import Choice, choose, network
 from dist_plm.fit.collection import Collection
@@ -94,6 +95,29 @@ def test_what_was_given_stays():
     assert [why[name] for name in ("views", "embedding", "trained", "batch")] == ["as given"] * 4
 
 
+@pytest.mark.parametrize(("start", "resize"), [(GOOGLENET, 366), (RANDOM, 360)], ids=["weights", "random"])
+def test_the_side_before_the_crop_follows_a_given_crop(start, resize):
+    """Or the crop would be a fifth of the picture, or larger than it."""
+    views = chosen(1_000, 2_000, start=start, views__size=320).config.views
+    assert (views.size, views.resize) == (320, resize)
+
+
+def test_the_last_blocks_of_transformers_are_trained_and_all_layers_of_others():
+    for backbone, trainable in {
+        "timm/swin_tiny_patch4_window7_224": "blocks:2",
+        "timm/resnet50_clip.openai": "all",
+    }.items():
+        config = chosen(1_000, 2_000, start=Start(backbone, "pretrained", "as given")).config
+        assert config.model.trainable == trainable
+        assert config.optimiser.backbone_lr_scale == (1.0 if trainable == "all" else 0.2)
+
+
+def test_values_and_folders_are_no_keys():
+    parser = command_line()
+    parser.parse_args(["model", "--data.cache_dir", "train", "--views.size=112", "--out", "optimiser"])
+    assert parser.given == {"data.cache_dir", "views.size", "out"}
+
+
 def test_a_training_that_does_not_fit_into_the_time_says_so():
     why = {name: reason for name, _, reason in chosen(100_000, 20).rows}
     assert why["batch"].startswith("the least that is worth it")
@@ -104,6 +128,10 @@ def test_labels_judge():
     assert chosen(300, 100.0).config.data.test_split == ""
     assert chosen(300, 100.0, classes=10).config.data.test_split == "train"
     assert chosen(300, 100.0, classes=10, splits=("train", "test")).config.data.test_split == "test"
+    rows = {
+        name: what for name, what, _ in chosen(300, 100.0, splits=("train", "valid"), data__test_split="valid").rows
+    }
+    assert rows["judged by"].startswith("recall on the images of valid/")
 
 
 def test_too_few_images_are_refused():
