@@ -9,6 +9,7 @@ from dist_plm.checkpoint.checkpoint import candidates
 from dist_plm.checkpoint.retention import BEST, best_checkpoint
 from dist_plm.config import Config
 from dist_plm.evaluation.label_free import STRONG_RECALL
+from dist_plm.model.own_backbone import is_own
 from dist_plm.telemetry import events
 
 NETWORKS = ("student", "teacher")
@@ -34,7 +35,8 @@ class Deployment:
     def embed_words(self, config: Config) -> list[str]:
         """Options of `dist-plm embed` that name the network."""
         if self.model != "start":
-            return ["--checkpoint", str(self.checkpoint), "--model", self.model]
+            code = ["--backbone", config.model.backbone] if is_own(config.model.backbone) else []
+            return ["--checkpoint", str(self.checkpoint), "--model", self.model, *code]
         model, views = config.model, config.views
         words = ["--backbone", model.backbone, "--weights", model.weights, "--pooling", model.pooling]
         words += ["--size", str(views.size), "--resize", str(views.resize)]

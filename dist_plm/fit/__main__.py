@@ -47,6 +47,7 @@ def _fit(parser: ConfigParser, parsed: "Namespace", given: frozenset[str]) -> in
     from dist_plm.fit.asked import Asked
     from dist_plm.fit.photos import Photos
     from dist_plm.fit.run import Run
+    from dist_plm.model.own_backbone import allow
 
     ranks = 0 if parsed.ranks == "auto" else int(parsed.ranks) if parsed.ranks.isdecimal() else -1
     if ranks < 0 or parsed.ranks == "0":
@@ -57,6 +58,8 @@ def _fit(parser: ConfigParser, parsed: "Namespace", given: frozenset[str]) -> in
     config = config_of(parser, parsed)
     out = user_path(parsed.out) if parsed.out else _default(photos.path, given, config.run_dir)
     config.run_dir = str(out)
+    if "model.backbone" in given:
+        allow(config.model.backbone)
     asked = Asked(config, given, ranks, parsed.minutes)
     return Run(photos, out, asked).run(plan=parsed.plan)
 

@@ -176,6 +176,14 @@ def judged(step: int, model: str, recall: float, word: str = "better") -> list[d
     ]
 
 
+def test_commands_name_the_code_of_a_network_of_ones_own(tmp_path):
+    """Or each of them refuses to import it."""
+    config = replace(FOLDER, run_dir=str(tmp_path), model=replace(FOLDER.model, backbone="networks:mine"))
+    found = deployment(run_with(tmp_path, *judged(20, "student", 0.5)), config)
+    assert found and found.embed_words(config)[-2:] == ["--backbone", "networks:mine"]
+    assert summary(found, config).count("--backbone networks:mine") == 2  # embed and export
+
+
 def test_the_network_with_the_highest_recall_is_deployed(tmp_path):
     lines = [*judged(0, "student", 0.9), *judged(10, "teacher", 0.6), *judged(20, "student", 0.5)]
     lines += judged(20, "teacher", 0.4)
