@@ -67,8 +67,12 @@ def test_a_list_that_is_none(text, said, tmp_path, capsys):
 def test_a_quotation_mark_swallows_no_rows(images, capsys):
     """Alone it would make the rest of the file, or all up to the next one, a single label."""
     rows = ["path,label", 'in/0.png,a 12" disc', 'in/1.png,"12 inch', *["in/2.png,c", "in/3.png,d"] * 8_000]
-    for more in ("", '\nin/3.png,"14 inch"'):
-        (images / "list.csv").write_text("\n".join(rows) + more)
+    for kept, more in (
+        (50, ""),
+        (50, '\nin/3.png,"14 inch"'),
+        (len(rows), ""),
+    ):  # all are more than csv holds in a field
+        (images / "list.csv").write_text("\n".join(rows[:kept]) + more)
         assert build("list", images / "list.csv", images / "out") == 2
         assert "list.csv, line 3: a quoted field does not end" in capsys.readouterr().err
     (images / "list.csv").write_text("\n".join([*rows[:2], 'in/1.png,"12"" a,\nb"']))
