@@ -11,6 +11,7 @@ from dist_plm import __version__
 from dist_plm.cli import ConfigParser, config_of, config_parser, run_command
 from dist_plm.config import Config
 from dist_plm.distributed.environment import place, speaks
+from dist_plm.errors import UserError
 
 if TYPE_CHECKING:
     from dist_plm.distributed.world import World
@@ -37,6 +38,8 @@ def main(*, advise: bool = True) -> int:
     """
     parser = command_line()
     parsed = parser.parse_args()
+    if parsed.images_per_second < 0:
+        raise UserError(f"--images_per_second is {parsed.images_per_second:g}: a positive number, or 0 to measure")
     world_size = place().size
     config = checked_config(parser, parsed, world_size)
     if parsed.plan:

@@ -85,7 +85,12 @@ def baseline(path: Path) -> dict[str, Any]:
         UserError: it is not there or something else.
     """
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "no text"
+        raise UserError(f"--compare {path} can't be read ({reason}): write one with --out") from error
+    try:
+        saved = json.loads(text)
         whole = saved["ratios"].keys() and saved["sizes"].keys() and saved["machine"].keys()
         if not whole or not all({"ratio", "noise", "at_most"} <= ratio.keys() for ratio in saved["ratios"].values()):
             raise ValueError("a part of it is missing")

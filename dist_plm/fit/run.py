@@ -61,6 +61,7 @@ class Run:
         Raises:
             UserError: it can't start.
         """
+        self._refuse_other_images()
         shards = self._timed("data set", lambda: self.photos.build(self.out))
         config, ranks = self._settings(shards)
         if plan:
@@ -74,6 +75,13 @@ class Run:
             return self._stopped(status)
         self._end(found)
         return 0
+
+    def _refuse_other_images(self) -> None:
+        """Two folders of one name have the same default run directory."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            before = json.loads((self.out / "fit.json").read_text(encoding="utf-8"))["typed"]["images"]
+            if before != str(self.photos.path.resolve()):
+                raise UserError(f"{self.out} is a run of {before}: choose another folder with --out")
 
     def _settings(self, shards: str) -> tuple[Config, int]:
         """The configuration and the number of ranks: those that the run was begun with, or chosen now."""

@@ -46,6 +46,8 @@ class History:
     @classmethod
     def read(cls, path: Path, name: str = "") -> "History":
         """Raises UserError if `path` is not a run directory or has no events yet."""
+        if not (path / "config.yaml").is_file():
+            raise UserError(f"{path} is not a run directory (no config.yaml): name one written by dist_plm.train")
         config = of_run(load_config(path / "config.yaml"), path)
         try:
             lines = (path / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()

@@ -101,7 +101,7 @@ def _percent(share: float | None) -> str:
 
 
 def _ending(history: History) -> str:
-    last: Event = next((event for event in reversed(history.events) if event["event"] in ENDINGS), {})
+    last: Event = next((event for event in reversed(history.events) if event.get("event") in ENDINGS), {})
     restarts = len(history.of("resumed"))
     text = ENDINGS.get(last.get("event", ""), RUNNING)
     return f"{text}, {restarts} restart{'s' * (restarts != 1)}"

@@ -74,7 +74,7 @@ def _shards(options: argparse.Namespace, rest: list[str], cluster: Cluster) -> i
 
     if cluster.ranks > 1:
         raise UserError("--task shards has one task per part: set --parts and --cpus-per-task, not nodes or GPUs")
-    if cluster.cpus_per_task and "--workers" not in rest:
+    if cluster.cpus_per_task and not any(word.partition("=")[0] == "--workers" for word in rest):
         rest = [*rest, "--workers", str(cluster.cpus_per_task)]
     asked = parser().parse_args(rest)
     refuse_within(asked)
@@ -99,7 +99,7 @@ def _shards(options: argparse.Namespace, rest: list[str], cluster: Cluster) -> i
 
 def _report(what: str, *paths: str) -> int:
     if len(paths) != 1 or not Path(paths[0]).is_dir():
-        raise UserError(f"usage: python launch/slurm.py {what} FOLDER, of a run or a sweep")
+        raise UserError(f"usage: {program('python launch/slurm.py')} {what} FOLDER, of a run or a sweep")
     if what == "status":
         from dist_plm.slurm import status
 
@@ -112,7 +112,7 @@ def _report(what: str, *paths: str) -> int:
 
 
 def _say(base: Path, what: str) -> None:
-    print(f"{what}\nstate: python launch/slurm.py status {base}", file=sys.stderr)
+    print(f"{what}\nstate: {program('python launch/slurm.py')} status {base}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

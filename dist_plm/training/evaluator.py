@@ -12,6 +12,7 @@ from dist_plm.checkpoint.position import Position
 from dist_plm.evaluation.protocol import evaluate, raw_pixels
 from dist_plm.index.embedding_pass import Embed
 from dist_plm.model.digest import digest
+from dist_plm.telemetry.parts import part
 from dist_plm.training.cached_views import CachedViews
 from dist_plm.training.context import RunContext
 from dist_plm.training.judge import Judge
@@ -37,6 +38,7 @@ class Evaluator:
     def __post_init__(self) -> None:
         self.judge = Judge(self.run)
 
+    @part("evaluation")
     def evaluate(self, learner: Learner, at: Position, when: str, *, with_pixels: bool = False) -> Score | None:
         """Evaluate student and teacher, and at step 0 also the frozen features, and raw pixels on request. A
         collective.

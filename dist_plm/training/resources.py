@@ -97,6 +97,7 @@ def _rows(config: Config, world_size: int, images_per_second: float, measure: bo
     total = (config.warm_up.epochs + config.train.epochs) * steps
     weights = network_sizes(config)
     trained, frozen, shared, features = weights
+    still = frozen + shared
     networks = _networks(config, world_size, weights)
     chosen = networks[_strategy(config.runtime)]
     memory = {"network": chosen, **_memory(config, world_size, images=len(store), classes=len(store.classes))}
@@ -112,8 +113,8 @@ def _rows(config: Config, world_size: int, images_per_second: float, measure: bo
         ("world", f"{world_size} rank{'s' * (world_size > 1)}"),
         (
             "weights",
-            f"{trained / 1e6:,.2f} M trainable, {(frozen + shared) / 1e6:,.2f} M frozen (model.trainable "
-            f"{config.model.trainable}): no gradient, no moments, one copy",
+            f"{trained / 1e6:,.2f} M trainable, {still / 1e6:,.2f} M frozen (model.trainable {config.model.trainable})"
+            + ": those have no gradient, no moments and one copy" * bool(still),
         ),
         ("data", f"{len(store):,} images in {len(store.shards)} shards, {sizes.sum() / 1e6:,.1f} MB"),
         ("batch", batch_arithmetic(config, world_size)),

@@ -60,6 +60,7 @@ WRONG_VALUES = {
     "an index that fits no rank": ("--index.memory_gb", "1e-6", "index.memory_gb"),
     "more cells than the most": ("--index.nprobe", "300", "index.nprobe_max"),
     "recall above 1": ("--index.recall_floor", "95", "index.recall_floor"),
+    "a negative speed": ("--images_per_second", "-5", "--images_per_second"),
     "no such configuration": ("--config", "gone.yaml", "gone.yaml"),
 }
 

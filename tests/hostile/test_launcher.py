@@ -88,6 +88,15 @@ def test_the_command_line_refuses_them_before_anything_is_made(tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("workers", [("--workers", "3"), ("--workers=3",)])
+def test_given_workers_of_a_build_stay(tmp_path, capsys, workers):
+    line = ["--dry-run", "--task", "shards", "--parts", "2", "--cpus-per-task", "16"]
+    assert (
+        launcher.main([*line, "folder", "--source", str(tmp_path / "a"), "--out", str(tmp_path / "b"), *workers]) == 0
+    )
+    assert " ".join(workers) in (said := capsys.readouterr().out) and "--workers 16" not in said
+
+
 @pytest.mark.parametrize("content", ["$(touch p)", "0" * 15, "", "0" * 16 + "\ntouch p"])
 def test_a_token_of_a_stranger_is_replaced(tmp_path, content):
     path = tmp_path / "token"

@@ -86,7 +86,8 @@ def test_a_run_without_evaluations_is_told(tmp_path, monkeypatch, capsys):
     (run / "metrics.jsonl").write_text('{"event": "step", "step": 1}\n')
     status, _, err = table(monkeypatch, capsys, run)
     assert status == 2 and "no evaluation of the student" in err and len(err.splitlines()) == 1
-    assert table(monkeypatch, capsys, tmp_path / "none")[0] == 2
+    status, _, err = table(monkeypatch, capsys, tmp_path / "none")
+    assert status == 2 and "is not a run directory" in err
 
 
 def test_eighty_columns_hold_every_number(tmp_path, monkeypatch, capsys):
