@@ -34,11 +34,10 @@ def command_line() -> ConfigParser:
 def main() -> int:
     """Run all parts. Exit status 0 done, 1 failure, 2 usage error, 75 or 130 stopped: rerun to resume."""
     words = sys.argv[1:]
-    first = command_line()
-    first.parse_args(words)
-    parser = command_line()
+    parser, alone = command_line(), command_line()
     parsed = parser.parse_args(["--config", shipped("folder"), *words])
-    return _fit(parser, parsed, first.given - {"out", "minutes", "ranks", "plan", "config"})
+    alone.parse_args(words)  # what was given, without the keys of that file
+    return _fit(parser, parsed, alone.given - {"out", "minutes", "ranks", "plan", "config"})
 
 
 def _fit(parser: ConfigParser, parsed: "Namespace", given: frozenset[str]) -> int:

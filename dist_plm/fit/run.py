@@ -151,6 +151,8 @@ class Run:
         if found:
             which = "the start, without training" if found.model == "start" else f"{found.model} of step {found.step}"
             _show(f"network of the index:  {which} ({found.evidence})", hanging=23)
+        if self.photos.kind != "folder":
+            print("images of the index:   those of split train")
         print(f"open the search page:  dist-plm serve {self.out / 'index'}")
         print(f"search by a picture:   dist-plm search {self.out / 'index'} --image PICTURE")
         if self.photos.kind == "folder":
