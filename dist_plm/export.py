@@ -29,9 +29,9 @@ BOUND = 1e-5
 
 def main() -> int:
     """Load, write under a temporary name, check, rename."""
+    options = _parse()
     from dist_plm.checkpoint.retention import run_of
 
-    options = _parse()
     out = options.out or run_of(options.checkpoint) / f"export_{options.model or 'student'}"
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists: remove it, or choose another folder with --out")

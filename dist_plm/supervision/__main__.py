@@ -75,8 +75,6 @@ def main() -> int:
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
-    from dist_plm.checkpoint.retention import run_of
-
     first = OneLineParser(prog="python -m dist_plm.supervision", add_help=False, allow_abbrev=False)
     first.add_argument("--checkpoint", type=Path, help="run directory or export (default: an untrained network)")
     first.add_argument("--shards", type=location, help="data set folder, as --data.shards")
@@ -89,8 +87,11 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
     parser = config_parser("supervision", __doc__.partition("\n")[0] + "\n\n" + first.format_help())
     given = {"--data.shards": options.shards, "--data.test_split": options.split}
     run = []
-    if options.checkpoint:  # an export has no configuration and no data set
+    if options.checkpoint:
+        from dist_plm.checkpoint.retention import run_of
+
         file = run_of(options.checkpoint) / "config.yaml"
+        # An export has no configuration and no data set.
         run = ["--config", str(file)] if file.exists() else ["--data.shards", ""]
     rest = [*run, *rest, *(word for key, value in given.items() if value for word in (key, value))]
     config = config_of(parser, parser.parse_args(rest))
