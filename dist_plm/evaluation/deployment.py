@@ -9,7 +9,6 @@ from dist_plm.checkpoint.checkpoint import candidates
 from dist_plm.checkpoint.retention import BEST, best_checkpoint
 from dist_plm.config import Config
 from dist_plm.evaluation.label_free import STRONG_RECALL
-from dist_plm.model.own_backbone import is_own
 from dist_plm.telemetry import events
 
 NETWORKS = ("student", "teacher")
@@ -32,11 +31,18 @@ class Deployment:
     checkpoint: Path
     evidence: str
 
+    def named(self, config: Config) -> str:
+        """The network that `embed_words` names, for people."""
+        if self.model != "start":
+            return f"{self.model} of step {self.step}"
+        # `embed` can compute a whitening, but no other head that a run starts with.
+        headless = "" if config.model.head_start == "whitened" else "the features, without the head, of "
+        return f"{headless}the start, without training"
+
     def embed_words(self, config: Config) -> list[str]:
         """Options of `dist-plm embed` that name the network."""
         if self.model != "start":
-            code = ["--backbone", config.model.backbone] if is_own(config.model.backbone) else []
-            return ["--checkpoint", str(self.checkpoint), "--model", self.model, *code]
+            return ["--checkpoint", str(self.checkpoint), "--model", self.model, *code_words(config)]
         model, views = config.model, config.views
         words = ["--backbone", model.backbone, "--weights", model.weights, "--pooling", model.pooling]
         words += ["--size", str(views.size), "--resize", str(views.resize)]
@@ -82,21 +88,25 @@ def deployment(run: Path, config: Config) -> Deployment | None:
     return Deployment(model, step, run if step == newest else run / "checkpoints" / BEST, evidence)
 
 
+def code_words(config: Config) -> list[str]:
+    """Options by which a command that reads a run or an index may import your own network; none for other networks."""
+    return ["--backbone", config.model.backbone] if ":" in config.model.backbone else []
+
+
 def next_commands(choice: Deployment, config: Config) -> list[str]:
     """Commands to run after training, one per line."""
     run = Path(config.run_dir)
-    words = shlex.join(choice.embed_words(config))
+    words, code = shlex.join(choice.embed_words(config)), "".join(f" {word}" for word in code_words(config))
     lines = [f"dist-plm embed {words} --images PHOTOS --out {run / 'index'}"]
-    lines += [f"dist-plm serve {run / 'index'}", f"dist-plm search {run / 'index'} --image PICTURE"]
+    lines += [f"dist-plm serve {run / 'index'}{code}", f"dist-plm search {run / 'index'} --image PICTURE{code}"]
     if choice.model != "start":
         lines.append(f"dist-plm export {words}")
-    return [*lines, f"dist-plm report {run}"]
+    return [*lines, f"dist-plm report {run}{code}"]
 
 
 def summary(choice: Deployment | None, config: Config) -> str:
     """The network to use, its evidence, and the next commands."""
     if choice is None:
         return f"{config.run_dir} holds no checkpoint: there is no network to use yet"
-    network = "the start, without training" if choice.model == "start" else f"{choice.model} of step {choice.step}"
     commands = [f"  {command}" for command in next_commands(choice, config)]
-    return "\n".join([f"use {network} ({choice.evidence})", "next:", *commands])
+    return "\n".join([f"use {choice.named(config)} ({choice.evidence})", "next:", *commands])

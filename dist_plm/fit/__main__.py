@@ -4,11 +4,11 @@ It builds a data set, looks at machine and images, chooses network, sizes and le
 trains, compares the result with its start, embeds all images, and names the command that opens the page.
 """
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dist_plm.cli import ConfigParser, config_parser, program, run_command, shipped
+from dist_plm.cli import ConfigParser, config_parser, load_config, program, run_command, shipped
+from dist_plm.config.fields import entries
 from dist_plm.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,8 +18,9 @@ MINUTES = 10.0
 
 
 def command_line() -> ConfigParser:
-    """The argument parser."""
+    """The argument parser, with configs/folder.yaml as defaults."""
     parser = config_parser("fit", __doc__ or "")
+    parser.set_defaults({key: value for key, value, _ in entries(load_config(Path(shipped("folder"))))})
     name = program("python -m dist_plm.fit")
     parser.usage = f"{name} PHOTOS [--out RUN] [--minutes N] [--section.key VALUE ...]"
     what = "folder of images, list of files (.txt), CSV of path,label,split, WebDataset tars, or a data set"
@@ -33,11 +34,8 @@ def command_line() -> ConfigParser:
 
 def main() -> int:
     """Run all parts. Exit status 0 done, 1 failure, 2 usage error, 75 or 130 stopped: rerun to resume."""
-    words = sys.argv[1:]
-    parser, alone = command_line(), command_line()
-    parsed = parser.parse_args(["--config", shipped("folder"), *words])
-    alone.parse_args(words)  # what was given, without the keys of that file
-    return _fit(parser, parsed, alone.given - {"out", "minutes", "ranks", "plan", "config"})
+    parser = command_line()
+    return _fit(parser, parser.parse_args(), parser.given)
 
 
 def _fit(parser: ConfigParser, parsed: "Namespace", given: frozenset[str]) -> int:

@@ -6,12 +6,12 @@ from typing import Any
 
 from dist_plm.config import Config, ModelConfig, ViewsConfig
 from dist_plm.errors import UserError
+from dist_plm.fit.architecture import is_transformer
 from dist_plm.fit.asked import Asked, Settings
 from dist_plm.fit.collection import Collection
 from dist_plm.fit.length import OTHER_SECONDS, Measure, Pace, pace_of
 from dist_plm.fit.machine import Machine
 from dist_plm.fit.weights import BETTER, Start
-from dist_plm.model.architecture import is_transformer
 from dist_plm.model.preprocessing import own_pooling, own_views
 
 FEWEST = 16  # images
@@ -68,7 +68,8 @@ def network(asked: Asked, start: Start, collection: Collection) -> Config:
         chosen.config, model=replace(chosen.config.model, backbone=start.backbone, weights=start.weights)
     )
     small = start.backbone == "small"
-    views = _views(chosen.config.model, chosen.config.views.size if asked.has("views.size") else 0, small=small)
+    given = chosen.config.views.size if chosen.has("views.size") else 0
+    views = _views(chosen.config.model, given, small=small)
     for name in ("size", "resize", "interpolation"):
         chosen.put(f"views.{name}", getattr(views, name))
     chosen.put("model.pooling", "avg_max" if small else own_pooling(chosen.config.model))
@@ -83,10 +84,9 @@ def network(asked: Asked, start: Start, collection: Collection) -> Config:
 
 
 def _views(model: ModelConfig, size: int, *, small: bool) -> ViewsConfig:
-    """Views of this size, 0: to be chosen; the shorter side before the crop is in the pretraining's relation to it."""
+    """The views of the pretraining; `size`, if not 0, in place of its size, with the same margin of the centre crop."""
     if small:
-        size = size or 64
-        return ViewsConfig(size=size, resize=round(size * 9 / 8), interpolation="bilinear")
+        return own_views(model, ViewsConfig(size=64, resize=72), size=size, resize=0)
     default = ViewsConfig(size=SIDE, resize=256)
     found = own_views(model, default, size=size, resize=0)
     return found if size or found.size <= SIDE else own_views(model, default, size=SIDE, resize=0)
@@ -117,7 +117,7 @@ def choose(
         "index": pace.index_seconds(collection),
         "start of programs and report": OTHER_SECONDS,
     }
-    most = f"as --minutes {asked.minutes:g} allows, at most {pace.most}"
+    most = pace.limit(asked.minutes, collection)
     length = most if fits else f"the least that is worth it, which takes longer than --minutes {asked.minutes:g}"
     rows = _rows(pace, why, length, start, collection, asked)
     return Choice(shown, pace.ranks, rows, _warnings(shown, start, collection), seconds)
@@ -172,13 +172,19 @@ def _trained(
         own = SMALL if small else TRANSFORMER if transformer else CONVOLUTIONAL
         for key, value in {"views.cached": 0, **own}.items():
             whole.put(key, value)
-        pace, fits = pace_of(whole, machine, asked.ranks, measure).within(asked.minutes, collection)
-        step = pace.settings.config.batch.images / pace.rates.step
-        if given or small:
-            return pace, why, fits
-        if fits:
-            return pace, f"a step takes about {step:.2g} s here", True
-        why = f"{step:.2g} s for a step of {pace.settings.config.model.trainable} is too slow for --minutes"
+        try:
+            pace, fits = pace_of(whole, machine, asked.ranks, measure).within(asked.minutes, collection)
+        except UserError:
+            if given or not transformer:
+                raise
+            why = "the blocks of this network can't be trained apart"  # some transformers are not sequential
+        else:
+            step = pace.settings.config.batch.images / pace.rates.step
+            if given or small:
+                return pace, why, fits
+            if fits:
+                return pace, f"a step takes about {step:.2g} s here", True
+            why = f"{step:.2g} s for a step of {pace.settings.config.model.trainable} is too slow for --minutes"
     chosen.put("model.trainable", "head")
     pace, fits = pace_of(chosen, machine, asked.ranks, measure).within(asked.minutes, collection)
     return pace, why, fits

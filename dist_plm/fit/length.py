@@ -65,24 +65,31 @@ class Pace:
 
     def within(self, minutes: float, collection: Collection) -> tuple["Pace", bool]:
         """The longest training that fits into the time, or the shortest that is worth it; whether that one fits."""
-        kind, steps = self.kind, max(1, collection.images // self.settings.config.batch.images)
-        fewest = max(1, math.ceil(FEWEST_STEPS[kind] / steps))
-        most = max(fewest, min(MOST_EPOCHS[kind], round(MOST_STEPS[kind] / steps)))
+        fewest, most = self.epochs(collection)
         left = SHARE * (60 * minutes - OTHER_SECONDS - self.index_seconds(collection))
         longer = (self.of_length(epochs) for epochs in range(most, fewest, -1))
         shortest = self.of_length(fewest)
         found = next((pace for pace in longer if pace.seconds(collection).total <= left), shortest)
         return found, shortest.seconds(collection).total <= left
 
+    def epochs(self, collection: Collection) -> tuple[int, int]:
+        """Fewest and most epochs that are chosen; longer training has not been better (docs/reproduction.md)."""
+        steps = max(1, collection.images // self.settings.config.batch.images)
+        fewest = max(1, math.ceil(FEWEST_STEPS[self.kind] / steps))
+        return fewest, max(fewest, min(MOST_EPOCHS[self.kind], round(MOST_STEPS[self.kind] / steps)))
+
     @property
     def kind(self) -> str:
         """What is trained."""
         return "head" if self.settings.config.model.trainable == "head" else "backbone"
 
-    @property
-    def most(self) -> str:
-        """The longest training that is chosen, for people."""
-        return f"{MOST_STEPS[self.kind]} steps or {MOST_EPOCHS[self.kind]} epochs"
+    def limit(self, minutes: float, collection: Collection) -> str:
+        """What limits the training of `within` where it fits into the time, for people."""
+        most = f"{MOST_STEPS[self.kind]} steps or {MOST_EPOCHS[self.kind]} epochs"
+        train, warm_up = self.settings.config.train.epochs, self.settings.config.warm_up.epochs
+        if train + warm_up < self.epochs(collection)[1]:
+            return f"as --minutes {minutes:g} allows, at most {most}"
+        return f"the most that is chosen, {most}, whatever --minutes: beyond it set --train.epochs N"
 
 
 def pace_of(settings: Settings, machine: Machine, ranks: int, measure: Measure) -> Pace:

@@ -12,6 +12,7 @@ import shutil
 import sys
 import textwrap
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from dist_plm.config.fields import entries
 from dist_plm.datasets.assembly import writing
 from dist_plm.distributed.preemption import PREEMPTED
 from dist_plm.errors import UserError
-from dist_plm.evaluation.deployment import Deployment, deployment
+from dist_plm.evaluation.deployment import Deployment, code_words, deployment
 from dist_plm.files.atomic import replacing
 from dist_plm.fit.asked import Asked
 from dist_plm.fit.choice import Choice, choose, network
@@ -33,6 +34,7 @@ from dist_plm.fit.machine import Machine
 from dist_plm.fit.photos import Photos
 from dist_plm.fit.ranks import run_ranks
 from dist_plm.fit.weights import start_from
+from dist_plm.model.own_backbone import check_own, is_own
 from dist_plm.telemetry.progress import duration
 from dist_plm.training.begun import has_checkpoint, plain
 from dist_plm.training.run_directory import RunDirectory, dump
@@ -71,9 +73,10 @@ class Run:
             if status := self._timed("training", lambda: run_ranks("dist_plm.fit.part", words, ranks)):
                 return self._stopped(status)
         found = deployment(self.out, config)
-        if status := self._index(shards, found.embed_words(config) if found else ["--checkpoint", str(self.out)]):
+        words = found.embed_words(config) if found else ["--checkpoint", str(self.out), *code_words(config)]
+        if status := self._index(shards, words):
             return self._stopped(status)
-        self._end(found)
+        self._end(found, config)
         return 0
 
     def _refuse_other_images(self) -> None:
@@ -88,11 +91,15 @@ class Run:
         typed = self._typed(shards)
         with suppress(OSError, ValueError, KeyError):
             known = json.loads((self.out / "fit.json").read_text(encoding="utf-8"))
-            if known["typed"] == typed:
+            now = self._values(known["typed"]) | typed
+            if known["typed"] == now:
                 print(f"{self.out}: settings of its first start, {self.out / 'fit.yaml'}", flush=True)
-                return load_config(self.out / "fit.yaml"), self.asked.ranks or int(known["ranks"])
+                config = load_config(self.out / "fit.yaml")
+                if is_own(config.model.backbone):
+                    check_own(config.model.backbone)  # a file in the folder names code, but the user must have too
+                return config, self.asked.ranks or int(known["ranks"])
             if has_checkpoint(self.out):
-                changed = sorted(key for key in {*typed, *known["typed"]} if typed.get(key) != known["typed"].get(key))
+                changed = sorted(key for key in now if now[key] != known["typed"].get(key))
                 raise UserError(
                     f"{self.out} was started with another {', '.join(changed)}: rerun that command to resume it, or "
                     "choose another --out"
@@ -112,6 +119,11 @@ class Run:
         given = {key: value for key, value, _ in entries(self.asked.config) if self.asked.has(key)}
         fixed = {"images": str(self.photos.path.resolve()), "minutes": self.asked.minutes}
         return dict(json.loads(json.dumps({**plain(given), **fixed})))
+
+    def _values(self, recorded: Collection[str]) -> dict[str, Any]:
+        """Values in force of keys that fit.json records: older versions recorded more than was typed."""
+        values = {key: value for key, value, _ in entries(self.asked.config) if key in recorded}
+        return dict(json.loads(json.dumps(plain(values))))
 
     def _choose(self, shards: str) -> Choice:
         machine, collection = Machine.here(), examine(shards)
@@ -144,19 +156,19 @@ class Run:
         words = [*network, *self.photos.embed_words(shards), "--out", str(index)]
         return self._timed("index", lambda: run_ranks("dist_plm.embed", words))
 
-    def _end(self, found: Deployment | None) -> None:
+    def _end(self, found: Deployment | None, config: Config) -> None:
         took = ", ".join(f"{name} {duration(seconds)}" for name, seconds in self.seconds.items() if seconds >= 1)
         print()
         _show(f"done in {duration(sum(self.seconds.values()))}: {took}")
         if found:
-            which = "the start, without training" if found.model == "start" else f"{found.model} of step {found.step}"
-            _show(f"network of the index:  {which} ({found.evidence})", hanging=23)
+            _show(f"network of the index:  {found.named(config)} ({found.evidence})", hanging=23)
         if self.photos.kind != "folder":
             print("images of the index:   those of split train")
-        print(f"open the search page:  dist-plm serve {self.out / 'index'}")
-        print(f"search by a picture:   dist-plm search {self.out / 'index'} --image PICTURE")
+        code = "".join(f" {word}" for word in code_words(config))
+        print(f"open the search page:  dist-plm serve {self.out / 'index'}{code}")
+        print(f"search by a picture:   dist-plm search {self.out / 'index'} --image PICTURE{code}")
         if self.photos.kind == "folder":
-            print(f"after images changed:  dist-plm index update {self.out / 'index'}")
+            print(f"after images changed:  dist-plm index update {self.out / 'index'}{code}")
 
     def _stopped(self, status: int) -> int:
         if status in STOPPED:

@@ -97,6 +97,13 @@ def test_a_plan_trains_nothing(photos, tmp_path, here, forked):
     assert json.loads((tmp_path / "run/fit.json").read_text())["ranks"] >= 1
 
 
+def test_ones_own_network_is_taken_where_it_is_named(photos, tmp_path, here, forked, monkeypatch):
+    monkeypatch.setattr("dist_plm.model.own_backbone._allowed", set())
+    own = ("--model.backbone", "tests.networks:vit_16", "--model.dim", "4")
+    planned = here(fit.main, photos, "--out", tmp_path / "run", "--plan", *WORDS, *own)
+    assert planned.status == 0 and "network    tests.networks:vit_16" in planned.out, planned
+
+
 def test_a_data_set_that_is_built_already(demo, tmp_path, here, forked):
     """100 labelled images to train on, 100 that judge; the run directory is new. One that can't be made is one line."""
     planned = here(fit.main, demo, "--out", tmp_path / "a/run", "--plan", *WORDS)

@@ -7,12 +7,13 @@ import pytest
 import yaml
 
 from dist_plm.cli import OneLineParser, add_frozen_options, config_of, config_parser, load_config
-from dist_plm.cli.config_parser import KEYS
+from dist_plm.cli.config_parser import CONFIGS, KEYS
 from dist_plm.cli.spelling import suggestion
 from dist_plm.config import Config, StmlConfig
 from dist_plm.config.retired import RETIRED
 from dist_plm.datasets.build import parser as shard_parser
 from dist_plm.errors import UserError
+from dist_plm.fit.__main__ import command_line as fit_parser
 
 
 def parsed(*words: object) -> Config:
@@ -28,6 +29,22 @@ def test_an_option_before_the_file_wins(tmp_path: Path) -> None:
         config = parsed(*words)
         assert (config.seed, config.manifold.k) == (3, 7), words
     assert parsed("--config", file, "--config", later).seed == 2
+
+
+def test_only_options_are_keys_that_were_given() -> None:
+    """`--data.shards data` gave the whole section `data`, and a folder called `model` all of its settings."""
+    parser = fit_parser()
+    parser.parse_args(["model", "--data.shards", "data", "--optimizer.lr=3"])
+    assert parser.given == {"data.shards", "optimiser.lr"}
+
+
+def test_the_defaults_of_fit_are_those_of_its_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = fit_parser()
+    expected = load_config(CONFIGS / "folder.yaml")
+    assert config_of(parser, parser.parse_args(["photos"])) == expected
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    assert f"default: {expected.model.backbone}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_american_spelling(tmp_path: Path) -> None:

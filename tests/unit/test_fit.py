@@ -4,7 +4,7 @@ import json
 import signal
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,15 +12,17 @@ import pytest
 from benchmarks.common import family
 from dist_plm.checks import check_settings
 from dist_plm.cli import load_config
-from dist_plm.config import Config
+from dist_plm.config import Config, ModelConfig
 from dist_plm.errors import UserError
 from dist_plm.evaluation.deployment import deployment, summary
 from dist_plm.evaluation.label_free import STRONG_RECALL
-from dist_plm.fit.__main__ import command_line
+from dist_plm.fit.architecture import is_transformer
 from dist_plm.fit.asked import Asked
 from dist_plm.fit.choice import Choice, choose, network
 from dist_plm.fit.collection import Collection
 from dist_plm.fit.machine import Machine
+from dist_plm.fit.photos import Photos
+from dist_plm.fit.run import Run
 from dist_plm.fit.weights import Start, network_of
 from dist_plm.training.rehearsal import Rehearsal
 from tests.commands import ROOT, Command
@@ -77,6 +79,50 @@ def test_a_machine_that_is_fast_enough_trains_the_backbone():
     assert gpus.ranks == 4 and gpus.config.model.trainable == "all"
 
 
+@pytest.mark.parametrize(
+    ("backbone", "transformer"),
+    [
+        ("timm/vit_small_patch14_dinov2", True),
+        ("timm/vit_small_patch16_dinov3", True),
+        ("timm/swin_tiny_patch4_window7_224", True),
+        ("timm/hiera_tiny_224", True),
+        ("timm/resnet50_clip", False),  # attention pools
+        ("timm/convnextv2_tiny", False),
+        ("timm/tf_efficientnet_lite0", False),
+        ("swin_t", True),
+        ("vit_b_16", True),
+        ("resnet50", False),
+        ("bvlc_googlenet", False),
+    ],
+)
+def test_transformers_are_known_by_their_attention(backbone, transformer):
+    pytest.importorskip("timm")
+    assert is_transformer(ModelConfig(backbone=backbone)) == transformer
+
+
+@pytest.mark.parametrize(
+    ("backbone", "pooling", "trainable"),
+    [("swin_t", "avg", "blocks:2"), ("vit_b_16", "gem", "blocks:2"), ("resnet18", "gem", "all")],
+)
+def test_the_pooling_does_not_decide_what_is_trained(backbone, pooling, trainable):
+    pytest.importorskip("timm")
+    config = chosen(1_000, 2_000, start=Start(backbone, "file.pth", ""), model__pooling=pooling).config
+    assert config.model.trainable == trainable
+    assert config.optimiser.backbone_lr_scale == (1 if trainable == "all" else 0.2)
+
+
+def test_a_transformer_that_cannot_be_split_trains_its_head():
+    def refusing(config: Config, ranks: int) -> Rehearsal:
+        if config.model.trainable != "head":
+            raise UserError("can be split before at most its last 0 blocks")
+        return measured(2_000)(config, ranks)
+
+    start, collection = Start("vit_b_16", "imagenet", ""), Collection("photos", 1_000, 0, ("train",), 256, 0, 0)
+    asked = Asked(FOLDER, frozenset(), 0, 10.0)
+    found = choose(asked, network(asked, start, collection), start, collection, CPU, refusing)
+    assert found.config.model.trainable == "head" and "can't be trained apart" in found.rows[3][2]
+
+
 def test_memory_bounds_the_ranks_and_then_the_pieces_of_a_batch():
     """6.4 of 8 GB are planned, at most half for what ranks hold whatever their share, 1 GB each; then 1.1 GB of a rank
     are left for 64 views."""
@@ -95,11 +141,12 @@ def test_what_was_given_stays():
     assert [why[name] for name in ("views", "embedding", "trained", "batch")] == ["as given"] * 4
 
 
-@pytest.mark.parametrize(("start", "resize"), [(GOOGLENET, 366), (RANDOM, 360)], ids=["weights", "random"])
-def test_the_side_before_the_crop_follows_a_given_crop(start, resize):
-    """Or the crop would be a fifth of the picture, or larger than it."""
-    views = chosen(1_000, 2_000, start=start, views__size=320).config.views
-    assert (views.size, views.resize) == (320, resize)
+@pytest.mark.parametrize(("start", "resize"), [(GOOGLENET, {112: 128, 320: 366}), (RANDOM, {96: 108, 32: 36})])
+def test_a_given_size_of_the_views_keeps_the_margin_of_the_crop(start, resize):
+    for size, wanted in resize.items():
+        views = chosen(1_000, 2_000, start=start, views__size=size).config.views
+        assert (views.size, views.resize) == (size, wanted)
+    assert chosen(1_000, 2_000, start=start, views__size=32, views__resize=40).config.views.resize == 40
 
 
 def test_the_last_blocks_of_transformers_are_trained_and_all_layers_of_others():
@@ -112,16 +159,22 @@ def test_the_last_blocks_of_transformers_are_trained_and_all_layers_of_others():
         assert config.optimiser.backbone_lr_scale == (1.0 if trainable == "all" else 0.2)
 
 
-def test_values_and_folders_are_no_keys():
-    parser = command_line()
-    parser.parse_args(["model", "--data.cache_dir", "train", "--views.size=112", "--out", "optimiser"])
-    assert parser.given == {"data.cache_dir", "views.size", "out"}
-
-
 def test_a_training_that_does_not_fit_into_the_time_says_so():
     why = {name: reason for name, _, reason in chosen(100_000, 20).rows}
     assert why["batch"].startswith("the least that is worth it")
     assert "too slow" in why["trained"]
+
+
+def test_a_training_that_the_time_does_not_limit_says_so():
+    def length(rate: float) -> tuple[int, str]:
+        found = chosen(1_000, rate)
+        return found.config.train.epochs, {name: reason for name, _, reason in found.rows}["batch"]
+
+    for rate in (2_000, 20_000):
+        epochs, why = length(rate)
+        assert epochs == 16 and "160 steps or 50 epochs" in why and "--train.epochs N" in why
+    epochs, why = length(100)
+    assert epochs < 16 and why.startswith("as --minutes 10 allows")
 
 
 def test_labels_judge():
@@ -132,6 +185,22 @@ def test_labels_judge():
         name: what for name, what, _ in chosen(300, 100.0, splits=("train", "valid"), data__test_split="valid").rows
     }
     assert rows["judged by"].startswith("recall on the images of valid/")
+
+
+def test_a_run_that_recorded_more_than_was_typed_resumes(tmp_path):
+    """Earlier versions recorded the whole section for a folder called `model`."""
+    (photos := tmp_path / "model").mkdir()
+    section = {f"model.{key}": value for key, value in asdict(FOLDER.model).items() if key != "lora"}
+    typed = {"seed": 0, **section, "images": str(photos), "minutes": 10.0}
+    (tmp_path / "fit.json").write_text(json.dumps({"typed": typed, "ranks": 2}))
+    (tmp_path / "fit.yaml").write_text("model: {dim: 8}\n")
+    run = Run(Photos(photos, "folder"), tmp_path, Asked(FOLDER, frozenset({"seed"}), 0, 10.0))
+    config, ranks = run._settings("")
+    assert config.model.dim == 8 and ranks == 2
+    (tmp_path / "checkpoints/step_1").mkdir(parents=True)
+    other = replace(FOLDER, model=replace(FOLDER.model, dim=16))
+    with pytest.raises(UserError, match=r"started with another model\.dim:"):
+        replace(run, asked=replace(run.asked, config=other, given=frozenset({"model.dim"})))._settings("")
 
 
 def test_too_few_images_are_refused():
@@ -176,14 +245,6 @@ def judged(step: int, model: str, recall: float, word: str = "better") -> list[d
     ]
 
 
-def test_commands_name_the_code_of_a_network_of_ones_own(tmp_path):
-    """Or each of them refuses to import it."""
-    config = replace(FOLDER, run_dir=str(tmp_path), model=replace(FOLDER.model, backbone="networks:mine"))
-    found = deployment(run_with(tmp_path, *judged(20, "student", 0.5)), config)
-    assert found and found.embed_words(config)[-2:] == ["--backbone", "networks:mine"]
-    assert summary(found, config).count("--backbone networks:mine") == 2  # embed and export
-
-
 def test_the_network_with_the_highest_recall_is_deployed(tmp_path):
     lines = [*judged(0, "student", 0.9), *judged(10, "teacher", 0.6), *judged(20, "student", 0.5)]
     lines += judged(20, "teacher", 0.4)
@@ -209,6 +270,29 @@ def test_a_run_that_is_worse_than_its_start_deploys_the_start(tmp_path):
     assert found.model == "start" and "worse" in found.evidence
     words = found.embed_words(config)
     assert words[:2] == ["--backbone", config.model.backbone] and "--whiten" in words
+
+
+def test_the_commands_that_follow_permit_ones_own_network(tmp_path):
+    config = replace(FOLDER, run_dir="run", model=replace(FOLDER.model, backbone="my:net", weights=""))
+    told = summary(deployment(run_with(tmp_path, *judged(20, "student", 0.5)), config), config).splitlines()[2:]
+    assert len(told) == 5 and all("--backbone my:net" in line for line in told)
+
+
+@pytest.mark.parametrize(("head_start", "said"), [("whitened", "use the start"), ("pca", "use the features, without")])
+def test_a_start_is_named_as_what_its_command_embeds(head_start, said, tmp_path):
+    lines = [*judged(20, "student", 0.5, "worse"), *judged(20, "teacher", 0.4, "worse")]
+    config = replace(FOLDER, model=replace(FOLDER.model, head_start=head_start))
+    found = deployment(run_with(tmp_path, *lines), config)
+    assert summary(found, config).startswith(said)
+
+
+def test_code_that_only_a_run_directory_names_is_not_imported(tmp_path):
+    (tmp_path / "fit.yaml").write_text("model: {backbone: 'tests.networks:vit_16'}\n")
+    typed = {"images": str(tmp_path), "minutes": 10.0}
+    (tmp_path / "fit.json").write_text(json.dumps({"typed": typed, "ranks": 1}))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="only run where you name it"):
+        patch.setattr("dist_plm.model.own_backbone._allowed", set())
+        Run(Photos(tmp_path, "folder"), tmp_path, Asked(FOLDER, frozenset(), 0, 10.0))._settings("")
 
 
 STARTER = "import sys; from dist_plm.fit.ranks import run_ranks; sys.exit(run_ranks('http.server', ['0']) + 40)"
