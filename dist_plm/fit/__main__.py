@@ -53,20 +53,12 @@ def _fit(parser: ConfigParser, parsed: "Namespace", given: frozenset[str]) -> in
         raise UserError(f"--minutes {parsed.minutes:g}: a positive number")
     photos = Photos.at(user_path(parsed.photos))
     config = config_of(parser, parsed)
-    out = user_path(parsed.out) if parsed.out else _default(photos.path, given, config.run_dir)
+    out = user_path(parsed.out or (config.run_dir if "run_dir" in given else str(photos.default_run())))
     config.run_dir = str(out)
     if "model.backbone" in given:
         allow(config.model.backbone)
     asked = Asked(config, given, ranks, parsed.minutes)
     return Run(photos, out, asked).run(plan=parsed.plan)
-
-
-def _default(photos: Path, given: frozenset[str], run_dir: str) -> Path:
-    return (
-        Path(run_dir)
-        if "run_dir" in given
-        else Path("runs") / ((photos.resolve().name if photos.is_dir() else photos.resolve().stem) or "photos")
-    )
 
 
 if __name__ == "__main__":

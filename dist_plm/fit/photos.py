@@ -14,6 +14,7 @@ from dist_plm.datasets.listed import SUFFIXES, listed
 from dist_plm.datasets.plain import folder
 from dist_plm.datasets.webdataset_tars import tars_of, webdataset_tars
 from dist_plm.errors import UserError
+from dist_plm.fit.record import check_owner, claim, owner
 
 SHARDS, LEAST_MB = 24, 0.5
 
@@ -49,8 +50,9 @@ class Photos:
         """Build the data set RUN/shards, or resume that; returns where it lies.
 
         Raises:
-            UserError: nothing can be read, the disk is full, or the images are not those that the run began with.
+            UserError: nothing can be read, the disk is full, or the run belongs to other images, or these changed.
         """
+        check_owner(run, self.path)
         if self.kind == "shards":
             return str(self.path)
         out = run / "shards"
@@ -62,6 +64,7 @@ class Photos:
         sizes = [max(entry.size, 0) for entry in source.entries()]
         size = min(SHARD_MB, max(LEAST_MB, sum(sizes) / SHARDS / 1e6)) * 1e6
         source = replace(source, total=len(sizes))
+        claim(run, self.path)
         try:
             with writing(out):
                 manifest = build(source, out, shard_bytes=round(size), workers=os.cpu_count() or 1)
@@ -76,6 +79,14 @@ class Photos:
         if not built:
             print(summary(manifest, source, out), flush=True)
         return str(out)
+
+    def default_run(self) -> Path:
+        """runs/NAME of the images."""
+        path = self.path.resolve()
+        stem = Path("runs") / (path.stem or "photos")
+        if path.is_file() or owner(stem) == str(path):  # earlier versions cut names of folders at their last dot too
+            return stem
+        return Path("runs") / (path.name or "photos")
 
     def embed_words(self, shards: str) -> list[str]:
         """Options of `embed` that name these images."""

@@ -2,7 +2,7 @@
 
 RUN/shards      the data set, unless one was named
 RUN/fit.yaml    the settings that were chosen, for `dist-plm train --config`
-RUN/fit.json    what was typed, by which a later start knows that the choice still holds
+RUN/fit.json    the images, and what was typed, by which a later start knows that the choice still holds
 RUN/...         what `train` writes
 RUN/index       the index, by `embed`
 """
@@ -13,7 +13,6 @@ import sys
 import textwrap
 import time
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -33,6 +32,7 @@ from dist_plm.fit.collection import examine
 from dist_plm.fit.machine import Machine
 from dist_plm.fit.photos import Photos
 from dist_plm.fit.ranks import run_ranks
+from dist_plm.fit.record import record, recorded
 from dist_plm.fit.weights import start_from
 from dist_plm.model.own_backbone import check_own, is_own
 from dist_plm.telemetry.progress import duration
@@ -63,7 +63,6 @@ class Run:
         Raises:
             UserError: it can't start.
         """
-        self._refuse_other_images()
         shards = self._timed("data set", lambda: self.photos.build(self.out))
         config, ranks = self._settings(shards)
         if plan:
@@ -79,18 +78,10 @@ class Run:
         self._end(found, config)
         return 0
 
-    def _refuse_other_images(self) -> None:
-        """Two folders of one name have the same default run directory."""
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            before = json.loads((self.out / "fit.json").read_text(encoding="utf-8"))["typed"]["images"]
-            if before != str(self.photos.path.resolve()):
-                raise UserError(f"{self.out} is a run of {before}: choose another folder with --out")
-
     def _settings(self, shards: str) -> tuple[Config, int]:
         """The configuration and the number of ranks: those that the run was begun with, or chosen now."""
         typed = self._typed(shards)
-        with suppress(OSError, ValueError, KeyError):
-            known = json.loads((self.out / "fit.json").read_text(encoding="utf-8"))
+        if {"typed", "ranks"} <= (known := recorded(self.out)).keys():
             now = self._values(known["typed"]) | typed
             if known["typed"] == now:
                 print(f"{self.out}: settings of its first start, {self.out / 'fit.yaml'}", flush=True)
@@ -110,8 +101,7 @@ class Run:
             self.out.mkdir(parents=True, exist_ok=True)
             with replacing(self.out / "fit.yaml") as file:
                 file.write(dump(choice.config).encode())
-            with replacing(self.out / "fit.json") as file:
-                file.write(json.dumps({"typed": typed, "ranks": choice.ranks}).encode())
+        record(self.out, {"typed": typed, "ranks": choice.ranks})
         return choice.config, choice.ranks
 
     def _typed(self, shards: str) -> dict[str, Any]:

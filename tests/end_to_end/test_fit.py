@@ -110,7 +110,7 @@ def test_a_data_set_that_is_built_already(demo, tmp_path, here, forked):
     assert planned.status == 0 and "recall on the images of test/" in planned.out, planned
     assert (tmp_path / "a/run/fit.yaml").exists() and not (tmp_path / "a/run/shards").exists()
     other = here(fit.main, tmp_path, "--out", tmp_path / "a/run", "--plan", *WORDS)
-    assert other.status == 2 and f"is a run of {demo}: choose another folder with --out" in other.err
+    assert other.status == 2 and f"belongs to {demo}, not to {tmp_path}: choose another --out" in other.err
     (tmp_path / "file").touch()
     no_folder = here(fit.main, demo, "--out", tmp_path / "file/run", "--plan", *WORDS)
     assert no_folder.status == 2 and "can't be written" in no_folder.err and "Traceback" not in no_folder.err

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from benchmarks.common import family
 from dist_plm.checks import check_settings
@@ -22,6 +23,7 @@ from dist_plm.fit.choice import Choice, choose, network
 from dist_plm.fit.collection import Collection
 from dist_plm.fit.machine import Machine
 from dist_plm.fit.photos import Photos
+from dist_plm.fit.record import claim, record
 from dist_plm.fit.run import Run
 from dist_plm.fit.weights import Start, network_of
 from dist_plm.training.rehearsal import Rehearsal
@@ -201,6 +203,40 @@ def test_a_run_that_recorded_more_than_was_typed_resumes(tmp_path):
     other = replace(FOLDER, model=replace(FOLDER.model, dim=16))
     with pytest.raises(UserError, match=r"started with another model\.dim:"):
         replace(run, asked=replace(run.asked, config=other, given=frozenset({"model.dim"})))._settings("")
+
+
+def test_a_run_has_the_whole_name_of_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos.2024", "photos.2025"):
+        (tmp_path / name).mkdir()
+        assert Photos(Path(name), "folder").default_run() == Path("runs") / name
+    (tmp_path / "list.txt").touch()
+    assert Photos(Path("list.txt"), "list").default_run() == Path("runs/list")
+    record(tmp_path / "runs/photos", {"typed": {"images": str(tmp_path / "photos.2024")}, "ranks": 1})
+    assert Photos(Path("photos.2024"), "folder").default_run() == Path("runs/photos")
+    assert Photos(Path("photos.2025"), "folder").default_run() == Path("runs/photos.2025")
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_of_other_images_is_left_alone(finished, tmp_path):
+    run = tmp_path / "runs/photos"
+    for place in ("a", "b"):
+        (tmp_path / place / "photos").mkdir(parents=True)
+        Image.new("RGB", (8, 8), "red" if place == "a" else "blue").save(tmp_path / place / "photos/1.png")
+    first, other = (Photos(tmp_path / place / "photos", "folder") for place in ("a", "b"))
+    if finished:
+        first.build(run)
+    else:
+        (run / "shards/.build").mkdir(parents=True)  # what an interrupted build leaves
+        (run / "shards/.build/request.json").write_text("of other images")
+        claim(run, first.path)
+    before = sorted(run.rglob("*"))
+    with pytest.raises(UserError, match=f"{run} belongs to {first.path}, not to {other.path}: choose another --out"):
+        other.build(run)
+    assert sorted(run.rglob("*")) == before
+    if finished:
+        (run / "fit.json").unlink()  # as an earlier version left it
+        assert first.build(run) == str(run / "shards")
 
 
 def test_too_few_images_are_refused():
