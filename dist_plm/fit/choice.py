@@ -6,12 +6,13 @@ from typing import Any
 
 from dist_plm.config import Config, ModelConfig, ViewsConfig
 from dist_plm.errors import UserError
-from dist_plm.fit.architecture import is_transformer
+from dist_plm.fit.architecture import feature_count, is_transformer
 from dist_plm.fit.asked import Asked, Settings
 from dist_plm.fit.collection import Collection
 from dist_plm.fit.length import OTHER_SECONDS, Measure, Pace, pace_of
 from dist_plm.fit.machine import Machine
 from dist_plm.fit.weights import BETTER, Start
+from dist_plm.methods import METHODS
 from dist_plm.model.preprocessing import own_pooling, own_views
 
 FEWEST = 16  # images
@@ -77,10 +78,23 @@ def network(asked: Asked, start: Start, collection: Collection) -> Config:
     chosen.put("model.dim", min(64 if small else DIMS[1], fitting))
     if not start.weights and start.backbone in ("small", "bvlc_googlenet"):
         chosen.put("model.head_start", "orthogonal")  # random features have no directions worth whitening
+    _choose_wide(chosen, collection)
     groups = chosen.put("batch.groups", min(BATCH, max(2, collection.images // 4)))
     if groups < 11:
         chosen.put("manifold.k", max(4, 2 * groups - 2))
     return chosen.config
+
+
+def _choose_wide(chosen: Settings, collection: Collection) -> None:
+    """The width of the second head of a method that has one, not above that of the features to which it is fitted."""
+    wide = METHODS[chosen.config.train.method].wide_dim
+    if not wide or chosen.has("model.wide_dim"):
+        return
+    model = chosen.config.model
+    if model.head_start != "orthogonal":
+        most = min(feature_count(model), collection.images - 1)
+        wide = next((dim for dim in (wide, *DIMS) if dim <= most), DIMS[-1])
+    chosen.put("model.wide_dim", wide)
 
 
 def _views(model: ModelConfig, size: int, *, small: bool) -> ViewsConfig:

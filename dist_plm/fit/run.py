@@ -13,11 +13,12 @@ import sys
 import textwrap
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from dist_plm.checks import check
+from dist_plm.checks.values import check_values
 from dist_plm.cli import load_config
 from dist_plm.config import Config
 from dist_plm.config.fields import entries
@@ -33,7 +34,8 @@ from dist_plm.fit.machine import Machine
 from dist_plm.fit.photos import Photos
 from dist_plm.fit.ranks import run_ranks
 from dist_plm.fit.record import record, recorded
-from dist_plm.fit.weights import start_from
+from dist_plm.fit.weights import Start, start_from
+from dist_plm.model.backbones import check_model
 from dist_plm.model.own_backbone import check_own, is_own
 from dist_plm.telemetry.progress import duration
 from dist_plm.training.begun import has_checkpoint, plain
@@ -63,6 +65,8 @@ class Run:
         Raises:
             UserError: it can't start.
         """
+        if not recorded(self.out).get("typed"):
+            self._check_asked()
         shards = self._timed("data set", lambda: self.photos.build(self.out))
         config, ranks = self._settings(shards)
         if plan:
@@ -77,6 +81,22 @@ class Run:
             return self._stopped(status)
         self._end(found, config)
         return 0
+
+    def _check_asked(self) -> None:
+        """What can be checked of the given settings before a data set is built.
+
+        Raises:
+            UserError: A value is out of bounds, or there is no such network, or no such file of weights.
+        """
+        check_values(self.asked.config)
+        if any(self.asked.has(f"model.{key}") for key in NETWORK):
+            start = self._start()
+            check_model(replace(self.asked.config.model, backbone=start.backbone, weights=start.weights))
+
+    def _start(self) -> Start:
+        """The network to start from."""
+        model = self.asked.config.model
+        return start_from(*(getattr(model, key) if self.asked.has(f"model.{key}") else "" for key in NETWORK))
 
     def _settings(self, shards: str) -> tuple[Config, int]:
         """The configuration and the number of ranks: those that the run was begun with, or chosen now."""
@@ -119,12 +139,10 @@ class Run:
         machine, collection = Machine.here(), examine(shards)
         _show(f"machine: {machine}")
         _show(f"images: {collection}")
-        model = self.asked.config.model
-        backbone, weights = (getattr(model, key) if self.asked.has(f"model.{key}") else "" for key in NETWORK)
-        start = start_from(backbone, weights)
+        start = self._start()
         config = network(self.asked, start, collection)
         choice = choose(self.asked, config, start, collection, machine, machine.rehearsal)
-        check(choice.config, choice.ranks)
+        check(choice.config, choice.ranks)  # as `train` will
         return choice
 
     def _say(self, choice: Choice) -> None:

@@ -205,6 +205,44 @@ def test_a_run_that_recorded_more_than_was_typed_resumes(tmp_path):
         replace(run, asked=replace(run.asked, config=other, given=frozenset({"model.dim"})))._settings("")
 
 
+@pytest.mark.parametrize(
+    ("images", "start", "wide"),
+    [(5_000, GOOGLENET, 1024), (5_000, Start("resnet18", "imagenet", ""), 512), (300, GOOGLENET, 256)],
+)
+def test_a_method_with_a_second_head_gets_one(images, start, wide):
+    assert chosen(images, 2_000, start=start, train__method="stml").config.model.wide_dim == wide
+    given = chosen(images, 2_000, start=start, train__method="stml", model__wide_dim=100)
+    assert given.config.model.wide_dim == 100
+    assert chosen(images, 2_000, start=start).config.model.wide_dim == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [("model.backbone", "resnet5", "resnet50"), ("model.weights", "none/resnet50.pth", "none"), ("seed", -1, "seed")],
+)
+def test_wrong_settings_are_refused_before_anything_is_built(key, value, said, tmp_path):
+    model = replace(FOLDER.model, **{key[6:]: value}) if key != "seed" else FOLDER.model
+    config = replace(FOLDER, model=model, **({"seed": value} if key == "seed" else {}))
+    asked = Asked(config, frozenset({key}), 0, 10.0)
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(UserError, match=said):
+        Run(Photos(tmp_path / "photos", "folder"), tmp_path / "run", asked).run(plan=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_training_would_refuse_are_not_chosen(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    for number in range(20):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"photos/{number}.png")
+    monkeypatch.setattr(Machine, "rehearsal", lambda self, config, ranks: measured(2_000)(config, ranks))
+    config = replace(FOLDER, data=replace(FOLDER.data, test_split="valid"))
+    config = replace(config, model=replace(config.model, backbone="small", weights=""))
+    asked = Asked(config, frozenset({"data.test_split", "model.backbone"}), 0, 10.0)
+    with pytest.raises(UserError, match=r"data\.test_split is 'valid'"):
+        Run(Photos(tmp_path / "photos", "folder"), tmp_path / "run", asked).run(plan=True)
+    assert not (tmp_path / "run/fit.yaml").exists()
+
+
 def test_a_run_has_the_whole_name_of_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("photos.2024", "photos.2025"):
