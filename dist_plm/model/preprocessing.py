@@ -55,7 +55,6 @@ def own_pooling(model: ModelConfig) -> str:
 
 
 @torch.no_grad()
-@torch.no_grad()
 def check_size(network: Encoder, backbone: str, size: int) -> None:
     """Raise UserError, with the next larger valid size, if the network does not support this image size.
 
