@@ -10,7 +10,7 @@ import pytest
 
 from tests.commands import killed, on_ranks
 from tests.end_to_end.conftest import STEPS_PER_EPOCH, events, train
-from tests.end_to_end.test_resume import assert_same_end, last_step
+from tests.end_to_end.test_resume import assert_same_end, is_saved
 
 needs_a_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="needs g++, with which kernels are made")
 
@@ -27,7 +27,7 @@ def test_trains_and_resumes(tmp_path: Path, tiny: Path, finished: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
     ranks = on_ranks(1, "dist_plm.train", "--config", tiny, "--run_dir", broken, "--runtime.compile", True)
-    killed(ranks, lambda: last_step(broken) >= STEPS_PER_EPOCH + 3)
+    killed(ranks, lambda: is_saved(broken, STEPS_PER_EPOCH + 3))
     train(1, tiny, broken, "--runtime.compile", True)
     assert events(broken, "resumed")
     assert_same_end(broken, whole)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.commands import killed, on_ranks
 from tests.end_to_end.conftest import STEPS_PER_EPOCH, events, tensors
-from tests.end_to_end.test_resume import assert_same_end, last_step
+from tests.end_to_end.test_resume import assert_same_end, is_saved
 
 CLUSTERS = ["pseudo_labels", "--pseudo_labels.clusters", 9, "--batch.refresh_epochs", 2]
 METHODS = {
@@ -44,7 +44,7 @@ def test_trains_and_resumes(method: str, tmp_path: Path, tiny: Path) -> None:
     assert judged[-1] > judged[0] + 0.05, "STML's loss follows its own teacher and need not fall, but recall rises"
 
     # Between two refreshes of the pseudo-labels, after the warm-up of the discriminators.
-    killed(on_ranks(2, *command(tiny, broken, method)), lambda: last_step(broken) >= STEPS_PER_EPOCH + 3)
+    killed(on_ranks(2, *command(tiny, broken, method)), lambda: is_saved(broken, STEPS_PER_EPOCH + 3))
     assert not events(broken, "end")
     done(*command(tiny, broken, method))
     assert events(broken, "resumed")

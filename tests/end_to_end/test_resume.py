@@ -38,6 +38,11 @@ def last_step(run: Path) -> int:
     return max((event["step"] for event in events(run, "step")), default=0)
 
 
+def is_saved(run: Path, step: int) -> bool:
+    """Whether a run has taken this step, and saved a checkpoint: one is written while the next steps are taken."""
+    return last_step(run) >= step and any((run / "checkpoints").glob("step_*[0-9]/checkpoint.json"))
+
+
 def saved_where_it_stopped(run: Path) -> bool:
     found = checkpoint.find(run / "checkpoints", World())
     return found is not None and found.summary["position"]["step"] == last_step(run) < STEPS
