@@ -31,12 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cluster = cluster_of(options)
     if options.local and cluster.nodes > 1:
         raise UserError(f"--local runs on this machine only, but --nodes is {cluster.nodes}")
-    if not options.dry_run and not options.local:
-        from dist_plm.slurm.scheduler import check_request, require_slurm, with_cores
+    if not options.local:
+        from dist_plm.slurm.scheduler import check_request, require_slurm, responds, with_cores
 
-        require_slurm()
-        cluster = with_cores(cluster)
-        check_request(cluster)
+        if not options.dry_run:
+            require_slurm()
+        if not options.dry_run or responds():  # a dry run needs no Slurm, and asks one that is there
+            cluster = with_cores(cluster)
+        if not options.dry_run:
+            check_request(cluster)
     return _shards(options, rest, cluster) if options.task == "shards" else _train(options, rest, cluster)
 
 

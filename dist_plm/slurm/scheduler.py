@@ -32,6 +32,11 @@ def require_slurm() -> None:
         )
 
 
+def responds() -> bool:
+    """Whether there is a Slurm that answers."""
+    return bool(_ask("sinfo", "-h"))
+
+
 def check_request(cluster: Cluster) -> None:
     """Raise a UserError for a request that Slurm would refuse or never start."""
     rows = _rows()

@@ -79,6 +79,28 @@ def test_a_dry_run_needs_no_slurm_and_writes_nothing(config, tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+SINFO = """#!/bin/sh
+case "$*" in
+"-h -o"*) echo 'gpu*|2|gpu:8|96|infinite' ;;
+-h) echo 'gpu* up infinite 2 idle node[1-2]' ;;
+*) exit 1 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("answer", "expected"), [(SINFO, True), ("#!/bin/sh\nexit 1\n", False), ("", False)])
+def test_a_dry_run_prints_the_cores_of_the_submission(answer, expected, config, tmp_path, monkeypatch, capsys):
+    sinfo = tmp_path / "bin" / "sinfo"
+    sinfo.parent.mkdir()
+    if answer:
+        sinfo.write_text(answer)
+        sinfo.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{sinfo.parent}:/bin:/usr/bin" if answer else str(sinfo.parent))
+    line = ("--dry-run", "--gpus-per-node", 4, "--config", config, "--run_dir", tmp_path / "run")
+    assert launcher.main([*map(str, line)]) == 0
+    assert ("--cpus-per-task=12" in capsys.readouterr().out) is expected
+
+
 def test_the_same_job_on_this_machine(config, tmp_path):
     run = tmp_path / "run"
     line = ("--local", "--tasks-per-node", 2, "--config", config, "--run_dir", run, "--train.max_steps", 2)
