@@ -7,6 +7,7 @@ from torch import Tensor
 from dist_plm.config import BatchConfig, Config, ManifoldConfig, ModelConfig, OptimiserConfig, ProxiesConfig
 from dist_plm.data.loader import Batch
 from dist_plm.distributed.world import World
+from dist_plm.model.digest import digest
 from dist_plm.training.learner import Learner, phases
 
 BATCH = BatchConfig(groups=2, group_size=3)
@@ -45,6 +46,14 @@ def test_the_momentum_encoder_averages_what_the_optimiser_left() -> None:
     for name, value in averaged.items():
         expected = after[name] if "num_batches" in name else 0.9 * before[name] + 0.1 * after[name]
         torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_equal_weights_have_one_digest() -> None:
+    """Embeddings are stored by the digest of the weights: before the first step those of the student serve for both."""
+    mine = learner("resnet18")
+    assert digest(mine.whole("teacher")) == digest(mine.whole("student"))
+    step(mine)
+    assert digest(mine.whole("teacher")) != digest(mine.whole("student"))
 
 
 def test_proxies_have_a_rate_of_their_own() -> None:
