@@ -1,4 +1,4 @@
-"""`python -m dist_plm.embed`: embed a folder or a split of shards into an index directory, on one rank or on many."""
+"""`python -m dist_plm.embed`: embed a folder or splits of shards into an index directory, on one rank or on many."""
 
 import argparse
 import os
@@ -109,7 +109,7 @@ def _parse() -> argparse.Namespace:
         "--images", type=Path, help="folder of images, searched recursively; names and extensions don't matter"
     )
     source.add_argument("--shards", type=location, help="data set folder, or its URL")
-    parser.add_argument("--split", default="test", help="split of the shards")
+    parser.add_argument("--split", nargs="+", default=["test"], metavar="NAME", help="splits of the shards")
     parser.add_argument("--out", type=weights_path, required=True, help="index directory to create")
     parser.add_argument("--workers", type=int, default=2, help="decoding threads per rank")
     add_frozen_options(parser)

@@ -11,7 +11,7 @@ class DataConfig:
     """Data set and loading.
 
     Args:
-        shards: Folder written by `python shards/build.py`, or the URL of one (http, https, s3 or gs).
+        shards: Folder written by `dist-plm shards build`, or the URL of one (http, https, s3 or gs).
         train_split: Training split; only `proxy_anchor` and `dada` use its labels.
         test_split: Test split, whose images are the queries; empty: no evaluation.
         gallery_split: Gallery split; empty if queries and gallery are the same split (all but In-Shop).

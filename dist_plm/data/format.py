@@ -115,7 +115,7 @@ class Manifest:
         except FileNotFoundError:
             raise UserError(
                 f"{folder} is not a data set: {MANIFEST} is missing; choose another folder with "
-                "--data.shards (--shards in evaluate and report), or build one with `python shards/build.py`"
+                "--data.shards (--shards in evaluate and report), or build one with `dist-plm shards build`"
             ) from None
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from error

@@ -9,7 +9,7 @@ from typing import NamedTuple
 # Far below the default limit of 1,024 open descriptors, far above the number of shards that a batch reads from.
 OPEN_SHARDS = 256
 
-ADVICE = "check the whole data set: python shards/verify.py"
+ADVICE = "check the whole data set: dist-plm shards verify"
 
 
 class Shard(NamedTuple):

@@ -22,7 +22,7 @@ from dist_plm.files.reading import parse_document
 
 ABOUT_BYTES = 1 << 20  # of an image's JSON record
 
-_REBUILD = "rebuild the data set: python shards/build.py"
+_REBUILD = "rebuild the data set: dist-plm shards build"
 
 
 class Prefetcher:
@@ -40,7 +40,7 @@ class Store:
     """The samples of one split of a data set folder.
 
     Args:
-        folder: Folder written by `python shards/build.py`.
+        folder: Folder written by `dist-plm shards build`.
         split: Name of one of its splits.
 
     Attributes:

@@ -103,7 +103,7 @@ def _source(options: argparse.Namespace) -> Source:
 
 def parser() -> OneLineParser:
     """The command line."""
-    parser = OneLineParser(prog="python shards/build.py", description=__doc__)
+    parser = OneLineParser(prog="dist-plm shards build", description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", parser_class=OneLineParser)
     for kind, layout in KINDS.items():
         sub = kinds.add_parser(kind, help=str(layout.__doc__).splitlines()[0], description=layout.__doc__)

@@ -36,8 +36,8 @@ from dist_plm.files.names import escape_streams
 def main(arguments: list[str] | None = None) -> int:
     """Run the command. Exit status 0 intact, 1 damaged, 2 not a data set."""
     escape_streams()
-    parser = OneLineParser(prog="python shards/verify.py", description=__doc__)
-    parser.add_argument("folder", type=Path, help="data set written by shards/build.py")
+    parser = OneLineParser(prog="dist-plm shards verify", description=__doc__)
+    parser.add_argument("folder", type=Path, help="data set written by `dist-plm shards build`")
     parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes (default: %(default)s)")
     options = parser.parse_args(arguments)
     try:

@@ -122,8 +122,10 @@ def choose(
     chosen.put("data.shards", collection.shards)
     chosen.config = replace(chosen.config, data=replace(chosen.config.data, shards=collection.shards))
     chosen.put("data.workers", max(2, machine.cores // max(1, machine.gpus)))
-    judged = "test" if "test" in collection.splits else "train" if collection.classes else ""
-    chosen.put("data.test_split", judged)
+    named = next((split for split in ("test", "query") if split in collection.splits), "")
+    chosen.put("data.test_split", named or ("train" if collection.classes else ""))
+    if chosen.config.data.test_split == "query" and "gallery" in collection.splits:
+        chosen.put("data.gallery_split", "gallery")
     pace, why, fits = _trained(chosen, start, collection, machine, asked, measure)
     shown = pace.settings.config
     seconds = {

@@ -1,5 +1,6 @@
 """The images of a `fit`: number, size, labels, duplicates."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,37 +12,38 @@ from dist_plm.data.opening import open_split
 from dist_plm.data.store import table
 from dist_plm.errors import UserError
 
-TRAIN, TEST = "train", "test"
+TRAIN = "train"
 SAMPLED = 64  # images whose size is looked at
 
 
 @dataclass(frozen=True)
 class Collection:
-    """The training images of a data set.
+    """The images of a data set, of which those of the split `train` are trained on.
 
     Args:
         shards: Its folder.
-        images: Number of training images.
+        splits: Number of images of each split.
         classes: Number of classes with at least two images; 0 where nothing is labelled.
-        splits: All splits.
         side: Median of the shorter side of a sample, pixels.
         copies: Images whose file is byte for byte that of another.
         rejected: Files that are no readable images.
-        tests: Images of the split `test`.
     """
 
     shards: str
-    images: int
+    splits: Mapping[str, int]
     classes: int
-    splits: tuple[str, ...]
     side: int
     copies: int
     rejected: int
-    tests: int = 0
+
+    @property
+    def images(self) -> int:
+        """Number of training images."""
+        return self.splits[TRAIN]
 
     def judged(self, config: Config) -> int:
-        """How many images `data.test_split` names."""
-        return {TRAIN: self.images, "": 0}.get(config.data.test_split, self.tests)
+        """How many images `data.test_split` and `data.gallery_split` name."""
+        return sum(self.splits.get(split, 0) for split in {config.data.test_split, config.data.gallery_split})
 
     def __str__(self) -> str:
         labels = f"{self.classes:,} classes" if self.classes else "no labels"
@@ -70,13 +72,11 @@ def examine(shards: str) -> Collection:
         sides = [min(store.read_image(int(id)).size) for id in sample]
     return Collection(
         shards=shards,
-        images=len(labels),
+        splits={name: split.samples for name, split in manifest.splits.items()},
         classes=int((counts > 1).sum()) if (counts > 1).sum() > 1 else 0,
-        splits=tuple(manifest.splits),
         side=int(np.median(sides)),
         copies=_copies(Path(shards), len(labels)),
         rejected=manifest.rejected,
-        tests=manifest.splits[TEST].samples if TEST in manifest.splits else 0,
     )
 
 

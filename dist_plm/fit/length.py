@@ -48,7 +48,7 @@ class Pace:
 
     def index_seconds(self, collection: Collection) -> float:
         """Time to embed all images."""
-        return collection.images / self.rates.embed
+        return sum(collection.splits.values()) / self.rates.embed
 
     def of_length(self, epochs: int) -> "Pace":
         """With so many epochs, of which a warm-up gets half; given lengths stay."""

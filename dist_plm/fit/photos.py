@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -88,11 +88,11 @@ class Photos:
             return stem
         return Path("runs") / (path.name or "photos")
 
-    def embed_words(self, shards: str) -> list[str]:
-        """Options of `embed` that name these images."""
+    def embed_words(self, shards: str, splits: Sequence[str]) -> list[str]:
+        """Options of `embed` that name these images, of all splits."""
         if self.kind == "folder":  # by their own names, so that the index can be updated
             return ["--images", str(self.path)]
-        return ["--shards", shards, "--split", "train"]
+        return ["--shards", shards, "--split", *splits]
 
     def _refuse_within(self, out: Path) -> None:
         if self.kind == "folder" and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(self.path)):

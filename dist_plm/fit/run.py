@@ -22,6 +22,7 @@ from dist_plm.checks.values import check_values
 from dist_plm.cli import load_config
 from dist_plm.config import Config
 from dist_plm.config.fields import entries
+from dist_plm.data.format import Manifest
 from dist_plm.datasets.assembly import writing
 from dist_plm.distributed.preemption import PREEMPTED
 from dist_plm.errors import UserError
@@ -161,7 +162,7 @@ class Run:
         index = self.out / "index"
         if index.exists():
             return 0
-        words = [*network, *self.photos.embed_words(shards), "--out", str(index)]
+        words = [*network, *self.photos.embed_words(shards, list(Manifest.load(shards).splits)), "--out", str(index)]
         return self._timed("index", lambda: run_ranks("dist_plm.embed", words))
 
     def _end(self, found: Deployment | None, config: Config) -> None:
@@ -170,8 +171,6 @@ class Run:
         _show(f"done in {duration(sum(self.seconds.values()))}: {took}")
         if found:
             _show(f"network of the index:  {found.named(config)} ({found.evidence})", hanging=23)
-        if self.photos.kind != "folder":
-            print("images of the index:   those of split train")
         code = "".join(f" {word}" for word in code_words(config))
         print(f"open the search page:  dist-plm serve {self.out / 'index'}{code}")
         print(f"search by a picture:   dist-plm search {self.out / 'index'} --image PICTURE{code}")

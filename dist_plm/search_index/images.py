@@ -1,10 +1,12 @@
-"""Numbered images from a split of shards or a folder, to be embedded and displayed."""
+"""Numbered images from splits of shards or a folder, to be embedded and displayed."""
 
 import errno
 import hashlib
 import os
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -57,38 +59,62 @@ class Images(ABC):
 
 
 class ShardImages(Images):
-    """The samples of one split of a data set: all of them, or those with `ids`.
+    """The samples of some splits of a data set, in this order: all of them, or those in `rows`.
 
     Args:
+        splits: Their names.
+        rows: Split and id of each image.
         within: As for `FolderImages`.
+
+    Raises:
+        UserError: There is no such split, or it can't be read.
     """
 
     def __init__(
-        self, folder: str | Path, split: str, ids: Sequence[int] | None = None, within: Path | None = None
+        self,
+        folder: str | Path,
+        splits: Sequence[str],
+        rows: Sequence[tuple[str, int]] | None = None,
+        within: Path | None = None,
     ) -> None:
-        self._store = open_split(DataConfig(shards=str(folder)), split)
+        data = DataConfig(shards=str(folder))
+        self._stores = {split: open_split(data, split) for split in splits}
+        self._first = next(iter(self._stores.values()))
         if within:
-            for shard in self._store.shards:
+            for shard in (shard for store in self._stores.values() for shard in store.shards):
                 refuse_outside(Path(shard.path), within)
-        self._ids = range(len(self._store)) if ids is None else ids
+        self._starts = list(accumulate(map(len, self._stores.values()), initial=0))
+        self._rows = rows
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return self._starts[-1] if self._rows is None else len(self._rows)
 
     def read(self, number: int) -> bytes:
-        return self._store.read(self._ids[number])
+        split, id = self._at(number)
+        return self._stores[split].read(id)
 
     def about(self, number: int) -> dict[str, Any]:
-        id = self._ids[number]
-        label = int(self._store.labels[id])
-        named = {"label": self._store.classes[label]} if 0 <= label < len(self._store.classes) else {}
-        return {"name": str(self._store.about(id).get("source", id)), **named, "id": id}
+        split, id = self._at(number)
+        store = self._stores[split]
+        label = int(store.labels[id])
+        named = {"label": store.classes[label]} if 0 <= label < len(store.classes) else {}
+        several = {"split": split} if len(self._stores) > 1 else {}
+        return {"name": str(store.about(id).get("source", id)), **named, **several, "id": id}
 
     def place(self) -> dict[str, Any]:
-        folder, split = self._store.place, self._store.split
+        folder, names = self._first.place, list(self._stores)
         if not is_url(folder):
             folder = str(Path(folder).resolve())
-        return {"kind": "shards", "folder": folder, "split": split, "fingerprint": self._store.fingerprint}
+        # Of one split its name, as older versions read it.
+        split = names[0] if len(names) == 1 else names
+        return {"kind": "shards", "folder": folder, "split": split, "fingerprint": self._first.fingerprint}
+
+    def _at(self, number: int) -> tuple[str, int]:
+        """Split and id of an image."""
+        if self._rows is not None:
+            return self._rows[number]
+        position = bisect_right(self._starts, number) - 1
+        return list(self._stores)[position], number - self._starts[position]
 
 
 class FolderImages(Images):
@@ -178,8 +204,12 @@ def reopen(place: Any, rows: list[dict[str, Any]], within: Path | None = None) -
         if place["kind"] == "folder":
             folder, names = str(place["folder"]), [PurePosixPath(row["name"]) for row in rows]
         else:
-            folder, split, fingerprint = (str(place[key]) for key in ("folder", "split", "fingerprint"))
-            ids = [int(row["id"]) for row in rows]
+            folder, fingerprint = (str(place[key]) for key in ("folder", "fingerprint"))
+            several = place["split"] if isinstance(place["split"], list) else []
+            splits = [str(split) for split in several] or [str(place["split"])]
+            samples = [(str(row["split"]) if several else splits[0], int(row["id"])) for row in rows]
+            if unknown := [split for split, _ in samples if split not in splits]:
+                raise ValueError(f"there is no split {unknown[0]!a}")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"the index has no valid location of its images ({error}): embed them again") from error
     if place["kind"] == "folder":
@@ -193,7 +223,7 @@ def reopen(place: Any, rows: list[dict[str, Any]], within: Path | None = None) -
             raise UserError(f"this index names {str(astray[0])!a}, outside of {folder!a}: don't trust it")
         return FolderImages(folder, [str(name) for name in names], within)
     try:
-        images = ShardImages(folder, split, ids, within)
+        images = ShardImages(folder, splits, samples, within)
     except PermissionError as error:
         raise UserError(f"{folder!a} holds {error.strerror}: don't trust it") from error
     if images.place()["fingerprint"] != fingerprint:

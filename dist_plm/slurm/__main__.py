@@ -7,7 +7,7 @@
     python launch/slurm.py status RUN
     python launch/slurm.py results SWEEP
 
-Options not listed below are passed to `python -m dist_plm.train` or `shards/build.py`: --config FILE, --section.key
+Options not listed below are passed to `python -m dist_plm.train` or `dist-plm shards build`: --config FILE, --section.key
 VALUE. Rerunning the command resumes a run. Documentation: docs/clusters.md.
 """
 
@@ -86,7 +86,7 @@ def _shards(options: argparse.Namespace, rest: list[str], cluster: Cluster) -> i
         from dist_plm.slurm import preview
 
         print(preview.batch_script(out.with_name(f"{out.name}.jobs"), cluster, options.parts))
-        print(f"# python shards/build.py {' '.join(rest)} --part 1/{options.parts}, and so on; finally without --part")
+        print(f"# dist-plm shards build {' '.join(rest)} --part 1/{options.parts}, and so on; finally without --part")
         return 0
 
     from dist_plm.slurm import submission

@@ -196,10 +196,9 @@ class Learner:
     def whole(self, name: str) -> nn.Module:
         """The `student` or `teacher` as one module from images [b, 3, h, w], or cached features, to embeddings [b, D];
         release it soon, since it may hold a copy of sharded weights. A collective."""
-        if name == "student":
-            network = self.strategy.whole(self.student)
-        else:  # its parameters by the student's names, so that equal weights have one digest and are embedded once
-            network = self.strategy.whole(self.teacher).encoder  # type: ignore[assignment]
+        network = self.strategy.whole(self.student if name == "student" else self.teacher)
+        if isinstance(network, Teacher):  # by the student's names, so that equal weights have one digest
+            network = network.encoder
         return network if self.frozen is None or self.config.views.cached else Joined(self.frozen, network)
 
     def _look(self, entering: Tensor, batch: Batch) -> tuple[Tensor, Any]:

@@ -69,6 +69,23 @@ def test_the_index_holds_what_the_encoder_gives(indexed, finished, demo):
     assert not list(indexed.parent.glob(".*"))
 
 
+def test_an_index_of_several_splits(indexed, finished, demo, tmp_path):
+    embed(out := tmp_path / "index", "--checkpoint", finished, "--shards", demo, "--split", "test", "train")
+    search_index = SearchIndex(out)
+    assert np.abs(search_index.embeddings[:100] - SearchIndex(indexed).embeddings).max() < 1e-6
+    with Store(demo, "test") as test, Store(demo, "train") as train:
+        for row, store, id in ((0, test, 0), (99, test, 99), (100, train, 0), (199, train, 99)):
+            assert search_index.images.read(row) == store.read(id)
+            assert search_index.rows[row]["split"] == store.split
+            assert search_index.rows[row]["label"] == store.classes[store.labels[id]]
+    assert len(search_index.images) == 200
+
+    rows = (out / "images.jsonl").read_text()
+    (out / "images.jsonl").write_text(rows.replace('"split": "train"', '"split": "../ab"'))
+    with pytest.raises(UserError, match="has no valid location of its images"):
+        SearchIndex(out).images  # noqa: B018
+
+
 def test_neighbours_are_those_of_a_full_sort(indexed):
     search_index = SearchIndex(indexed)
     points = np.asarray(search_index.embeddings, dtype=np.float64)

@@ -49,7 +49,7 @@ def test_a_damaged_image_is_named(tiny_split, tmp_path, monkeypatch):
     data = bytearray(shard.read_bytes())
     data[offset : offset + len(images[4])] = bytes(len(images[4]))
     shard.write_bytes(data)
-    with pytest.raises(UserError, match=r"train-000000.tar: sample '.+': not an image.*shards/verify.py"):
+    with pytest.raises(UserError, match=r"train-000000.tar: sample '.+': not an image.*dist-plm shards verify"):
         once(tmp_path, tmp_path / "cache")
 
 

@@ -78,7 +78,7 @@ def test_what_a_store_says_of_an_image_stands_in_the_tar(tmp_path, tiny_split):
 
 def test_images_are_found_again(tmp_path, tiny_split):
     pictures = tiny_split([3, 2])
-    images = ShardImages(tmp_path, "train")
+    images = ShardImages(tmp_path, ["train"])
     again = reopen(images.place(), [images.about(4), images.about(1)])
     assert [again.read(row) for row in range(2)] == [pictures[4], pictures[1]]
     assert again.about(0) == {"name": "noise", "label": "class1", "id": 4}

@@ -35,7 +35,7 @@ def measured(rate: float, view_gb: float = 0.02):
 
 
 def chosen(
-    images: int, rate: float, *, start=GOOGLENET, machine=CPU, classes=0, splits=("train",), view_gb=0.02, **given
+    images: int, rate: float, *, start=GOOGLENET, machine=CPU, classes=0, splits=(), view_gb=0.02, **given
 ) -> Choice:
     """The choice for so many images."""
     config = FOLDER
@@ -43,7 +43,7 @@ def chosen(
         section, name = key.split("__")
         config = replace(config, **{section: replace(getattr(config, section), **{name: value})})
     asked = Asked(config, frozenset(key.replace("__", ".") for key in given), 0, 10.0)
-    collection = Collection("photos", images, classes, splits, 256, 0, 0)
+    collection = Collection("photos", {"train": images, **dict.fromkeys(splits, 100)}, classes, 256, 0, 0)
     return choose(asked, network(asked, start, collection), start, collection, machine, measured(rate, view_gb))
 
 
@@ -108,7 +108,7 @@ def test_a_transformer_that_cannot_be_split_trains_its_head():
             raise UserError("can be split before at most its last 0 blocks")
         return measured(2_000)(config, ranks)
 
-    start, collection = Start("vit_b_16", "imagenet", ""), Collection("photos", 1_000, 0, ("train",), 256, 0, 0)
+    start, collection = Start("vit_b_16", "imagenet", ""), Collection("photos", {"train": 1_000}, 0, 256, 0, 0)
     asked = Asked(FOLDER, frozenset(), 0, 10.0)
     found = choose(asked, network(asked, start, collection), start, collection, CPU, refusing)
     assert found.config.model.trainable == "head" and "can't be trained apart" in found.rows[3][2]
@@ -171,10 +171,10 @@ def test_a_training_that_the_time_does_not_limit_says_so():
 def test_labels_judge():
     assert chosen(300, 100.0).config.data.test_split == ""
     assert chosen(300, 100.0, classes=10).config.data.test_split == "train"
-    assert chosen(300, 100.0, classes=10, splits=("train", "test")).config.data.test_split == "test"
-    rows = {
-        name: what for name, what, _ in chosen(300, 100.0, splits=("train", "valid"), data__test_split="valid").rows
-    }
+    assert chosen(300, 100.0, classes=10, splits=("test",)).config.data.test_split == "test"
+    both = chosen(300, 100.0, classes=10, splits=("query", "gallery")).config.data
+    assert (both.test_split, both.gallery_split) == ("query", "gallery")
+    rows = {name: what for name, what, _ in chosen(300, 100.0, splits=("valid",), data__test_split="valid").rows}
     assert rows["judged by"].startswith("recall on the images of valid/")
 
 

@@ -78,7 +78,7 @@ def test_wrong_usage_is_one_line_status_2_and_touches_nothing(tmp_path, capsys, 
     except SystemExit as leaving:
         status = leaving.code
     error = capsys.readouterr().err
-    assert status == 2 and error.startswith(("error: ", "python shards/build.py")) and error.count("\n") == 1
+    assert status == 2 and error.startswith(("error: ", "dist-plm shards build")) and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
