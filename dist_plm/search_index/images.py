@@ -17,6 +17,8 @@ from dist_plm.data.place import is_url
 from dist_plm.datasets.tree import Tree
 from dist_plm.errors import UserError
 
+SHOWN_SECONDS = 10.0  # how long a read from a URL is retried for a page or a sheet, whose reader waits
+
 
 class Stamp(NamedTuple):
     """Size and time of a file, to detect changes; -1 bytes if missing."""
@@ -65,6 +67,7 @@ class ShardImages(Images):
         splits: Their names.
         rows: Split and id of each image.
         within: As for `FolderImages`.
+        retry_seconds: As `data.retry_seconds`.
 
     Raises:
         UserError: There is no such split, or it can't be read.
@@ -76,8 +79,9 @@ class ShardImages(Images):
         splits: Sequence[str],
         rows: Sequence[tuple[str, int]] | None = None,
         within: Path | None = None,
+        retry_seconds: float = DataConfig.retry_seconds,
     ) -> None:
-        data = DataConfig(shards=str(folder))
+        data = DataConfig(shards=str(folder), retry_seconds=retry_seconds)
         self._stores = {split: open_split(data, split) for split in splits}
         self._first = next(iter(self._stores.values()))
         if within:
@@ -223,7 +227,7 @@ def reopen(place: Any, rows: list[dict[str, Any]], within: Path | None = None) -
             raise UserError(f"this index names {str(astray[0])!a}, outside of {folder!a}: don't trust it")
         return FolderImages(folder, [str(name) for name in names], within)
     try:
-        images = ShardImages(folder, splits, samples, within)
+        images = ShardImages(folder, splits, samples, within, SHOWN_SECONDS)
     except PermissionError as error:
         raise UserError(f"{folder!a} holds {error.strerror}: don't trust it") from error
     if images.place()["fingerprint"] != fingerprint:

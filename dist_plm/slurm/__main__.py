@@ -7,7 +7,7 @@
     python launch/slurm.py status RUN
     python launch/slurm.py results SWEEP
 
-Options not listed below are passed to `python -m dist_plm.train` or `dist-plm shards build`: --config FILE, --section.key
+Options not listed below are passed to `train` or `shards build`: --config FILE, --section.key
 VALUE. Rerunning the command resumes a run. Documentation: docs/clusters.md.
 """
 

@@ -12,7 +12,9 @@ from dist_plm import train as training
 from dist_plm.config import DataConfig, ViewsConfig
 from dist_plm.data.loader import Loader
 from dist_plm.data.opening import open_split
+from dist_plm.data.remote.spans import StoreFailure
 from dist_plm.data.store import Store
+from dist_plm.search_index import images as stored
 from tests.commands import on_ranks
 from tests.end_to_end.conftest import STEPS, events, refused
 from tests.end_to_end.test_resume import assert_same_end, last_step
@@ -84,6 +86,21 @@ def test_a_server_that_is_not_there_is_a_mistake_of_one_line(tmp_path, tiny, her
     outcome = here(training.main, *arguments, "--data.shards", "http://127.0.0.1:9", "--data.cache_dir", tmp_path)
     refused(outcome, "data.shards can't be read: http://127.0.0.1:9/manifest.json could not be read")
     assert not (tmp_path / "run").exists()
+
+
+def test_pictures_of_an_index_do_not_wait_for_a_store_that_is_gone(tmp_path, demo, monkeypatch):
+    """Each would hold a thread of the search page for data.retry_seconds, 120 s."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    monkeypatch.setattr(stored, "SHOWN_SECONDS", 0.5)
+    with nginx(tmp_path / "nginx", demo) as server:
+        every = stored.ShardImages(server.url, ["test", "train"])
+        images = stored.reopen(every.place(), [every.about(number) for number in (0, 150)])
+        with Store(demo, "train") as local:
+            assert images.read(1) == local.read(50)
+    started = time.monotonic()
+    with pytest.raises(StoreFailure, match="could not be read for"):
+        images.read(0)
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize("setting", ["cache_gb", "retry_seconds"])

@@ -147,7 +147,7 @@ def test_bytes_that_are_no_image_name_shard_id_and_offset(tiny_split, tmp_path):
     offset = np.load(tmp_path / "train.offsets.npy")["offset"][2]
     with Store(tmp_path, "train") as store:
         assert store.read(2) == b"no image"
-        with pytest.raises(UserError, match=rf"train-000001.tar: sample 2 at offset {offset}: .*dist-plm shards verify"):
+        with pytest.raises(UserError, match=rf"train-000001.tar: sample 2 at offset {offset}: .*plm shards verify"):
             store.read_image(2)
 
 
