@@ -26,6 +26,7 @@ from dist_plm.distributed.world import World
 from dist_plm.errors import UserError
 from dist_plm.model import torchvision_backbone
 from dist_plm.model.digest import digest
+from dist_plm.training.auto_precision import has_native_bf16
 from dist_plm.training.learner import Learner, phases
 from tests.settings import small_config
 
@@ -136,12 +137,16 @@ def test_every_option_does_what_it_does_under_ddp(tmp_path: Path) -> None:
     assert all(torch.equal(first[name][key], second[name][key]) for name in first for key in first[name])
     # The momentum is .9 of one clipped gradient and all of the next: it can't be longer, and here both are clipped.
     assert 1.5 * clip < momenta["clipped"].norm() < 1.9 * clip + 1e-6 < momenta["plain"].norm()
+    rounding = distance(momenta["bf16"], momenta["plain"])
+    assert rounding > 0.01 and distance(momenta["bf16, stage 2"], momenta["plain"]) > 0.01, "not computed in bf16"
+    # Where bf16 is emulated, the gradient of a convolution's input rounds by the layout of its weights (5e-3 measured),
+    # which under DDP are channels-last and under ZeRO views of a flat tensor.
+    same_kernels = has_native_bf16(torch.device("cpu"))
     for case in first:
         option, _, layout = case.partition(", ")
         if layout:
             far = distance(momenta[case], momenta[option])
-            assert far < 1e-4, (case, far)
-    assert distance(momenta["bf16, stage 2"], momenta["plain"]) > 0.01, "not computed in bf16"
+            assert far < (1e-4 if option != "bf16" or same_kernels else rounding), (case, far, rounding)
 
 
 def transformers(world: World, configs: dict[str, Config]) -> dict[str, dict[str, Tensor]]:
