@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import platform
+import secrets
 import socket
 import traceback
 from collections.abc import Callable
@@ -43,12 +44,18 @@ def machine() -> str:
     return f"{named[0] if named else platform.processor()}, {os.cpu_count()} cores, {memory:.0f} GiB"
 
 
+def free_port() -> int:
+    """A port to listen on, below those of outgoing connections (32768 and up on Linux): one might take it first."""
+    while True:
+        port = 10_000 + secrets.randbelow(22_000)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("", port))
+            return port
+
+
 def environments(count: int, nodes: int = 1) -> list[dict[str, str]]:
     """torchrun's variables for each of `count` ranks that meet on this machine."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
-    local = count // nodes
+    port, local = str(free_port()), count // nodes
     shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(local), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return [{"RANK": str(rank), "LOCAL_RANK": str(rank % local), **shared} for rank in range(count)]
 

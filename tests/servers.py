@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.common import free_port
 from tests.commands import PATIENCE_SECONDS
 
 CONFIG = """
@@ -36,9 +37,7 @@ class Nginx:
     def __init__(self, here: Path, root: Path, failing: float = 0.0) -> None:
         here.mkdir()
         self._here = here
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self._port = listener.getsockname()[1]
+        self._port = free_port()
         text = CONFIG.format(here=here, root=root, port=self._port, failing=failing or "0.01")
         (here / "nginx.conf").write_text(text)
         self.url = f"http://127.0.0.1:{self._port}"
