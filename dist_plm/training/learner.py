@@ -194,11 +194,10 @@ class Learner:
             return torch.cat([self.strategy.embed_constant(self.frozen, piece) for piece in pieces])
 
     def whole(self, name: str) -> nn.Module:
-        """The `student` or `teacher` as one module from images [b, 3, h, w], or cached features, to embeddings [b, D];
-        release it soon, since it may hold a copy of sharded weights. A collective."""
+        """The `student` or `teacher`, with the same names of weights, as one module from images [b, 3, h, w], or cached
+        features, to embeddings [b, D]; release it soon, since it may hold a copy of sharded weights. A collective."""
         network = self.strategy.whole(self.student if name == "student" else self.teacher)
-        if isinstance(network, Teacher):  # by the student's names, so that equal weights have one digest
-            network = network.encoder
+        network = network.encoder if isinstance(network, Teacher) else network
         return network if self.frozen is None or self.config.views.cached else Joined(self.frozen, network)
 
     def _look(self, entering: Tensor, batch: Batch) -> tuple[Tensor, Any]:
